@@ -1,0 +1,68 @@
+//! How a log and a topic are set up.
+
+use std::time::Duration;
+
+use tarn_model::columns::Columns;
+use tarn_model::config::{Compression, LogConfig, SyncMode};
+
+/// Limits and modes of a log.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// When a record counts as committed.
+    pub sync: SyncMode,
+    /// Time between two syncs under [`SyncMode::Interval`].
+    pub sync_interval: Duration,
+    /// Size at which a segment is closed.
+    pub segment_bytes: u64,
+    /// How long records are kept.
+    pub retention_time: Duration,
+    /// Bytes per partition above which old segments go.
+    pub retention_bytes: Option<u64>,
+    /// Compression of the batches that collectors append.
+    pub compression: Compression,
+    /// Largest record (key, value and headers together).
+    pub max_record_bytes: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_window: Duration,
+}
+
+impl From<&LogConfig> for LogOptions {
+    fn from(config: &LogConfig) -> LogOptions {
+        LogOptions {
+            sync: config.sync,
+            sync_interval: config.sync_interval.0,
+            segment_bytes: config.segment_size.0,
+            retention_time: config.retention_time.0,
+            retention_bytes: config.retention_size.map(|size| size.0),
+            compression: config.compression,
+            max_record_bytes: config.max_record_size.as_usize(),
+            idempotency_window: config.idempotency_window.0,
+        }
+    }
+}
+
+/// How a topic is set up.
+#[derive(Debug, Clone)]
+pub struct TopicOptions {
+    /// Number of partitions, at least 1.
+    pub partitions: i32,
+    /// Overrides the log's retention time.
+    pub retention_time: Option<Duration>,
+    /// Overrides the log's retention size.
+    pub retention_bytes: Option<u64>,
+}
+
+/// A topic as it is.
+#[derive(Debug, Clone)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: String,
+    /// Its identity: a topic that is deleted and created again has another.
+    pub id: uuid::Uuid,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Column types that a source knows, if one told.
+    pub columns: Option<Columns>,
+    /// Largest record; [`crate::Append::push`] keeps the head of a larger one.
+    pub max_record_bytes: usize,
+}

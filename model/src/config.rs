@@ -1,0 +1,524 @@
+//! The config file: its types, in the shape of the TOML.
+//!
+//! These types are the reference: docs/config.md is generated from their docs, and an unknown key is compared with their
+//! fields. `load` (in `load.rs`) reads a file, replaces `${NAME}` and `${file:PATH}`, and reports every problem at once;
+//! what comes out has been validated and its paths are absolute.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod units;
+
+pub use units::{ByteSize, Span};
+
+/// A whole config file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Folder of the log and of everything else that Tarn keeps for itself. One process at a time. Default: `data`.
+    #[serde(default = "defaults::data_dir")]
+    pub data_dir: PathBuf,
+    /// The partitioned log.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Where tables are written.
+    #[serde(default)]
+    pub lake: LakeConfig,
+    /// The doors to SQL, status and ingestion.
+    #[serde(default)]
+    pub serving: ServingConfig,
+    /// Topics of the log.
+    #[serde(default, rename = "topic")]
+    pub topics: Vec<TopicConfig>,
+    /// Collectors that fill topics.
+    #[serde(default, rename = "source")]
+    pub sources: Vec<SourceConfig>,
+    /// Tables made from topics.
+    #[serde(default, rename = "table")]
+    pub tables: Vec<TableConfig>,
+}
+
+/// `[log]`: the partitioned log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// When a record counts as committed. `group`: once it is on disk (one fdatasync serves all appends that wait);
+    /// `interval`: at once, synced every `sync_interval`; `none`: at once, never synced by Tarn (survives the process, not
+    /// the power). Default: `group`.
+    pub sync: SyncMode,
+    /// Time between two syncs under `sync = "interval"`. Default: `1s`.
+    pub sync_interval: Span,
+    /// Size at which a segment is closed and the next begun. Default: `128MiB`.
+    pub segment_size: ByteSize,
+    /// How long records are kept, at least until every table on the topic has them in the lake. Default: `7d`.
+    pub retention_time: Span,
+    /// Size per partition above which old segments go, once every table on the topic has them. Default: no limit.
+    pub retention_size: Option<ByteSize>,
+    /// How record batches of collectors are compressed. Default: `lz4`.
+    pub compression: Compression,
+    /// Largest record; of a larger one its head and hash are kept and it becomes a dead letter. Default: `1MiB`.
+    pub max_record_size: ByteSize,
+    /// How long an idempotency key is remembered. Default: `7d`.
+    pub idempotency_window: Span,
+}
+
+/// When a record counts as committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncMode {
+    /// Visible only once synced; one sync serves all that wait.
+    #[default]
+    Group,
+    /// Visible at once, synced on a timer.
+    Interval,
+    /// Visible at once, synced by the kernel.
+    None,
+}
+
+/// How record batches are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// DEFLATE.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4 frames.
+    #[default]
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+/// `[lake]`: where tables are written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LakeConfig {
+    /// `file:PATH` or `s3://bucket/prefix`. A table's Delta folder is `<url>/<table>`. Default: `file:data/lake`.
+    pub url: String,
+    /// Options of the object store, e.g. `endpoint`, `region`, `access_key_id`, `secret_access_key`, `allow_http`.
+    pub options: std::collections::BTreeMap<String, Secret>,
+    /// Size that small files are merged towards. Default: `128MiB`.
+    pub target_file_size: ByteSize,
+    /// Number of small files of one lake partition at which they are merged. Default: `8`.
+    pub optimize_after_files: usize,
+    /// Number of commits between two Delta checkpoints. Default: `100`.
+    pub checkpoint_after_commits: usize,
+    /// How long files that no longer belong to a table are kept for readers of older versions. Default: `7d`.
+    pub vacuum_retention: Span,
+    /// How long Delta commits below a checkpoint are kept. Default: `7d`.
+    pub log_retention: Span,
+}
+
+/// `[serving]`: the doors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServingConfig {
+    /// Address of the HTTP server; port 0 takes a free one. Default: `127.0.0.1:8080`.
+    pub http: String,
+    /// Memory of one statement. Default: `512MiB`.
+    pub statement_memory: ByteSize,
+    /// Time after which a statement is cancelled, streaming included. Default: `5m`.
+    pub statement_timeout: Span,
+    /// Largest body of an ingest request. Default: `16MiB`.
+    pub max_request_size: ByteSize,
+    /// Memory of all tails together; above it tables commit early and readers wait. Default: `128MiB`.
+    pub tail_memory: ByteSize,
+}
+
+/// `[[topic]]`: a topic of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TopicConfig {
+    /// Letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// Number of partitions. Default: `1`.
+    #[serde(default = "defaults::partitions")]
+    pub partitions: i32,
+    /// Overrides `log.retention_time`.
+    #[serde(default)]
+    pub retention_time: Option<Span>,
+    /// Overrides `log.retention_size`.
+    #[serde(default)]
+    pub retention_size: Option<ByteSize>,
+}
+
+/// `[[source]]`: a collector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SourceConfig {
+    /// Name under which its positions are kept: renaming a source makes it read everything again.
+    pub name: String,
+    /// Topic that it fills. A `database` source that reads several tables may use `{table}` in it.
+    pub topic: String,
+    /// Field of the record that becomes its key, and by its hash chooses the partition. Default: no key, and partitions
+    /// take turns.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// What it is; each type has its own keys.
+    #[serde(flatten)]
+    pub kind: SourceKind,
+}
+
+/// What a source is, by its `type`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SourceKind {
+    /// Files that are complete when they appear in a folder.
+    Spooldir(SpooldirConfig),
+    /// Files that grow.
+    Taildir(TaildirConfig),
+    /// `POST /v1/ingest/{topic}`.
+    Http(HttpConfig),
+    /// Tables of a database.
+    Database(DatabaseConfig),
+    /// Made-up shop orders and clicks.
+    Generator(GeneratorConfig),
+}
+
+/// `type = "spooldir"`: files that are complete when they appear in a folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SpooldirConfig {
+    /// The folder.
+    pub path: PathBuf,
+    /// Only files whose name matches, e.g. `*.csv.gz`. Default: `*`. Names that start with a dot are never read.
+    #[serde(default = "defaults::any")]
+    pub pattern: String,
+    /// How the files are written; `.gz` and `.zst` are unpacked by their first bytes.
+    pub format: FileFormat,
+    /// How the CSV is written.
+    #[serde(flatten)]
+    pub csv: CsvConfig,
+    /// What happens to a file that is in the log. Default: `rename`.
+    #[serde(default)]
+    pub done: DoneAction,
+    /// Suffix for `done = "rename"`. Default: `.done`.
+    #[serde(default = "defaults::done_suffix")]
+    pub done_suffix: String,
+    /// Folder for `done = "move"`, on the same file system.
+    #[serde(default)]
+    pub done_path: Option<PathBuf>,
+    /// Time between two looks into the folder. Default: `1s`.
+    #[serde(default = "defaults::one_second")]
+    pub every: Span,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FileFormat {
+    /// Comma-separated values; each record is a JSON object of strings, keyed by the header.
+    Csv,
+    /// One JSON object a line.
+    Ndjson,
+    /// Plain lines; the table's column `line` holds them.
+    Lines,
+}
+
+/// How a CSV file is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CsvConfig {
+    /// Cells that mean NULL. Default: `[""]`.
+    #[serde(default = "defaults::null_values")]
+    pub null_values: Vec<String>,
+    /// What stands between cells, one ASCII character. Default: `,`.
+    #[serde(default = "defaults::comma")]
+    pub delimiter: String,
+    /// `true`: the first line holds the names; a list: these are the names and the first line is data. Default: `true`.
+    #[serde(default)]
+    pub header: CsvHeader,
+}
+
+/// Where a CSV file's column names come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum CsvHeader {
+    /// `true`: the first line; `false`: `c1`, `c2`, ...
+    FirstLine(bool),
+    /// These names.
+    Names(Vec<String>),
+}
+
+/// What happens to a spool file that is in the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DoneAction {
+    /// It gets `done_suffix`.
+    #[default]
+    Rename,
+    /// It goes to `done_path`.
+    Move,
+}
+
+/// `type = "taildir"`: files that grow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaildirConfig {
+    /// Files to follow, with `*`, `?`, `[...]` and `**`.
+    pub path: PathBuf,
+    /// `ndjson` or `lines`. Default: `lines`.
+    #[serde(default = "defaults::lines")]
+    pub format: FileFormat,
+    /// Where a file that was not seen before is begun: `start` or `end`. Default: `start`.
+    #[serde(default)]
+    pub from: TailFrom,
+    /// Time between two looks for new lines. Default: `250ms`.
+    #[serde(default = "defaults::quarter_second")]
+    pub every: Span,
+}
+
+/// Where a new file is begun.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TailFrom {
+    /// At its first byte.
+    #[default]
+    Start,
+    /// At its end, for the files that are there when the source first runs.
+    End,
+}
+
+/// `type = "http"`: `POST /v1/ingest/{topic}` with NDJSON or a JSON array.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HttpConfig {}
+
+/// `type = "database"`: tables of a database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DatabaseConfig {
+    /// `sqlite:PATH`.
+    pub url: Secret,
+    /// Table to read. Either this or `query`.
+    #[serde(default)]
+    pub table: Option<String>,
+    /// Query to read.
+    #[serde(default)]
+    pub query: Option<String>,
+    /// `full`: everything at each run; `append`: rows whose cursor is above the last. Default: `full`.
+    #[serde(default)]
+    pub mode: DatabaseMode,
+    /// Growing column for `append`.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Time between two runs. Default: one run.
+    #[serde(default)]
+    pub every: Option<Span>,
+    /// Cron expression (UTC) of the runs, instead of `every`.
+    #[serde(default)]
+    pub cron: Option<String>,
+}
+
+/// What a run of a database source reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DatabaseMode {
+    /// Everything, each time.
+    #[default]
+    Full,
+    /// Only rows above the last cursor.
+    Append,
+}
+
+/// `type = "generator"`: made-up shop orders and clicks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GeneratorConfig {
+    /// `orders` or `clicks`. Default: `orders`.
+    #[serde(default)]
+    pub stream: GeneratorStream,
+    /// Records per second; 0 is as fast as they can be made. Default: `100`.
+    #[serde(default = "defaults::rate")]
+    pub rate: u64,
+    /// Number of records after which it ends. Default: it does not end.
+    #[serde(default)]
+    pub count: Option<u64>,
+    /// The same seed makes the same records. Default: `42`.
+    #[serde(default = "defaults::seed")]
+    pub seed: u64,
+}
+
+/// What a generator makes up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GeneratorStream {
+    /// Orders of a shop.
+    #[default]
+    Orders,
+    /// Clicks on its pages.
+    Clicks,
+}
+
+/// `[[table]]`: a table made from a topic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TableConfig {
+    /// Its name in SQL and its folder in the lake; `<name>_dead_letters` is taken too.
+    pub name: String,
+    /// The topic. Default: the table's name.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Columns with their SQL types, e.g. `"id BIGINT NOT NULL, price DECIMAL(10,2)"`. Default: inferred from the first
+    /// 10,000 records.
+    #[serde(default)]
+    pub columns: Option<String>,
+    /// Columns by whose values the lake's files are kept apart. Default: none.
+    #[serde(default)]
+    pub partition_by: Vec<String>,
+    /// Longest time that a row stays out of the lake. Default: `10s`.
+    #[serde(default = "defaults::commit_every")]
+    pub commit_every: Span,
+    /// Decoded size of rows at which a commit comes early. Default: `64MiB`.
+    #[serde(default = "defaults::commit_size")]
+    pub commit_size: ByteSize,
+    /// What happens to fields that the columns lack. Default: `keep`.
+    #[serde(default)]
+    pub unknown_fields: UnknownFields,
+    /// Zone of timestamps that name none, e.g. `Europe/Berlin`. Default: `UTC`.
+    #[serde(default)]
+    pub timezone: Option<String>,
+}
+
+impl TableConfig {
+    /// The topic that the table is made from.
+    pub fn topic_name(&self) -> &str {
+        self.topic.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The name of its dead-letter table.
+    pub fn dead_letters_name(&self) -> String {
+        format!("{}_dead_letters", self.name)
+    }
+}
+
+/// What happens to fields that a table's columns lack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownFields {
+    /// They go to the JSON column `_rest`.
+    #[default]
+    Keep,
+    /// They are dropped.
+    Drop,
+    /// The record is a dead letter.
+    DeadLetter,
+}
+
+/// A text that may hold a secret: never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself; for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+mod defaults {
+    use super::{ByteSize, FileFormat, Span};
+
+    pub(super) fn data_dir() -> std::path::PathBuf {
+        "data".into()
+    }
+    pub(super) fn partitions() -> i32 {
+        1
+    }
+    pub(super) fn any() -> String {
+        "*".into()
+    }
+    pub(super) fn done_suffix() -> String {
+        ".done".into()
+    }
+    pub(super) fn one_second() -> Span {
+        Span::from_millis(1000)
+    }
+    pub(super) fn quarter_second() -> Span {
+        Span::from_millis(250)
+    }
+    pub(super) fn null_values() -> Vec<String> {
+        vec![String::new()]
+    }
+    pub(super) fn comma() -> String {
+        ",".into()
+    }
+    pub(super) fn lines() -> FileFormat {
+        FileFormat::Lines
+    }
+    pub(super) fn rate() -> u64 {
+        100
+    }
+    pub(super) fn seed() -> u64 {
+        42
+    }
+    pub(super) fn commit_every() -> Span {
+        Span::from_millis(10_000)
+    }
+    pub(super) fn commit_size() -> ByteSize {
+        ByteSize::mib(64)
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig {
+            sync: SyncMode::Group,
+            sync_interval: Span::from_millis(1000),
+            segment_size: ByteSize::mib(128),
+            retention_time: Span::from_days(7),
+            retention_size: None,
+            compression: Compression::Lz4,
+            max_record_size: ByteSize::mib(1),
+            idempotency_window: Span::from_days(7),
+        }
+    }
+}
+
+impl Default for LakeConfig {
+    fn default() -> LakeConfig {
+        LakeConfig {
+            url: "file:data/lake".into(),
+            options: std::collections::BTreeMap::new(),
+            target_file_size: ByteSize::mib(128),
+            optimize_after_files: 8,
+            checkpoint_after_commits: 100,
+            vacuum_retention: Span::from_days(7),
+            log_retention: Span::from_days(7),
+        }
+    }
+}
+
+impl Default for ServingConfig {
+    fn default() -> ServingConfig {
+        ServingConfig {
+            http: "127.0.0.1:8080".into(),
+            statement_memory: ByteSize::mib(512),
+            statement_timeout: Span::from_millis(300_000),
+            max_request_size: ByteSize::mib(16),
+            tail_memory: ByteSize::mib(128),
+        }
+    }
+}
+
+impl Default for CsvHeader {
+    fn default() -> CsvHeader {
+        CsvHeader::FirstLine(true)
+    }
+}
+
+impl Default for CsvConfig {
+    fn default() -> CsvConfig {
+        CsvConfig { null_values: defaults::null_values(), delimiter: defaults::comma(), header: CsvHeader::default() }
+    }
+}

@@ -1,0 +1,17 @@
+//! What every room of Tarn shares: boundaries and offset vectors, columns, config types, errors, the clock and fault
+//! points.
+//!
+//! *Not here*: anything that touches a disk or a socket, but for reading the config file itself.
+
+pub mod boundary;
+pub mod clock;
+pub mod columns;
+pub mod config;
+pub mod error;
+pub mod fault;
+pub mod status;
+pub mod vector;
+
+pub use boundary::{Boundary, Offset, OffsetRange, PartitionId};
+pub use error::{Error, Kind, Result};
+pub use vector::OffsetVector;

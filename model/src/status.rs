@@ -1,0 +1,111 @@
+//! What a running pipeline says of itself: shown by `tarn status`, `/v1/status` and `/metrics` alike.
+
+use serde::{Deserialize, Serialize};
+
+use crate::boundary::{Offset, PartitionId};
+
+/// The whole pipeline at one moment.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Tarn's version.
+    pub version: String,
+    /// Whether SQL answers: every tail has reached the committed end found at open.
+    pub ready: bool,
+    /// Seconds since start.
+    pub uptime_s: f64,
+    /// Collectors.
+    pub sources: Vec<SourceStatus>,
+    /// Partitions of the log.
+    pub topics: Vec<TopicStatus>,
+    /// Tables.
+    pub tables: Vec<TableStatus>,
+}
+
+/// One collector.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its type, as in the config.
+    pub kind: String,
+    /// Topic that it fills.
+    pub topic: String,
+    /// `running`, `idle`, `waiting` (something is wrong, it tries again), `done` or `stopped`.
+    pub state: String,
+    /// Records committed since start.
+    pub records: u64,
+    /// Bytes read since start.
+    pub bytes: u64,
+    /// Records that a filter dropped since start.
+    pub dropped: u64,
+    /// What is left to read, in bytes, where that is known.
+    pub lag_bytes: Option<u64>,
+    /// Bytes of the bounded work that is known, for a progress bar.
+    pub total_bytes: Option<u64>,
+    /// The last error, with its time in ms since 1970 UTC.
+    pub last_error: Option<LastError>,
+}
+
+/// The newest error of a part; it stays until the next success.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LastError {
+    /// What went wrong, and the hint.
+    pub message: String,
+    /// When, ms since 1970 UTC.
+    pub at_ms: i64,
+}
+
+/// One topic.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TopicStatus {
+    /// Its name.
+    pub name: String,
+    /// Its partitions.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// One partition of a topic.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// Its number.
+    pub partition: PartitionId,
+    /// First offset that is still there.
+    pub start: Offset,
+    /// Committed end.
+    pub end: Offset,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+}
+
+/// One table.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub name: String,
+    /// Its topic.
+    pub topic: String,
+    /// `running`, `inferring`, `waiting` (the lake refuses, it tries again), `refused` (see the error) or `stopped`.
+    pub state: String,
+    /// Rows in the lake.
+    pub lake_rows: u64,
+    /// Rows in the tail.
+    pub tail_rows: u64,
+    /// Dead letters, lake and tail.
+    pub dead_letters: u64,
+    /// Live files in the lake.
+    pub files: u64,
+    /// Bytes in the lake.
+    pub lake_bytes: u64,
+    /// Memory of the tail.
+    pub tail_bytes: u64,
+    /// Delta version.
+    pub version: Option<u64>,
+    /// Records of the log that SQL does not see yet.
+    pub lag_records: u64,
+    /// Records that are not in the lake yet.
+    pub uncommitted_records: u64,
+    /// Age of the oldest record that is not in the lake yet, seconds.
+    pub uncommitted_s: f64,
+    /// The last error.
+    pub last_error: Option<LastError>,
+}

@@ -1,0 +1,1 @@
+//! The union read: a table provider over one cut.
