@@ -1,13 +1,17 @@
 //! Log and lake joined into tables: decoding, tail, cuts, the union read.
 
+pub mod budget;
 pub mod catalog;
 pub mod cut;
 pub mod decode;
 pub mod fragment;
+pub mod open;
 pub mod scan;
 pub mod verify;
 
+pub use budget::TailBudget;
 pub use catalog::Catalog;
 pub use cut::{Cut, CutTable, TopicHub};
 pub use decode::{Decoded, Decoder, TableFormat};
 pub use fragment::Fragment;
+pub use open::{OpenTable, TableOpener};
