@@ -91,7 +91,10 @@ impl ColumnType {
     pub fn widens_to(self, wider: ColumnType) -> bool {
         use ColumnType::{BigInt, Decimal, Double, Int, Real, SmallInt, TinyInt};
         match (self, wider) {
-            (TinyInt, SmallInt | Int | BigInt) | (SmallInt, Int | BigInt) | (Int, BigInt | Double) | (Real, Double) => true,
+            (TinyInt, SmallInt | Int | BigInt)
+            | (SmallInt, Int | BigInt)
+            | (Int, BigInt | Double)
+            | (Real, Double) => true,
             (Decimal(p, s), Decimal(wp, ws)) => s == ws && wp >= p,
             (narrow, wide) => narrow == wide,
         }
@@ -104,7 +107,8 @@ impl ColumnType {
             None => (upper.as_str(), None),
         };
         if let Some(arguments) = arguments {
-            let numbers: Vec<u8> = arguments.split(',').map(|n| n.trim().parse().ok()).collect::<Option<_>>()?;
+            let numbers: Vec<u8> =
+                arguments.split(',').map(|n| n.trim().parse().ok()).collect::<Option<_>>()?;
             return match (name, numbers.as_slice()) {
                 ("DECIMAL" | "NUMERIC", [p]) if (1..=38).contains(p) => Some(ColumnType::Decimal(*p, 0)),
                 ("DECIMAL" | "NUMERIC", [p, s]) if (1..=38).contains(p) && s <= p => {
@@ -192,7 +196,8 @@ impl Columns {
             columns.push(parse_column(part.trim())?);
         }
         if columns.is_empty() {
-            return Err(Error::invalid("there is no column").with_hint("write `columns = \"id BIGINT, name VARCHAR\"`"));
+            return Err(Error::invalid("there is no column")
+                .with_hint("write `columns = \"id BIGINT, name VARCHAR\"`"));
         }
         Columns::new(columns)
     }
@@ -235,7 +240,11 @@ impl Columns {
                 continue;
             }
             let column_type = ColumnType::from_arrow(field.data_type()).ok_or_else(|| {
-                Error::invalid(format!("column `{}` has the type {}, which Tarn does not write", field.name(), field.data_type()))
+                Error::invalid(format!(
+                    "column `{}` has the type {}, which Tarn does not write",
+                    field.name(),
+                    field.data_type()
+                ))
             })?;
             columns.push(Column { name: field.name().clone(), column_type, nullable: field.is_nullable() });
         }
@@ -287,10 +296,13 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 
 fn parse_column(text: &str) -> Result<Column> {
     let (name, rest) = if let Some(quoted) = text.strip_prefix('"') {
-        quoted.split_once('"').ok_or_else(|| Error::invalid(format!("`{text}` has a quote that does not end")))?
+        quoted
+            .split_once('"')
+            .ok_or_else(|| Error::invalid(format!("`{text}` has a quote that does not end")))?
     } else {
-        text.split_once(char::is_whitespace)
-            .ok_or_else(|| Error::invalid(format!("column `{text}` has no type")).with_hint("write `name TYPE`"))?
+        text.split_once(char::is_whitespace).ok_or_else(|| {
+            Error::invalid(format!("column `{text}` has no type")).with_hint("write `name TYPE`")
+        })?
     };
     let upper = rest.trim().to_ascii_uppercase();
     let (type_text, nullable) = match upper.strip_suffix("NOT NULL") {

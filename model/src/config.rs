@@ -9,8 +9,20 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod check;
+mod load;
+mod problem;
+mod reference;
+mod replace;
+mod shape;
+#[cfg(test)]
+mod tests;
 mod units;
+mod walk;
 
+pub use load::Loader;
+pub use problem::{Problem, Problems};
+pub use reference::reference;
 pub use units::{ByteSize, Span};
 
 /// A whole config file.
@@ -182,7 +194,7 @@ pub enum SourceKind {
 /// `type = "spooldir"`: files that are complete when they appear in a folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SpooldirConfig {
-    /// The folder.
+    /// The folder; made at start when it is not there.
     pub path: PathBuf,
     /// Only files whose name matches, e.g. `*.csv.gz`. Default: `*`. Names that start with a dot are never read.
     #[serde(default = "defaults::any")]
@@ -289,7 +301,7 @@ pub struct HttpConfig {}
 pub struct DatabaseConfig {
     /// `sqlite:PATH`.
     pub url: Secret,
-    /// Table to read. Either this or `query`.
+    /// Table to read, `*` for every table (then `topic` needs `{table}`). Either this or `query`.
     #[serde(default)]
     pub table: Option<String>,
     /// Query to read.
@@ -304,7 +316,7 @@ pub struct DatabaseConfig {
     /// Time between two runs. Default: one run.
     #[serde(default)]
     pub every: Option<Span>,
-    /// Cron expression (UTC) of the runs, instead of `every`.
+    /// Cron expression of the runs (minute, hour, day, month, weekday; UTC), instead of `every`.
     #[serde(default)]
     pub cron: Option<String>,
 }
@@ -404,7 +416,7 @@ pub enum UnknownFields {
 }
 
 /// A text that may hold a secret: never printed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -417,6 +429,12 @@ impl Secret {
     /// The text itself; for the one place that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[secret]")
     }
 }
 
@@ -519,6 +537,10 @@ impl Default for CsvHeader {
 
 impl Default for CsvConfig {
     fn default() -> CsvConfig {
-        CsvConfig { null_values: defaults::null_values(), delimiter: defaults::comma(), header: CsvHeader::default() }
+        CsvConfig {
+            null_values: defaults::null_values(),
+            delimiter: defaults::comma(),
+            header: CsvHeader::default(),
+        }
     }
 }

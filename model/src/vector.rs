@@ -56,8 +56,9 @@ impl FromStr for OffsetVector {
 
     fn from_str(text: &str) -> Result<OffsetVector> {
         let wrong = |part: &str| {
-            Error::invalid(format!("`{part}` is not part of an offset vector"))
-                .with_hint("a vector looks like `clicks:0=17,1=4;orders:0=9`: topic, then partition=next offset")
+            Error::invalid(format!("`{part}` is not part of an offset vector")).with_hint(
+                "a vector looks like `clicks:0=17,1=4;orders:0=9`: topic, then partition=next offset",
+            )
         };
         let mut vector = OffsetVector::new();
         for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {

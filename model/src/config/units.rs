@@ -33,15 +33,26 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Span, String> {
-        humantime::parse_duration(text)
-            .map(Span)
-            .map_err(|_| format!("`{text}` is not a length of time: write `250ms`, `10s`, `5m`, `2h` or `7d`"))
+        humantime::parse_duration(text).map(Span).map_err(|_| {
+            format!("`{text}` is not a length of time: write `250ms`, `10s`, `5m`, `2h` or `7d`")
+        })
     }
 }
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", humantime::format_duration(self.0))
+        let nanos = self.0.as_nanos();
+        let units = [
+            (86_400_000_000_000, "d"),
+            (3_600_000_000_000, "h"),
+            (60_000_000_000, "m"),
+            (1_000_000_000, "s"),
+        ];
+        match units.iter().find(|(unit, _)| nanos >= *unit && nanos.is_multiple_of(*unit)) {
+            Some((unit, suffix)) => write!(f, "{}{suffix}", nanos / unit),
+            None if nanos.is_multiple_of(1_000_000) => write!(f, "{}ms", nanos / 1_000_000),
+            None => write!(f, "{}ns", nanos),
+        }
     }
 }
 
@@ -141,11 +152,15 @@ mod tests {
 
     #[test]
     fn sizes_and_spans_read_as_people_write_them() {
-        for (text, bytes) in [("1024", 1024), ("512KiB", 512 << 10), ("64 MiB", 64 << 20), ("2MB", 2_000_000), ("7B", 7)] {
+        for (text, bytes) in
+            [("1024", 1024), ("512KiB", 512 << 10), ("64 MiB", 64 << 20), ("2MB", 2_000_000), ("7B", 7)]
+        {
             assert_eq!(text.parse::<ByteSize>(), Ok(ByteSize(bytes)), "{text}");
         }
         assert_eq!(ByteSize::mib(64).to_string(), "64MiB");
-        assert_eq!("250ms".parse::<Span>(), Ok(Span::from_millis(250)));
+        for text in ["250ms", "0ms", "10s", "90s", "5m", "36h", "7d", "1500ns"] {
+            assert_eq!(text.parse::<Span>().map(|span| span.to_string()).as_deref(), Ok(text));
+        }
         assert!("10 parsecs".parse::<Span>().is_err());
         assert!("1XB".parse::<ByteSize>().is_err());
     }

@@ -1,0 +1,515 @@
+//! The checks of meaning: what the types alone cannot say.
+//!
+//! *Invariant*: a message does not show a value that came from the environment or from a file; [`Checker::shown`] is the
+//! door to values that are shown.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use super::load::file_url_path;
+use super::problem::{Report, nearest};
+use super::{
+    Config, CsvConfig, DatabaseConfig, DatabaseMode, DoneAction, FileFormat, GeneratorConfig, SourceConfig,
+    SourceKind, Span, SpooldirConfig, TableConfig, TaildirConfig,
+};
+use crate::columns::Columns;
+
+/// As in Kafka: a topic's name is a folder's name too, with room for a partition's number.
+const MAX_NAME_CHARS: usize = 249;
+const MAX_PARTITIONS: i32 = 10_000;
+/// A record must fit into one record batch, whose length is an `i32`.
+const MAX_RECORD_BYTES: u64 = 1 << 30;
+/// Positions in a segment are `u32`.
+const MAX_SEGMENT_BYTES: u64 = 2 << 30;
+
+/// Reports everything about `config` that does not make sense.
+pub(super) fn check(
+    config: &Config,
+    replaced: &BTreeMap<String, String>,
+    insecure: bool,
+    report: &mut Report<'_>,
+) {
+    let mut checker = Checker { config, replaced, report };
+    checker.log();
+    checker.lake();
+    checker.serving(insecure);
+    checker.topics();
+    checker.sources();
+    checker.tables();
+}
+
+struct Checker<'a, 'r> {
+    config: &'a Config,
+    replaced: &'a BTreeMap<String, String>,
+    report: &'a mut Report<'r>,
+}
+
+impl Checker<'_, '_> {
+    fn wrong(&mut self, field: &str, message: impl Into<String>) {
+        self.report.wrong(field, message);
+    }
+
+    /// The value as a message may show it.
+    fn shown(&self, field: &str, value: &str) -> String {
+        format!("`{}`", self.replaced.get(field).map_or(value, String::as_str))
+    }
+
+    /// What a parser says of a value, unless the value is not to be shown.
+    fn detail(&self, field: &str, detail: impl std::fmt::Display) -> String {
+        if self.replaced.contains_key(field) { String::new() } else { format!(": {detail}") }
+    }
+
+    fn more_than_zero(&mut self, field: &str, span: Span) {
+        if span.0.is_zero() {
+            self.wrong(field, "this time must be longer than zero");
+        }
+    }
+
+    fn at_least(&mut self, field: &str, value: u64, least: u64) {
+        if value < least {
+            self.wrong(field, format!("this must be at least {least}"));
+        }
+    }
+
+    fn log(&mut self) {
+        let log = &self.config.log;
+        self.more_than_zero("log.sync_interval", log.sync_interval);
+        self.at_least("log.segment_size", log.segment_size.0, 4096);
+        self.at_least("log.max_record_size", log.max_record_size.0, 1);
+        if log.segment_size.0 > MAX_SEGMENT_BYTES {
+            self.wrong("log.segment_size", "a segment has at most 2GiB");
+        }
+        if log.max_record_size.0 > MAX_RECORD_BYTES {
+            self.wrong("log.max_record_size", "a record has at most 1GiB");
+        }
+    }
+
+    fn lake(&mut self) {
+        let lake = &self.config.lake;
+        match lake.url.split_once(':') {
+            Some(("file", _)) if file_url_path(&lake.url).is_some_and(|path| !path.is_empty()) => {}
+            Some(("s3", rest))
+                if rest.strip_prefix("//").is_some_and(|path| !path.starts_with('/') && !path.is_empty()) => {
+            }
+            _ => {
+                let url = self.shown("lake.url", &lake.url);
+                self.wrong(
+                    "lake.url",
+                    format!("{url} is no place for a lake: write `file:PATH` or `s3://bucket/prefix`"),
+                );
+            }
+        }
+        self.at_least("lake.target_file_size", lake.target_file_size.0, 1024);
+        self.at_least("lake.optimize_after_files", lake.optimize_after_files as u64, 2);
+        self.at_least("lake.checkpoint_after_commits", lake.checkpoint_after_commits as u64, 1);
+    }
+
+    fn serving(&mut self, insecure: bool) {
+        let serving = &self.config.serving;
+        let field = "serving.http";
+        match loopback(&serving.http) {
+            None => {
+                let address = self.shown(field, &serving.http);
+                self.wrong(
+                    field,
+                    format!("{address} is no address: write `127.0.0.1:8080`; port 0 takes a free one"),
+                );
+            }
+            Some(false) if !insecure => {
+                let address = self.shown(field, &serving.http);
+                self.wrong(
+                    field,
+                    format!(
+                        "{address} can be reached from other machines, and there is no authentication yet: use \
+                         `127.0.0.1`, or run with `--insecure` if the network keeps strangers out"
+                    ),
+                );
+            }
+            Some(_) => {}
+        }
+        self.more_than_zero("serving.statement_timeout", serving.statement_timeout);
+        self.at_least("serving.statement_memory", serving.statement_memory.0, 1 << 20);
+        self.at_least("serving.max_request_size", serving.max_request_size.0, 1);
+        self.at_least("serving.tail_memory", serving.tail_memory.0, 1 << 20);
+    }
+
+    /// Every name once.
+    fn unique<'n>(&mut self, list: &str, names: impl Iterator<Item = &'n str>) {
+        let mut first: HashMap<&str, usize> = HashMap::new();
+        for (i, name) in names.enumerate() {
+            let field = format!("{list}[{i}].name");
+            if self.report.is_wrong(&field) {
+                continue;
+            }
+            if let Some(earlier) = first.get(name) {
+                let shown = self.shown(&field, name);
+                self.wrong(&field, format!("{shown} is the name of {list}[{earlier}] already"));
+            } else {
+                first.insert(name, i);
+            }
+        }
+    }
+
+    fn topics(&mut self) {
+        let topics = &self.config.topics;
+        for (i, topic) in topics.iter().enumerate() {
+            self.topic_name(&format!("topic[{i}].name"), &topic.name);
+            if !(1..=MAX_PARTITIONS).contains(&topic.partitions) {
+                self.wrong(
+                    &format!("topic[{i}].partitions"),
+                    format!("a topic has 1 to {MAX_PARTITIONS} partitions"),
+                );
+            }
+        }
+        self.unique("topic", topics.iter().map(|topic| topic.name.as_str()));
+    }
+
+    fn topic_name(&mut self, field: &str, name: &str) {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let shown = self.shown(field, name);
+        if name.is_empty() {
+            self.wrong(field, "a topic needs a name");
+        } else if !name.chars().all(fits) || name == "." || name == ".." {
+            self.wrong(
+                field,
+                format!("{shown} is no name for a topic: use letters, digits, `.`, `_` and `-`"),
+            );
+        } else if name.len() > MAX_NAME_CHARS {
+            self.wrong(field, format!("a topic's name has at most {MAX_NAME_CHARS} characters"));
+        }
+    }
+
+    fn sources(&mut self) {
+        let sources = &self.config.sources;
+        let mut folders: HashMap<(&Path, &str), usize> = HashMap::new();
+        let mut doors: HashMap<&str, usize> = HashMap::new();
+        for (i, source) in sources.iter().enumerate() {
+            let at = format!("source[{i}]");
+            if source.name.is_empty() {
+                self.wrong(&format!("{at}.name"), "a source needs a name");
+            }
+            self.source_topic(&at, source);
+            match &source.kind {
+                SourceKind::Spooldir(spool) => {
+                    self.spooldir(&at, spool, source.key.is_some());
+                    if let Some(other) = folders.insert((&spool.path, &spool.pattern), i) {
+                        self.wrong(
+                            &format!("{at}.path"),
+                            format!("source[{other}] reads the same files already"),
+                        );
+                    }
+                }
+                SourceKind::Taildir(tail) => self.taildir(&at, tail, source.key.is_some()),
+                SourceKind::Http(_) if self.report.is_wrong(&format!("{at}.type")) => {}
+                SourceKind::Http(_) => {
+                    if let Some(other) = doors.insert(&source.topic, i) {
+                        let message = format!("source[{other}] takes the requests for this topic already");
+                        self.wrong(&format!("{at}.topic"), message);
+                    }
+                }
+                SourceKind::Database(database) => self.database(&at, database, &source.topic),
+                SourceKind::Generator(generator) => self.generator(&at, generator),
+            }
+        }
+        self.unique("source", sources.iter().map(|source| source.name.as_str()));
+    }
+
+    fn source_topic(&mut self, at: &str, source: &SourceConfig) {
+        let field = format!("{at}.topic");
+        let is_database = matches!(source.kind, SourceKind::Database(_));
+        let has_table = source.topic.contains("{table}");
+        if has_table && !is_database && !self.report.is_wrong(&format!("{at}.type")) {
+            self.wrong(&field, "only a `database` source knows `{table}`");
+        }
+        self.topic_name(&field, &source.topic.replace("{table}", "t"));
+    }
+
+    fn spooldir(&mut self, at: &str, spool: &SpooldirConfig, has_key: bool) {
+        self.not_empty(&format!("{at}.path"), spool.path.as_os_str().is_empty());
+        self.pattern(&format!("{at}.pattern"), &spool.pattern);
+        if spool.pattern.contains('/') {
+            self.wrong(
+                &format!("{at}.pattern"),
+                "a pattern is compared with a file's name, which has no `/`",
+            );
+        }
+        self.more_than_zero(&format!("{at}.every"), spool.every);
+        if spool.done_suffix.is_empty() || spool.done_suffix.contains('/') {
+            self.wrong(&format!("{at}.done_suffix"), "a suffix has at least one character, and no `/`");
+        }
+        let field = format!("{at}.done_path");
+        match (spool.done, &spool.done_path) {
+            (DoneAction::Move, None) => {
+                self.wrong(&field, "`done = \"move\"` needs the folder to move to: `done_path`")
+            }
+            (DoneAction::Rename, Some(_)) => self.wrong(&field, "only `done = \"move\"` uses this"),
+            (DoneAction::Move, Some(path)) if *path == spool.path => {
+                self.wrong(&field, "this is the folder that is read; move to another");
+            }
+            _ => {}
+        }
+        if self.report.is_wrong(&format!("{at}.format")) {
+            return;
+        }
+        self.key_of_lines(at, spool.format, has_key);
+        self.csv(at, &spool.csv, spool.format);
+    }
+
+    fn csv(&mut self, at: &str, csv: &CsvConfig, format: FileFormat) {
+        let plain = CsvConfig::default();
+        if format != FileFormat::Csv {
+            for (key, set) in [
+                ("null_values", csv.null_values != plain.null_values),
+                ("delimiter", csv.delimiter != plain.delimiter),
+                ("header", csv.header != plain.header),
+            ] {
+                if set {
+                    self.wrong(&format!("{at}.{key}"), "only `format = \"csv\"` uses this");
+                }
+            }
+            return;
+        }
+        let field = format!("{at}.delimiter");
+        let shown = self.shown(&field, &csv.delimiter);
+        match csv.delimiter.as_bytes() {
+            [b'"' | b'\n' | b'\r'] => self.wrong(&field, format!("{shown} cannot stand between cells")),
+            [byte] if byte.is_ascii() => {}
+            _ => self.wrong(&field, format!("{shown} is not one ASCII character")),
+        }
+        if let super::CsvHeader::Names(names) = &csv.header {
+            let field = format!("{at}.header");
+            let distinct: HashSet<&String> = names.iter().collect();
+            if names.is_empty() {
+                self.wrong(&field, "this list has no name");
+            } else if distinct.len() < names.len() {
+                self.wrong(&field, "a name stands twice in this list");
+            }
+        }
+    }
+
+    fn taildir(&mut self, at: &str, tail: &TaildirConfig, has_key: bool) {
+        let field = format!("{at}.path");
+        self.not_empty(&field, tail.path.as_os_str().is_empty());
+        self.pattern(&field, &tail.path.to_string_lossy());
+        self.more_than_zero(&format!("{at}.every"), tail.every);
+        if tail.format == FileFormat::Csv {
+            let message = "a growing file is read as `ndjson` or `lines`; whole CSV files are for `spooldir`";
+            self.wrong(&format!("{at}.format"), message);
+        }
+        self.key_of_lines(at, tail.format, has_key);
+    }
+
+    fn key_of_lines(&mut self, at: &str, format: FileFormat, has_key: bool) {
+        if has_key && format == FileFormat::Lines {
+            self.wrong(&format!("{at}.key"), "plain lines have no fields, so none of them can be the key");
+        }
+    }
+
+    fn database(&mut self, at: &str, database: &DatabaseConfig, topic: &str) {
+        let url = database.url.reveal();
+        if url.strip_prefix("sqlite:").is_none_or(|path| path.trim_matches('/').is_empty()) {
+            self.wrong(&format!("{at}.url"), "only SQLite can be read: write `sqlite:PATH`");
+        }
+        let every_table = database.table.as_deref() == Some("*");
+        match (&database.table, &database.query) {
+            (None, None) => self
+                .wrong(&format!("{at}.table"), "say what to read: `table` (`*` is every table) or `query`"),
+            (Some(_), Some(_)) => {
+                self.wrong(&format!("{at}.query"), "there is a `table` already: leave one of them out")
+            }
+            (Some(table), None) if table.is_empty() => {
+                self.wrong(&format!("{at}.table"), "a table has a name")
+            }
+            (None, Some(query)) if query.trim().is_empty() => {
+                self.wrong(&format!("{at}.query"), "the query is empty")
+            }
+            _ => {}
+        }
+        if every_table && !topic.contains("{table}") {
+            let message = "several tables need several topics: put `{table}` into it, e.g. `shop_{table}`";
+            self.wrong(&format!("{at}.topic"), message);
+        }
+        if topic.contains("{table}") && database.query.is_some() {
+            self.wrong(&format!("{at}.topic"), "a query has no table whose name could stand for `{table}`");
+        }
+        let cursor = format!("{at}.cursor");
+        match (database.mode, &database.cursor) {
+            (DatabaseMode::Append, None) => {
+                self.wrong(
+                    &cursor,
+                    "`mode = \"append\"` needs the growing column that tells new rows: `cursor`",
+                );
+            }
+            (DatabaseMode::Full, Some(_)) => self.wrong(&cursor, "only `mode = \"append\"` uses this"),
+            (DatabaseMode::Append, Some(name)) if name.is_empty() => {
+                self.wrong(&cursor, "a column has a name")
+            }
+            _ => {}
+        }
+        if let Some(every) = database.every {
+            self.more_than_zero(&format!("{at}.every"), every);
+        }
+        if let Some(cron) = &database.cron {
+            let field = format!("{at}.cron");
+            if database.every.is_some() {
+                self.wrong(&field, "there is `every` already: leave one of them out");
+            } else if let Err(error) = cron.parse::<croner::Cron>() {
+                let (shown, detail) = (self.shown(&field, cron), self.detail(&field, error));
+                self.wrong(
+                    &field,
+                    format!("{shown} is no cron expression (`minute hour day month weekday`){detail}"),
+                );
+            }
+        }
+    }
+
+    fn generator(&mut self, at: &str, generator: &GeneratorConfig) {
+        if generator.rate == 0 && generator.count.is_none() {
+            let message = "`rate = 0` is as fast as it goes: give a `count`, or the disk fills up";
+            self.wrong(&format!("{at}.rate"), message);
+        }
+    }
+
+    fn pattern(&mut self, field: &str, pattern: &str) {
+        if let Err(error) = glob::Pattern::new(pattern) {
+            let (shown, detail) = (self.shown(field, pattern), self.detail(field, error.msg));
+            self.wrong(field, format!("{shown} is no pattern{detail}"));
+        }
+    }
+
+    fn not_empty(&mut self, field: &str, is_empty: bool) {
+        if is_empty {
+            self.wrong(field, "this is empty");
+        }
+    }
+
+    fn tables(&mut self) {
+        let tables = &self.config.tables;
+        let dead: HashMap<String, usize> =
+            tables.iter().enumerate().map(|(i, table)| (table.dead_letters_name(), i)).collect();
+        for (i, table) in tables.iter().enumerate() {
+            let at = format!("table[{i}]");
+            self.table_name(&format!("{at}.name"), &table.name);
+            if let Some(other) = dead.get(&table.name) {
+                let message =
+                    format!("this is the name of the dead letters of table[{other}]; choose another");
+                self.wrong(&format!("{at}.name"), message);
+            }
+            self.table_topic(&at, table);
+            self.table_columns(&at, table);
+            self.more_than_zero(&format!("{at}.commit_every"), table.commit_every);
+            self.at_least(&format!("{at}.commit_size"), table.commit_size.0, 1);
+            if let Some(zone) = &table.timezone {
+                self.timezone(&format!("{at}.timezone"), zone);
+            }
+        }
+        self.unique("table", tables.iter().map(|table| table.name.as_str()));
+    }
+
+    fn table_name(&mut self, field: &str, name: &str) {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        if name.is_empty() {
+            self.wrong(field, "a table needs a name");
+        } else if !name.chars().all(fits) || name.starts_with(['_', '-']) {
+            // Readers of Delta skip folders that begin with `_`.
+            let shown = self.shown(field, name);
+            let message = "use letters, digits, `_` and `-`, a letter or digit first";
+            self.wrong(field, format!("{shown} is no name for a table: {message}"));
+        } else if name.len() > MAX_NAME_CHARS - "_dead_letters".len() {
+            self.wrong(field, "this name is too long");
+        }
+    }
+
+    /// A table's topic is declared, or a source fills it.
+    fn table_topic(&mut self, at: &str, table: &TableConfig) {
+        let topic = table.topic_name();
+        let key = if table.topic.is_some() { "topic" } else { "name" };
+        let field = format!("{at}.{key}");
+        // When the name of a source's topic is wrong, nobody knows which topic that source fills.
+        let unsure = |list: &str, count: usize, key: &str| {
+            (0..count).any(|i| self.report.is_wrong(&format!("{list}[{i}].{key}")))
+        };
+        if unsure("source", self.config.sources.len(), "topic")
+            || unsure("topic", self.config.topics.len(), "name")
+        {
+            return;
+        }
+        let declared = self.config.topics.iter().map(|topic| topic.name.as_str());
+        let filled = self.config.sources.iter().map(|source| source.topic.as_str());
+        let known = || declared.clone().chain(filled.clone());
+        if known().any(|name| name == topic || is_filled_by(topic, name)) {
+            return;
+        }
+        let shown = self.shown(&field, topic);
+        let near = match nearest(topic, known()) {
+            Some(near) => format!(", did you mean `{near}`?"),
+            None => format!(
+                "; declare it with `[[topic]]` if something else fills it, or add a source with `topic = {topic:?}`"
+            ),
+        };
+        let near = if self.replaced.contains_key(&field) { String::new() } else { near };
+        self.wrong(&field, format!("no source fills the topic {shown} and it is not declared{near}"));
+    }
+
+    fn table_columns(&mut self, at: &str, table: &TableConfig) {
+        let field = format!("{at}.columns");
+        let columns = match table.columns.as_deref().map(Columns::parse) {
+            None => None,
+            Some(Ok(columns)) => Some(columns),
+            Some(Err(error)) => {
+                let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+                let detail = self.detail(&field, format!("{error}{hint}"));
+                let message = if detail.is_empty() { ": these are no columns" } else { &detail };
+                self.wrong(&field, message.trim_start_matches(": "));
+                return;
+            }
+        };
+        let mut seen = HashSet::new();
+        for (i, name) in table.partition_by.iter().enumerate() {
+            let field = format!("{at}.partition_by[{i}]");
+            let shown = self.shown(&field, name);
+            if !seen.insert(name) {
+                self.wrong(&field, format!("{shown} stands twice"));
+            } else if let Some(columns) = &columns
+                && columns.get(name).is_none()
+            {
+                let near = nearest(name, columns.iter().map(|column| column.name.as_str()));
+                let near = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+                self.wrong(&field, format!("there is no column {shown} in `columns`{near}"));
+            }
+        }
+    }
+
+    fn timezone(&mut self, field: &str, zone: &str) {
+        if zone.parse::<chrono_tz::Tz>().is_err() {
+            let shown = self.shown(field, zone);
+            let near = nearest(zone, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+            let near = near.filter(|_| !self.replaced.contains_key(field));
+            let near = near.map_or_else(
+                || ": write e.g. `Europe/Berlin`".into(),
+                |near| format!(", did you mean `{near}`?"),
+            );
+            self.wrong(field, format!("{shown} is no time zone{near}"));
+        }
+    }
+}
+
+/// Whether a source that fills `pattern`, which may hold `{table}`, fills `topic` for some table.
+fn is_filled_by(topic: &str, pattern: &str) -> bool {
+    pattern.split_once("{table}").is_some_and(|(before, after)| {
+        topic.len() > before.len() + after.len() && topic.starts_with(before) && topic.ends_with(after)
+    })
+}
+
+/// Whether only this machine reaches `address`; `None` when it is no address.
+fn loopback(address: &str) -> Option<bool> {
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        return Some(match address.ip() {
+            IpAddr::V4(ip) => ip.is_loopback(),
+            IpAddr::V6(ip) => ip.is_loopback(),
+        });
+    }
+    let port = address.strip_prefix("localhost:")?;
+    port.parse::<u16>().is_ok().then_some(true)
+}

@@ -1,0 +1,296 @@
+//! What a user sees of a config file that is right, and of one that is wrong in many places.
+
+use std::path::Path;
+
+use super::{Config, Loader, SourceKind, Span};
+
+fn parse(text: &str) -> Result<Config, String> {
+    let variable = |name: &str| match name {
+        "SECRET" => Some("hunter2".to_owned()),
+        "PARTITIONS" => Some("6".to_owned()),
+        _ => None,
+    };
+    let loader = Loader::new().variables(variable);
+    loader.parse(Path::new("/etc/tarn/x.toml"), text).map_err(|problems| problems.to_string())
+}
+
+fn problems(text: &str) -> Vec<String> {
+    let text = parse(text).expect_err("problems");
+    text.lines().map(|line| line.trim_start_matches("/etc/tarn/x.toml:").to_owned()).collect()
+}
+
+#[test]
+fn the_smallest_file_has_the_documented_defaults() {
+    let config = parse("").expect("an empty file is a config");
+    assert_eq!(config.data_dir, Path::new("/etc/tarn/data"));
+    assert_eq!(config.lake.url, "file:/etc/tarn/data/lake");
+    assert_eq!(config.serving.http, "127.0.0.1:8080");
+}
+
+#[test]
+fn paths_become_absolute_from_the_config_file_on() {
+    let config = parse(
+        r#"
+        data_dir = "./state"
+        lake.url = "file:///srv/lake"
+        [[source]]
+        name = "s"
+        type = "spooldir"
+        path = "in"
+        format = "csv"
+        topic = "t"
+        done = "move"
+        done_path = "../out"
+        [[source]]
+        name = "d"
+        type = "database"
+        url = "sqlite:shop.sqlite"
+        table = "orders"
+        topic = "t"
+        "#,
+    )
+    .expect("a config");
+    assert_eq!(config.data_dir, Path::new("/etc/tarn/state"));
+    assert_eq!(config.lake.url, "file:/srv/lake");
+    let SourceKind::Spooldir(spool) = &config.sources[0].kind else { panic!("a spooldir") };
+    assert_eq!(spool.path, Path::new("/etc/tarn/in"));
+    assert_eq!(spool.done_path.as_deref(), Some(Path::new("/etc/tarn/../out")));
+    let SourceKind::Database(database) = &config.sources[1].kind else { panic!("a database") };
+    assert_eq!(database.url.reveal(), "sqlite:/etc/tarn/shop.sqlite");
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_its_place() {
+    let found = problems(
+        r#"data_dri = "data"
+[log]
+sync = "gruop"
+segment_size = "12 parsecs"
+retention_time = 7
+[lake]
+url = "ftp://x"
+data_dir = "x"
+[serving]
+http = "0.0.0.0:8080"
+[[topic]]
+name = "clicks"
+partitions = 0
+[[topic]]
+name = "clicks"
+partitions = 99999999999
+[[source]]
+name = "a"
+type = "spooldir"
+path = "in"
+formt = "csv"
+topic = "clicks"
+null_values = "NA"
+delimiter = ";;"
+[[source]]
+name = "a"
+type = "taildir"
+path = "[x"
+topic = "or ders"
+null_values = ["NA"]
+[[source]]
+type = "spoldir"
+path = "in"
+topic = "clicks"
+[[source]]
+name = "db"
+type = "database"
+url = "postgres://u:p@h/db"
+table = "a"
+query = "SELECT 1"
+mode = "append"
+cron = "every day"
+topic = "clicks"
+[[table]]
+name = "clicks"
+topic = "clicks"
+columns = "id BIGINT, at DATUM"
+[[table]]
+name = "clicks_dead_letters"
+topic = "clicks"
+columns = "origin VARCHAR"
+partition_by = ["orgin"]
+commit_every = "0s"
+timezone = "Europe/Berln"
+[view]
+name = "v"
+[[serving2]]
+x = 1
+"#,
+    );
+    let expected = [
+        "1:1: data_dri: unknown key, did you mean `data_dir`?",
+        "3:8: log.sync: `gruop` is not known, did you mean `group`?",
+        "4:16: log.segment_size: `12 parsecs` is not a size: write `1024`, `512KiB`, `64MiB` or `1GiB`",
+        "5:18: log.retention_time: this is a whole number, but a length of time such as \"10s\" is wanted",
+        "7:7: lake.url: `ftp://x` is no place for a lake: write `file:PATH` or `s3://bucket/prefix`",
+        "8:1: lake.data_dir: unknown key here: `data_dir` stands before the first `[section]` of the file",
+        "10:8: serving.http: `0.0.0.0:8080` can be reached from other machines, and there is no authentication yet: use \
+         `127.0.0.1`, or run with `--insecure` if the network keeps strangers out",
+        "13:14: topic[0].partitions: a topic has 1 to 10000 partitions",
+        "15:8: topic[1].name: `clicks` is the name of topic[0] already",
+        "16:14: topic[1].partitions: this number is outside -2147483648 to 2147483647",
+        "17:1: source[0].format: this key is missing: `csv`, `ndjson` or `lines`",
+        "21:1: source[0].formt: unknown key, did you mean `format`?",
+        "23:15: source[0].null_values: this is a string, but a list of strings is wanted",
+        "26:8: source[1].name: `a` is the name of source[0] already",
+        "28:8: source[1].path: `[x` is no pattern: invalid range pattern",
+        "29:9: source[1].topic: `or ders` is no name for a topic: use letters, digits, `.`, `_` and `-`",
+        "30:1: source[1].null_values: unknown key: `spooldir` sources have it, `taildir` sources have not",
+        "31:1: source[2].name: this key is missing: a string",
+        "32:8: source[2].type: `spoldir` is not known, did you mean `spooldir`?",
+        "38:7: source[3].url: only SQLite can be read: write `sqlite:PATH`",
+        "35:1: source[3].cursor: `mode = \"append\"` needs the growing column that tells new rows: `cursor`",
+        "40:9: source[3].query: there is a `table` already: leave one of them out",
+        "42:8: source[3].cron: `every day` is no cron expression (`minute hour day month weekday`)",
+        "47:11: table[0].columns: column `at` has the unknown type `DATUM`",
+        "49:8: table[1].name: this is the name of the dead letters of table[0]; choose another",
+        "52:17: table[1].partition_by[0]: there is no column `orgin` in `columns`, did you mean `origin`?",
+        "53:16: table[1].commit_every: this time must be longer than zero",
+        "54:12: table[1].timezone: `Europe/Berln` is no time zone, did you mean `Europe/Berlin`?",
+        "55:2: view: unknown key, known are `data_dir`, `lake`, `log`, `serving`, `source`, `table` and `topic`",
+        "57:3: serving2: unknown key, did you mean `serving`?",
+    ];
+    let print = found.join("\n");
+    for want in expected {
+        assert!(found.iter().any(|line| line.starts_with(want)), "missing: {want}\n{print}");
+    }
+    assert_eq!(found.len(), expected.len(), "{print}");
+}
+
+#[test]
+fn sections_of_later_versions_are_unknown_now() {
+    let found = problems(
+        "[[view]]\nname = \"v\"\n[[dashboard]]\n[log]\nkafka = \"127.0.0.1:9092\"\n[serving]\npostgres = \"x\"\n",
+    );
+    for (line, says) in found.iter().zip([
+        "1:3: view: unknown",
+        "3:3: dashboard: unknown",
+        "5:1: log.kafka: unknown",
+        "7:1: serving.postgres: unknown",
+    ]) {
+        assert!(line.starts_with(says), "{line}");
+    }
+    assert_eq!(found.len(), 4, "{found:?}");
+}
+
+#[test]
+fn broken_syntax_has_its_line() {
+    let found = problems("data_dir = \"x\"\n[log\nsync = \n");
+    assert!(found.iter().any(|line| line.starts_with("2:")), "{found:?}");
+    let twice = problems("data_dir = \"x\"\ndata_dir = \"y\"\n");
+    assert_eq!(twice, ["2:1: duplicate key"]);
+}
+
+#[test]
+fn one_table_where_several_may_be_is_explained() {
+    assert_eq!(
+        problems("[topic]\nname = \"t\"\n"),
+        ["1:1: topic: this is one table, but there can be several: write `[[topic]]` instead of `[topic]`"]
+    );
+    assert_eq!(
+        problems("[[log]]\n"),
+        ["1:1: log: there is only one `log`: write `[log]` instead of `[[log]]`"]
+    );
+}
+
+#[test]
+fn references_are_replaced_even_in_numbers() {
+    let config = parse(
+        "[[topic]]\nname = \"t_${NONE:-x}\"\npartitions = \"${PARTITIONS}\"\nretention_time = \"${T:-2h}\"\n",
+    );
+    let topic = &config.expect("a config").topics[0];
+    assert_eq!((topic.name.as_str(), topic.partitions), ("t_x", 6));
+    assert_eq!(topic.retention_time, Some(Span::from_millis(7_200_000)));
+}
+
+#[test]
+fn what_was_put_in_is_never_shown() {
+    let text = r#"
+        data_dir = "${UNSET}"
+        [log]
+        sync = "${SECRET}"
+        segment_size = "${SECRET}"
+        [lake]
+        url = "${SECRET}"
+        optimize_after_files = "${SECRET}"
+        [serving]
+        http = "${SECRET}"
+        [[source]]
+        name = "d"
+        topic = "${SECRET}!"
+        type = "database"
+        url = "${SECRET}"
+        query = "SELECT 1"
+        cron = "${SECRET}"
+        [[table]]
+        name = "${SECRET}"
+        columns = "${SECRET}"
+        timezone = "${SECRET}"
+        [[table]]
+        name = "${SECRET}"
+        columns = "hunter INT"
+        partition_by = ["${SECRET}"]
+    "#;
+    let found = problems(text);
+    assert!(found.len() >= 12, "{found:#?}");
+    assert!(found.iter().any(|line| line.contains("`UNSET` is not set")), "{found:#?}");
+    assert!(!found.iter().any(|line| line.contains("hunter2")), "{found:#?}");
+    let config = parse("[lake]\noptions = { secret_access_key = \"${SECRET}\" }\n").expect("a config");
+    assert_eq!(config.lake.options["secret_access_key"].reveal(), "hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!serde_json::to_string(&config).expect("JSON").contains("hunter2"));
+}
+
+#[test]
+fn a_table_needs_a_topic_that_something_fills() {
+    let source = "[[source]]\nname = \"s\"\ntype = \"http\"\ntopic = \"clicks\"\n";
+    assert!(parse(&format!("{source}[[table]]\nname = \"clicks\"\n")).is_ok(), "a source fills it");
+    assert!(parse("[[topic]]\nname = \"clicks\"\n[[table]]\nname = \"clicks\"\n").is_ok(), "it is declared");
+    assert_eq!(
+        problems(&format!("{source}[[table]]\nname = \"click\"\n")),
+        [
+            "6:8: table[0].name: no source fills the topic `click` and it is not declared, did you mean `clicks`?"
+        ]
+    );
+    let many = "[[source]]\nname = \"s\"\ntype = \"database\"\nurl = \"sqlite:x\"\ntable = \"*\"\ntopic = \"shop_{table}\"\n";
+    assert!(
+        parse(&format!("{many}[[table]]\nname = \"shop_orders\"\n")).is_ok(),
+        "one of many tables fills it"
+    );
+}
+
+#[test]
+fn an_open_address_needs_to_be_wanted() {
+    let text = "[serving]\nhttp = \"[::]:0\"\n";
+    assert!(parse(text).is_err());
+    assert!(Loader::new().insecure(true).parse(Path::new("x.toml"), text).is_ok());
+    for local in ["127.0.0.1:0", "[::1]:80", "localhost:8080"] {
+        assert!(parse(&format!("[serving]\nhttp = \"{local}\"\n")).is_ok(), "{local}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_one_problem() {
+    let error = Config::load(Path::new("/nowhere/tarn.toml")).expect_err("no file").to_string();
+    assert!(error.starts_with("/nowhere/tarn.toml: cannot read the config file: "), "{error}");
+}
+
+/// The examples in configs/ are right, each of them.
+#[test]
+fn the_examples_are_configs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).expect("configs/") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 5, "{seen} examples");
+}
