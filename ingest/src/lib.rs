@@ -1,51 +1,39 @@
 //! Collectors: files, HTTP pushes and databases into the log.
+//!
+//! *Why*: a collector that keeps its own position file can lose or double records whenever that file and the records
+//! disagree. Here what a source has reached is part of the same commit as the records it gave
+//! ([`tarn_log::Append::position`]), and every collector is written as one function: *collect from the committed
+//! position on*. A start, a crash and a retry after an error are therefore the same thing.
+//!
+//! *Layout*
+//! ```text
+//! source     what a collector is given: topic, log, clock, monitor, stop signal; the retry loop around it
+//! appender   appends of about 1 MiB, the next one built while the last commits; never two under way
+//! feed       a reader's bytes in one growing block;  lines, rows: its lines and CSV rows;  unpack: gzip and zstd
+//! spooldir, taildir, http, database, generator       the collectors
+//! monitor    counters and state, as `tarn status` shows them
+//! ```
+//!
+//! *Invariants*: a collector has at most one append under way, so a failed append is never followed by one that commits
+//! a later position. Records of one source keep their order within a partition. Memory per collector is bounded by one
+//! append under way, one being built, and one block of input.
+//!
+//! *Failure*: an error that is worth another try ([`tarn_model::Kind::Unavailable`]) makes the source wait and collect
+//! again from its committed position; any other error ends the source and is what [`Collectors::drained`] returns.
+//!
+//! *Not here*: the meaning of a record. Values pass as they came; tables decode them.
 
-use std::sync::Arc;
+mod appender;
+mod collectors;
+mod feed;
+mod generator;
+mod http;
+mod json;
+mod lines;
+mod monitor;
+mod rows;
+mod source;
+mod spooldir;
+mod unpack;
 
-use tarn_log::Log;
-use tarn_model::Result;
-use tarn_model::clock::Clock;
-use tarn_model::config::{Config, SourceConfig};
-use tarn_model::status::SourceStatus;
-
-/// How long collectors run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunMode {
-    /// Until they are stopped.
-    Continuous,
-    /// Until every bounded source is read to the end it had at start.
-    Drain,
-}
-
-/// The running collectors of a config.
-#[derive(Debug)]
-pub struct Collectors {}
-
-#[expect(unused_variables, reason = "skeleton")]
-impl Collectors {
-    /// Creates the topics that the sources fill (as the config declares them), and starts one task per source.
-    pub fn start(config: &Config, log: Log, clock: Arc<dyn Clock>, mode: RunMode) -> Result<Collectors> {
-        let sources: &[SourceConfig] = &config.sources;
-        unimplemented!()
-    }
-
-    /// `POST /v1/ingest/{topic}`.
-    pub fn router(&self) -> axum::Router {
-        unimplemented!()
-    }
-
-    /// What each source does.
-    pub fn status(&self) -> Vec<SourceStatus> {
-        unimplemented!()
-    }
-
-    /// Completes once every source has ended by itself (in [`RunMode::Drain`]), or when one failed for good.
-    pub async fn drained(&self) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Stops after what is under way; nothing half-read is committed.
-    pub async fn stop(&self) {
-        unimplemented!()
-    }
-}
+pub use collectors::{Collectors, RunMode};

@@ -1,0 +1,210 @@
+//! All collectors of a config: started, watched and stopped together.
+
+use std::sync::Arc;
+
+use tarn_log::{Log, TopicOptions};
+use tarn_model::clock::Clock;
+use tarn_model::config::{Config, SourceConfig, SourceKind};
+use tarn_model::status::SourceStatus;
+use tarn_model::{Error, Result};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::generator::Generator;
+use crate::http::Door;
+use crate::monitor::{Monitor, State};
+use crate::source::{Collector, Ended, Source, Stop, spawn};
+use crate::spooldir::Spooldir;
+
+/// How long collectors run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunMode {
+    /// Until they are stopped.
+    Continuous,
+    /// Until every bounded source is read to the end it had at start.
+    Drain,
+}
+
+/// The running collectors of a config. Dropping them stops them, without waiting.
+#[derive(Debug)]
+pub struct Collectors {
+    mode: RunMode,
+    running: Vec<Running>,
+    monitors: Vec<Arc<Monitor>>,
+    door: Arc<Door>,
+    stop: Arc<Stop>,
+}
+
+#[derive(Debug)]
+struct Running {
+    name: String,
+    /// Whether it has an end of its own.
+    bounded: bool,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+impl Running {
+    async fn ended(&self) -> Ended {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(how) => how.clone().unwrap_or(Ended::Well),
+            Err(_) => Ended::Well,
+        }
+    }
+}
+
+impl Collectors {
+    /// Creates the topics that the sources fill (as the config declares them), and starts one thread per source. Called
+    /// within a tokio runtime, on which the appends run.
+    pub fn start(config: &Config, log: Log, clock: Arc<dyn Clock>, mode: RunMode) -> Result<Collectors> {
+        let runtime = Handle::try_current()
+            .map_err(|error| Error::internal("collectors start within a runtime").with_source(error))?;
+        let mut collectors = Collectors {
+            mode,
+            running: Vec::new(),
+            monitors: Vec::new(),
+            door: Arc::new(Door::new(log.clone(), clock.clone(), config.serving.max_request_size.as_usize())),
+            stop: Arc::new(Stop::default()),
+        };
+        for source_config in &config.sources {
+            let in_source = |error: Error| {
+                let told = Error::new(error.kind(), format!("source `{}`: {error}", source_config.name));
+                match error.hint() {
+                    Some(hint) => told.with_hint(hint.to_owned()),
+                    None => told,
+                }
+            };
+            if !source_config.topic.contains("{table}") {
+                create_topic(&log, config, &source_config.topic).map_err(in_source)?;
+            }
+            let monitor = Monitor::new(
+                &source_config.name,
+                kind_name(&source_config.kind),
+                &source_config.topic,
+                clock.clone(),
+            );
+            collectors.monitors.push(monitor.clone());
+            let source = Source {
+                name: source_config.name.clone(),
+                topic: source_config.topic.clone(),
+                key: source_config.key.clone(),
+                log: log.clone(),
+                clock: clock.clone(),
+                monitor,
+                mode,
+                runtime: runtime.clone(),
+                stop: collectors.stop.clone(),
+            };
+            collectors.start_source(config, source_config, source).map_err(in_source)?;
+        }
+        Ok(collectors)
+    }
+
+    fn start_source(&mut self, config: &Config, source_config: &SourceConfig, source: Source) -> Result<()> {
+        let _ = config;
+        match &source_config.kind {
+            SourceKind::Spooldir(kind) => self.run(source, true, Spooldir::new(kind.clone())?),
+            SourceKind::Generator(kind) => {
+                self.run(source, kind.count.is_some(), Generator::new(kind.clone()))
+            }
+            SourceKind::Http(_) => {
+                let door = Arc::get_mut(&mut self.door)
+                    .ok_or_else(|| Error::internal("the door is in use before it has all its topics"))?;
+                source.monitor.state(State::Running);
+                door.open(&source.topic, source.key, source.monitor)
+            }
+            SourceKind::Taildir(_) | SourceKind::Database(_) => Err(Error::invalid(format!(
+                "a source of the type `{}` cannot run yet",
+                kind_name(&source_config.kind)
+            ))),
+        }
+    }
+
+    fn run(&mut self, source: Source, bounded: bool, collector: impl Collector) -> Result<()> {
+        let name = source.name.clone();
+        let ended = spawn(source, collector)?;
+        self.running.push(Running { name, bounded, ended });
+        Ok(())
+    }
+
+    /// `POST /v1/ingest/{topic}`.
+    pub fn router(&self) -> axum::Router {
+        self.door.clone().router()
+    }
+
+    /// What each source does, in the order of the config.
+    pub fn status(&self) -> Vec<SourceStatus> {
+        self.monitors.iter().map(|monitor| monitor.status()).collect()
+    }
+
+    /// Completes once every bounded source has ended by itself (in [`RunMode::Drain`]), or when one failed for good.
+    /// Sources without an end (HTTP, a generator without a count) are not waited for.
+    pub async fn drained(&self) -> Result<()> {
+        let (done, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let mut waiting = tokio::task::JoinSet::new();
+        for running in &self.running {
+            let (done, ended, name) = (done.clone(), running.ended.clone(), running.name.clone());
+            let running = Running { name, bounded: running.bounded, ended };
+            waiting.spawn(async move {
+                let how = running.ended().await;
+                let _ = done.send((running.name, running.bounded, how));
+            });
+        }
+        drop(done);
+        let mut left = self.running.iter().filter(|running| running.bounded).count();
+        while self.mode == RunMode::Continuous || left > 0 {
+            match told.recv().await {
+                Some((name, _, Ended::Failed(kind, message, hint))) => {
+                    let error = Error::new(kind, format!("source `{name}` failed: {message}"));
+                    return Err(match hint {
+                        Some(hint) => error.with_hint(hint),
+                        None => error,
+                    });
+                }
+                Some((_, bounded, Ended::Well)) => left -= usize::from(bounded),
+                None if self.mode == RunMode::Drain => return Ok(()),
+                None => std::future::pending().await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops after what is under way; nothing half-read is committed.
+    pub async fn stop(&self) {
+        self.stop.set();
+        for running in &self.running {
+            running.ended().await;
+        }
+        self.door.close().await;
+    }
+}
+
+impl Drop for Collectors {
+    fn drop(&mut self) {
+        self.stop.set();
+    }
+}
+
+/// Creates `name` as the config declares it, with one partition when it does not.
+pub(crate) fn create_topic(log: &Log, config: &Config, name: &str) -> Result<()> {
+    let declared = config.topics.iter().find(|topic| topic.name == name);
+    let options = TopicOptions {
+        partitions: declared.map_or(1, |topic| topic.partitions),
+        retention_time: declared.and_then(|topic| topic.retention_time).map(|span| span.0),
+        retention_bytes: declared.and_then(|topic| topic.retention_size).map(|size| size.0),
+    };
+    if declared.is_none() && log.topic(name).is_some() {
+        return Ok(());
+    }
+    log.create_topic(name, &options).map(drop)
+}
+
+fn kind_name(kind: &SourceKind) -> &'static str {
+    match kind {
+        SourceKind::Spooldir(_) => "spooldir",
+        SourceKind::Taildir(_) => "taildir",
+        SourceKind::Http(_) => "http",
+        SourceKind::Database(_) => "database",
+        SourceKind::Generator(_) => "generator",
+    }
+}

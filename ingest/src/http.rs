@@ -1,0 +1,322 @@
+//! `http`: `POST /v1/ingest/{topic}`, one request one append.
+//!
+//! A pushed record cannot be asked for again, so the answer is the contract: it is given once the log has committed. All
+//! of a body is taken or none of it. With an `Idempotency-Key` a repeat gets the first answer and writes nothing; without
+//! one the guarantee is at least once.
+//!
+//! *Bodies*: NDJSON, or one JSON array, told apart by the first byte that is no space; `Content-Encoding: gzip` or `zstd`.
+//! Values are stored as the bytes that came.
+//!
+//! | answer | when |
+//! |---|---|
+//! | 200 | committed: `{"records", "ranges": [{"topic", "partition", "from", "to"}], "repeated"}` |
+//! | 400 | the body is not what it should be; nothing was written |
+//! | 404 | no `http` source fills this topic |
+//! | 413 | the body, or one record of it, is too large |
+//! | 415 | a `Content-Encoding` that is not known |
+//! | 422 | the idempotency key came before with another body |
+//! | 429 | too many bytes under way; `Retry-After` |
+//! | 503 | the log is not available; `Retry-After` |
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde_json::json;
+use tarn_log::{Append, Appended, Idempotency, Log};
+use tarn_model::clock::Clock;
+use tarn_model::{Error, Kind, Result};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::monitor::{Monitor, tell};
+
+mod body;
+#[cfg(test)]
+mod tests;
+
+/// Header by which a client makes its request safe to repeat.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const LONGEST_KEY_BYTES: usize = 256;
+/// Bodies that may be under way at once, counted in largest ones.
+const LARGEST_BODIES_AT_ONCE: usize = 4;
+/// Bodies above this size are taken apart off the async threads.
+const LARGE_BODY_BYTES: usize = 256 << 10;
+/// A client that sends a body slower than this is let go.
+const LONGEST_UPLOAD: Duration = Duration::from_secs(60);
+const LONGEST_CLOSE: Duration = Duration::from_secs(5);
+const RETRY_AFTER_S: &str = "1";
+
+/// The topics that take pushes.
+#[derive(Debug)]
+pub(crate) struct Door {
+    log: Log,
+    clock: Arc<dyn Clock>,
+    entrances: BTreeMap<String, Entrance>,
+    max_request_bytes: usize,
+    /// One permit a KiB of body under way.
+    room: Semaphore,
+    room_kib: u32,
+    closed: AtomicBool,
+}
+
+/// One topic that takes pushes.
+#[derive(Debug, Clone)]
+struct Entrance {
+    key: Option<Arc<str>>,
+    monitor: Arc<Monitor>,
+}
+
+/// A request that is turned down.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+        Refusal { status, message: message.into(), hint: None }
+    }
+
+    fn with_hint(mut self, hint: impl Into<String>) -> Refusal {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = json!({"error": self.message, "hint": self.hint}).to_string();
+        let mut response = json_response(self.status, body);
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        response
+    }
+}
+
+impl Door {
+    pub(crate) fn new(log: Log, clock: Arc<dyn Clock>, max_request_bytes: usize) -> Door {
+        let room_kib = u32::try_from(kib(max_request_bytes) * LARGEST_BODIES_AT_ONCE).unwrap_or(u32::MAX);
+        let room =
+            Semaphore::new(usize::try_from(room_kib).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS));
+        let (entrances, closed) = (BTreeMap::new(), AtomicBool::new(false));
+        Door { log, clock, entrances, max_request_bytes, room, room_kib, closed }
+    }
+
+    /// Lets records for `topic` in.
+    pub(crate) fn open(&mut self, topic: &str, key: Option<String>, monitor: Arc<Monitor>) -> Result<()> {
+        let entrance = Entrance { key: key.map(Arc::from), monitor };
+        match self.entrances.insert(topic.to_owned(), entrance) {
+            None => Ok(()),
+            Some(_) => Err(Error::invalid(format!("two `http` sources fill the topic `{topic}`"))
+                .with_hint("one is enough: any number of clients may post to it")),
+        }
+    }
+
+    pub(crate) fn router(self: Arc<Door>) -> Router {
+        Router::new().route("/v1/ingest/{topic}", post(ingest)).with_state(self)
+    }
+
+    /// Turns new requests down and waits for those under way, though not for ever.
+    pub(crate) async fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let _ = tokio::time::timeout(LONGEST_CLOSE, self.room.acquire_many(self.room_kib)).await;
+        for entrance in self.entrances.values() {
+            entrance.monitor.state(crate::monitor::State::Stopped);
+        }
+    }
+
+    fn entrance(&self, topic: &str) -> std::result::Result<&Entrance, Refusal> {
+        self.entrances.get(topic).ok_or_else(|| {
+            let refusal =
+                Refusal::new(StatusCode::NOT_FOUND, format!("no `http` source fills the topic `{topic}`"));
+            let nearest = self
+                .entrances
+                .keys()
+                .max_by(|a, b| strsim::jaro_winkler(a, topic).total_cmp(&strsim::jaro_winkler(b, topic)));
+            refusal.with_hint(match nearest {
+                Some(name) => format!(
+                    "did you mean `{name}`? topics that take pushes have a source of `type = \"http\"`"
+                ),
+                None => "add a `[[source]]` of `type = \"http\"` with this topic".to_owned(),
+            })
+        })
+    }
+
+    /// Reads the whole body, within the limit, and keeps room for it until the answer.
+    async fn receive(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> std::result::Result<(Bytes, SemaphorePermit<'_>), Refusal> {
+        let too_large = || {
+            let limit = self.max_request_bytes;
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+                .with_hint("send less at once, or raise `serving.max_request_size`")
+        };
+        let announced = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
+            .unwrap_or(self.max_request_bytes);
+        if announced > self.max_request_bytes {
+            return Err(too_large());
+        }
+        let packed = headers.contains_key(header::CONTENT_ENCODING);
+        let needed = kib(if packed { self.max_request_bytes } else { announced });
+        let permit = self.room.try_acquire_many(u32::try_from(needed).unwrap_or(u32::MAX)).map_err(|_| {
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many bytes are under way").with_hint("try again")
+        })?;
+        let reading = axum::body::to_bytes(body, self.max_request_bytes);
+        match tokio::time::timeout(LONGEST_UPLOAD, reading).await {
+            Ok(Ok(bytes)) => Ok((bytes, permit)),
+            Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+            Ok(Err(error)) => {
+                Err(Refusal::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))
+            }
+            Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")),
+        }
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.to_string().contains("length limit") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1024).max(1)
+}
+
+async fn ingest(
+    State(door): State<Arc<Door>>,
+    Path(topic): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> std::result::Result<Response, Refusal> {
+    let entrance = door.entrance(&topic)?;
+    if door.closed.load(Ordering::SeqCst) {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "tarn is stopping"));
+    }
+    let idempotency_key = idempotency_key(&headers)?;
+    let packing = body::Encoding::of(&headers)?;
+    let (bytes, _room) = door.receive(&headers, body).await?;
+    entrance.monitor.read(bytes.len() as u64);
+    let build = {
+        let (door, entrance) = (door.clone(), entrance.clone());
+        move || build(&door, &entrance, &topic, idempotency_key, packing, &bytes)
+    };
+    let append = if packing != body::Encoding::Plain || announced_large(&headers) {
+        let built = tokio::task::spawn_blocking(build).await;
+        built.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??
+    } else {
+        build()?
+    };
+    if append.is_empty() {
+        return Ok(answer(&Appended { ranges: Vec::new(), records: 0, repeated: false }));
+    }
+    // On a task of its own: a client that goes away does not break off a commit.
+    let log = door.log.clone();
+    let appended = tokio::spawn(async move { log.append(append).await })
+        .await
+        .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    match appended {
+        Ok(appended) => {
+            entrance.monitor.committed(if appended.repeated { 0 } else { appended.records });
+            Ok(answer(&appended))
+        }
+        Err(error) => {
+            entrance.monitor.waiting(&error);
+            Err(refusal_of(&error))
+        }
+    }
+}
+
+fn announced_large(headers: &HeaderMap) -> bool {
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.is_none_or(|length| length > LARGE_BODY_BYTES)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> std::result::Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=LONGEST_KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("an idempotency key has 1 to {LONGEST_KEY_BYTES} visible ASCII characters"),
+        )),
+    }
+}
+
+fn build(
+    door: &Door,
+    entrance: &Entrance,
+    topic: &str,
+    idempotency_key: Option<String>,
+    packing: body::Encoding,
+    bytes: &[u8],
+) -> std::result::Result<Append, Refusal> {
+    let unpacked;
+    let bytes = match packing {
+        body::Encoding::Plain => bytes,
+        packed => {
+            unpacked = packed.unpack(bytes, door.max_request_bytes)?;
+            &unpacked
+        }
+    };
+    let info = door
+        .log
+        .topic(topic)
+        .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("the topic `{topic}` was deleted")))?;
+    let mut append = Append::new();
+    body::push_all(&mut append, &info, entrance.key.as_deref(), door.clock.now_ms(), bytes)?;
+    if let Some(key) = idempotency_key
+        && append.records() > 0
+    {
+        append.idempotency(Idempotency { topic: topic.to_owned(), key, body_hash: xxh3_128(bytes) });
+    }
+    Ok(append)
+}
+
+fn answer(appended: &Appended) -> Response {
+    let ranges: Vec<_> = appended
+        .ranges
+        .iter()
+        .map(|(topic, partition, range)| {
+            json!({"topic": topic, "partition": partition, "from": range.from, "to": range.to})
+        })
+        .collect();
+    let body = json!({"records": appended.records, "ranges": ranges, "repeated": appended.repeated});
+    json_response(StatusCode::OK, body.to_string())
+}
+
+fn refusal_of(error: &Error) -> Refusal {
+    let status = match error.kind() {
+        Kind::Conflict => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::Unavailable | Kind::Fenced => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Invalid => StatusCode::BAD_REQUEST,
+        Kind::Corrupt | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Refusal { status, message: tell(error), hint: None }
+}
+
+fn json_response(status: StatusCode, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}

@@ -1,0 +1,175 @@
+//! What every collector is given, and the loop around it.
+//!
+//! A collector is one thread that blocks: it reads files and databases, which block anyway, and waits on a signal that
+//! [`Source::pause`] listens to. Only the commit runs on the async runtime.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tarn_log::{Log, TopicInfo};
+use tarn_model::clock::Clock;
+use tarn_model::{Error, Kind, Result};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::RunMode;
+use crate::monitor::{Monitor, State, tell};
+
+const FIRST_BACK_OFF: Duration = Duration::from_millis(200);
+const LAST_BACK_OFF: Duration = Duration::from_secs(10);
+
+/// Brings what a source has into the log.
+pub(crate) trait Collector: Send + 'static {
+    /// Collects from the committed position on. Returns when the source is at its end or [`Source::stopping`]; an error
+    /// of a kind that is worth another try has this called again.
+    fn collect(&mut self, source: &Source) -> Result<()>;
+}
+
+/// One source of the config, as its collector sees it.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// Name under which positions are kept.
+    pub(crate) name: String,
+    /// Topic that it fills.
+    pub(crate) topic: String,
+    /// Field that becomes the record's key.
+    pub(crate) key: Option<String>,
+    pub(crate) log: Log,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) monitor: Arc<Monitor>,
+    pub(crate) mode: RunMode,
+    pub(crate) runtime: Handle,
+    pub(crate) stop: Arc<Stop>,
+}
+
+impl Source {
+    /// The topic as it is now.
+    pub(crate) fn topic_info(&self) -> Result<Arc<TopicInfo>> {
+        self.topic_named(&self.topic)
+    }
+
+    pub(crate) fn topic_named(&self, name: &str) -> Result<Arc<TopicInfo>> {
+        self.log.topic(name).ok_or_else(|| {
+            Error::invalid(format!("there is no topic `{name}`")).with_hint("declare it under `[[topic]]`")
+        })
+    }
+
+    /// Whether to return from `collect`.
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.is_set()
+    }
+
+    /// Waits for `duration`, or less when the source is to stop.
+    pub(crate) fn pause(&self, duration: Duration) {
+        self.stop.wait(duration);
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.mode == RunMode::Drain
+    }
+}
+
+/// A signal that wakes whoever waits.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    pub(crate) fn set(&self) {
+        *self.set.lock() = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        *self.set.lock()
+    }
+
+    fn wait(&self, duration: Duration) {
+        let mut set = self.set.lock();
+        if !*set {
+            self.changed.wait_for(&mut set, duration);
+        }
+    }
+}
+
+/// How a source ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Ended {
+    /// By itself, or because it was stopped.
+    Well,
+    /// For good; the parts of its error.
+    Failed(Kind, String, Option<String>),
+}
+
+impl Ended {
+    fn failed(error: &Error) -> Ended {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        Ended::Failed(error.kind(), text, error.hint().map(str::to_owned))
+    }
+}
+
+/// Runs `collector` on a thread of its own until it ends; the receiver tells how.
+pub(crate) fn spawn(source: Source, mut collector: impl Collector) -> Result<watch::Receiver<Option<Ended>>> {
+    let (ended, told) = watch::channel(None);
+    std::thread::Builder::new()
+        .name(format!("in-{}", source.name))
+        .spawn(move || {
+            let outcome =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&source, &mut collector)));
+            let outcome = outcome
+                .unwrap_or_else(|_| Err(Error::internal(format!("source `{}` panicked", source.name))));
+            let how = match outcome {
+                Ok(()) => {
+                    let state = if source.stopping() { State::Stopped } else { State::Done };
+                    source.monitor.state(state);
+                    info!(source = source.name, records = source.monitor.records(), ?state, "source ended");
+                    Ended::Well
+                }
+                Err(error) => {
+                    error!(source = source.name, error = tell(&error), "source failed for good");
+                    source.monitor.error(&error);
+                    source.monitor.state(State::Stopped);
+                    Ended::failed(&error)
+                }
+            };
+            drop(collector);
+            let _ = ended.send(Some(how));
+        })
+        .map_err(|error| Error::unavailable("no thread for a source").with_source(error))?;
+    Ok(told)
+}
+
+fn run(source: &Source, collector: &mut impl Collector) -> Result<()> {
+    let mut back_off = FIRST_BACK_OFF;
+    source.monitor.state(State::Running);
+    loop {
+        let before = source.monitor.records();
+        let error = match collector.collect(source) {
+            Ok(()) => return Ok(()),
+            Err(_) if source.stopping() => return Ok(()),
+            Err(error) => error,
+        };
+        if !matches!(error.kind(), Kind::Unavailable | Kind::Conflict) {
+            return Err(error);
+        }
+        if source.monitor.records() > before {
+            back_off = FIRST_BACK_OFF;
+        }
+        warn!(source = source.name, error = tell(&error), retry_in_ms = back_off.as_millis(), "source waits");
+        source.monitor.waiting(&error);
+        source.pause(back_off);
+        if source.stopping() {
+            return Ok(());
+        }
+        back_off = (back_off * 2).min(LAST_BACK_OFF);
+    }
+}

@@ -1,0 +1,324 @@
+//! From a file to appends: records, and in the last append the word that the file is done.
+
+use std::io;
+use std::sync::Arc;
+
+use tarn_log::{RecordRef, TopicInfo};
+use tarn_model::config::{CsvHeader, FileFormat, SpooldirConfig};
+use tarn_model::{Error, Result};
+use tracing::{info, warn};
+
+use super::{Position, Progress, SpoolFile, at_path};
+use crate::appender::Appender;
+use crate::json;
+use crate::lines::{Limits, LineCutter, Oversize};
+use crate::rows::{RowCutter, Shape};
+use crate::source::Source;
+use crate::unpack::{self, Packing};
+
+/// Header of a record that could not be what its source's format says: it becomes a dead letter.
+pub(crate) const ERROR_HEADER: &str = "tarn.error";
+/// Size of a record of which only the head is kept.
+const OVERSIZE_HEADER: &str = "tarn.oversize";
+/// Hash of such a record.
+const HASH_HEADER: &str = "tarn.xxh3";
+
+/// Reads `spool` from `resumed` (or its start) on. `None` when the source is to stop before the file's end.
+pub(super) fn read(
+    source: &Source,
+    config: &SpooldirConfig,
+    spool: &mut SpoolFile,
+    resumed: Option<Position>,
+) -> Result<Option<Position>> {
+    let begun = resumed.is_some();
+    let position = resumed.unwrap_or_else(|| Position {
+        name: spool.name.clone(),
+        state: Progress::Reading,
+        records: 0,
+        offset: 0,
+        lines: 0,
+        error: None,
+    });
+    if position.offset > 0 {
+        info!(source = source.name, file = spool.name, line = position.lines, "going on where it stopped");
+    }
+    let packing =
+        Packing::detect(&mut spool.file).map_err(|error| at_path("cannot read", &spool.path, error))?;
+    let topic = source.topic_info()?;
+    let limits = Limits::of_topic(topic.max_record_bytes);
+    let mut writer = Writer {
+        source,
+        spool,
+        appender: Appender::new(source),
+        topic,
+        submitted: begun.then(|| position.clone()),
+        position,
+        packing,
+        timestamp_ms: source.clock.now_ms(),
+    };
+    let end = match config.format {
+        FileFormat::Csv => writer.rows(config, limits)?,
+        FileFormat::Ndjson => writer.lines(limits, true)?,
+        FileFormat::Lines => writer.lines(limits, false)?,
+    };
+    match end {
+        End::Stopped => Ok(None),
+        end => writer.end(end),
+    }
+}
+
+/// How the reading of a file ended.
+enum End {
+    /// At its end.
+    Whole,
+    /// At damage: what it is, and what was read behind the last record.
+    Damaged(String, Vec<u8>),
+    /// Somebody wrote to it.
+    Changed,
+    /// The source is to stop.
+    Stopped,
+}
+
+/// Turns records of one file into appends.
+struct Writer<'a> {
+    source: &'a Source,
+    spool: &'a SpoolFile,
+    appender: Appender<'a>,
+    topic: Arc<TopicInfo>,
+    position: Position,
+    /// The position of the last append.
+    submitted: Option<Position>,
+    packing: Packing,
+    timestamp_ms: i64,
+}
+
+impl Writer<'_> {
+    fn lines(&mut self, limits: Limits, is_ndjson: bool) -> Result<End> {
+        let reader = match self.open(self.position.offset) {
+            Ok(reader) => reader,
+            Err(error) => return self.end_of(error, &[]),
+        };
+        let mut cutter = LineCutter::new(reader, self.position.offset, self.position.lines, limits);
+        let key_field = self.source.key.as_deref().filter(|_| is_ndjson);
+        loop {
+            let line = match cutter.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => {
+                    let remainder = cutter.remainder().to_vec();
+                    (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
+                    return self.end_of(error, &remainder);
+                }
+            };
+            if is_ndjson && line.bytes.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            // A line that is not JSON keeps no key; the tables say what is wrong with it.
+            let key = key_field.and_then(|name| json::field(line.bytes, name).ok().flatten());
+            self.push(line.bytes, key.as_deref(), line.number, line.oversize, None)?;
+            if self.appender.is_full() {
+                (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
+                if let Some(end) = self.submit()? {
+                    return Ok(end);
+                }
+            }
+        }
+        (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
+        Ok(End::Whole)
+    }
+
+    fn rows(&mut self, config: &SpooldirConfig, limits: Limits) -> Result<End> {
+        let delimiter = config.csv.delimiter.as_bytes()[0];
+        let shape = match self.shape(config, delimiter, limits) {
+            Ok(Some(shape)) => shape,
+            Ok(None) => return Ok(End::Whole),
+            Err(error) => return self.end_of(error, &[]),
+        };
+        let (shape, first_offset, first_lines) = shape;
+        if self.position.offset == 0 {
+            (self.position.offset, self.position.lines) = (first_offset, first_lines);
+        }
+        if let Some(key) = self.source.key.as_deref().filter(|_| !shape.has_key()) {
+            warn!(
+                source = self.source.name,
+                file = self.spool.name,
+                key,
+                "the header lacks the key: no record has one"
+            );
+        }
+        let reader = match self.open(self.position.offset) {
+            Ok(reader) => reader,
+            Err(error) => return self.end_of(error, &[]),
+        };
+        let mut cutter = RowCutter::new(reader, self.position.offset, self.position.lines, delimiter, limits);
+        let mut value = Vec::new();
+        loop {
+            let row = match cutter.next() {
+                Ok(Some(row)) => row,
+                Ok(None) => break,
+                Err(error) => {
+                    let remainder = cutter.remainder().to_vec();
+                    (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
+                    return self.end_of(error, &remainder);
+                }
+            };
+            if row.oversize.is_some() {
+                self.push(row.raw, None, row.line, row.oversize, None)?;
+            } else {
+                match shape.encode(&row, &mut value) {
+                    Ok(key) => self.push(&value, key, row.line, None, None)?,
+                    Err(reason) => self.push(row.raw, None, row.line, None, Some(&reason))?,
+                }
+            }
+            if self.appender.is_full() {
+                (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
+                if let Some(end) = self.submit()? {
+                    return Ok(end);
+                }
+            }
+        }
+        (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
+        Ok(End::Whole)
+    }
+
+    /// The shape of the file's rows, and where the first one begins; `None` for a file without any.
+    fn shape(
+        &self,
+        config: &SpooldirConfig,
+        delimiter: u8,
+        limits: Limits,
+    ) -> io::Result<Option<(Shape, u64, u64)>> {
+        let key = self.source.key.as_deref();
+        if matches!(config.csv.header, CsvHeader::Names(_)) {
+            return Ok(Some((Shape::new(&config.csv, None, key).0, 0, 0)));
+        }
+        let mut cutter = RowCutter::new(self.open(0)?, 0, 0, delimiter, limits);
+        let Some(first) = cutter.next()? else { return Ok(None) };
+        let (shape, is_data) = Shape::new(&config.csv, Some(&first), key);
+        Ok(Some(if is_data { (shape, 0, 0) } else { (shape, cutter.offset(), cutter.lines()) }))
+    }
+
+    fn open(&self, offset: u64) -> io::Result<Box<dyn io::Read + Send>> {
+        unpack::open(self.spool.file.try_clone()?, self.packing, offset, &self.source.monitor)
+    }
+
+    fn push(
+        &mut self,
+        value: &[u8],
+        key: Option<&str>,
+        line: u64,
+        oversize: Option<Oversize>,
+        error: Option<&str>,
+    ) -> Result<()> {
+        let (mut number, mut size) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let file = ("file", self.spool.name.as_bytes());
+        let line = ("line", number.format(line).as_bytes());
+        let record = |headers: &[(&str, &[u8])], appender: &mut Appender<'_>| {
+            let key = key.map(str::as_bytes);
+            appender.push(
+                &self.topic,
+                &RecordRef { timestamp_ms: self.timestamp_ms, key, value: Some(value), headers },
+            )
+        };
+        match (oversize, error) {
+            (None, None) => record(&[file, line], &mut self.appender)?,
+            (None, Some(error)) => {
+                record(&[file, line, (ERROR_HEADER, error.as_bytes())], &mut self.appender)?
+            }
+            (Some(Oversize { size: bytes, hash }), _) => {
+                let hash = format!("{hash:016x}");
+                let size = (OVERSIZE_HEADER, size.format(bytes).as_bytes());
+                record(&[file, line, size, (HASH_HEADER, hash.as_bytes())], &mut self.appender)?;
+            }
+        }
+        self.position.records += 1;
+        Ok(())
+    }
+
+    /// Submits what there is with the position; `Some` when reading must end here.
+    fn submit(&mut self) -> Result<Option<End>> {
+        if self.source.stopping() {
+            return Ok(Some(End::Stopped));
+        }
+        if !self.spool.is_unchanged()? {
+            return Ok(Some(End::Changed));
+        }
+        self.appender.position(&self.spool.identity, Some(to_json(&self.position)?));
+        self.appender.submit()?;
+        self.submitted = Some(self.position.clone());
+        self.timestamp_ms = self.source.clock.now_ms();
+        Ok(None)
+    }
+
+    /// What an error of the reader means: damage ends the file, anything else is tried again.
+    fn end_of(&self, error: io::Error, remainder: &[u8]) -> Result<End> {
+        match self.packing.damage(&error) {
+            Some(damage) => Ok(End::Damaged(damage, remainder.to_vec())),
+            None => Err(at_path("cannot read", &self.spool.path, error)),
+        }
+    }
+
+    /// Commits the last records with the final position. `None` when the file changed before anything was committed:
+    /// it was still being written, and is read later.
+    fn end(mut self, end: End) -> Result<Option<Position>> {
+        let end = if self.spool.is_unchanged()? { end } else { End::Changed };
+        let (what, remainder) = match end {
+            End::Changed => {
+                self.appender.discard();
+                let Some(submitted) = self.submitted.take() else {
+                    info!(
+                        source = self.source.name,
+                        file = self.spool.name,
+                        "the file is still being written: it waits"
+                    );
+                    return Ok(None);
+                };
+                self.position = Position { state: Progress::Failed, ..submitted };
+                (Some(CHANGED.to_owned()), Vec::new())
+            }
+            End::Damaged(damage, remainder) => (Some(damage), remainder),
+            End::Whole | End::Stopped => (None, Vec::new()),
+        };
+        if self.position.state == Progress::Reading {
+            self.position.state = Progress::Done;
+        }
+        if let Some(what) = what {
+            let error = format!("{}: {what} after line {}", self.spool.name, self.position.lines);
+            let head = Limits::of_topic(self.topic.max_record_bytes).head.min(remainder.len());
+            self.push(&remainder[..head], None, self.position.lines + 1, None, Some(&error))?;
+            warn!(source = self.source.name, error, "the file could not be read to its end");
+            self.position.error = Some(error);
+        }
+        self.appender.position(&self.spool.identity, Some(to_json(&self.position)?));
+        self.appender.finish()?;
+        info!(
+            source = self.source.name,
+            file = self.spool.name,
+            records = self.position.records,
+            "file is in the log"
+        );
+        Ok(Some(self.position))
+    }
+}
+
+const CHANGED: &str = "the file changed while it was read";
+
+/// Ends a file that was begun and has changed since: a record says so.
+pub(super) fn give_up(source: &Source, spool: &SpoolFile, begun: Position) -> Result<Position> {
+    let writer = Writer {
+        source,
+        spool,
+        appender: Appender::new(source),
+        topic: source.topic_info()?,
+        submitted: Some(begun.clone()),
+        position: begun.clone(),
+        packing: Packing::Plain,
+        timestamp_ms: source.clock.now_ms(),
+    };
+    Ok(writer.end(End::Changed)?.unwrap_or(begun))
+}
+
+pub(super) fn to_json(position: &Position) -> Result<serde_json::Value> {
+    serde_json::to_value(position)
+        .map_err(|error| Error::internal("a position is no JSON").with_source(error))
+}
