@@ -1,1 +1,18 @@
-//! End-to-end tests.
+//! End-to-end tests: the real binary, started, fed, killed and asked.
+//!
+//! Each test has a folder of its own and a free port, so they run side by side. What needs root or other packages stands
+//! in `servers` (feature `servers`), which `tests/servers/run` switches on.
+
+mod harness;
+
+mod bad_input;
+mod cli;
+mod crash;
+mod exactly_once;
+mod flights;
+mod serving;
+mod tidy;
+mod union_read;
+
+#[cfg(feature = "servers")]
+mod servers;

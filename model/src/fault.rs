@@ -65,5 +65,6 @@ fn act(name: &str, action: Option<&str>) -> Result<()> {
             std::thread::park();
         }
     }
+    tracing::warn!(point = name, "fault injected at `{name}`");
     Err(Error::unavailable(format!("fault injected at `{name}`")))
 }

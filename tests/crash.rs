@@ -1,0 +1,193 @@
+//! Every fault point on the way of a record × {kill, error, error after success}: afterwards, exactly once.
+//!
+//! A case feeds files to a running process until the armed point is hit, so a point that is never reached fails its case.
+//! A killed process is started again without faults; one that was told of an error must mend itself or end with an
+//! error, and only the log may choose to end. Then a drain, and the proof.
+
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tarn_model::fault::POINTS;
+
+use crate::harness::{Folder, Running, count, exactly_once, seconds, wait_for};
+
+const CONFIG: &str = r#"
+data_dir = "data"
+
+[log]
+segment_size = "4KiB"
+retention_size = "8KiB"
+compression = "none"
+
+[lake]
+url = "file:lake"
+optimize_after_files = 3
+checkpoint_after_commits = 3
+vacuum_retention = "1ms"
+log_retention = "1ms"
+
+[serving]
+http = "127.0.0.1:0"
+
+[[topic]]
+name = "events"
+partitions = 2
+
+[[source]]
+name = "spool"
+type = "spooldir"
+path = "in"
+pattern = "*.ndjson"
+format = "ndjson"
+topic = "events"
+key = "id"
+every = "50ms"
+
+[[table]]
+name = "events"
+columns = "id BIGINT NOT NULL, name VARCHAR, v DOUBLE"
+commit_every = "100ms"
+"#;
+
+const RECORDS_PER_FILE: i64 = 40;
+const DEAD_PER_FILE: i64 = 2;
+
+/// Files fed so far.
+struct Feeder<'a> {
+    folder: &'a Folder,
+    files: i64,
+}
+
+impl Feeder<'_> {
+    fn feed(&mut self) {
+        let first = self.files * RECORDS_PER_FILE;
+        let mut text = String::new();
+        for id in first..first + RECORDS_PER_FILE {
+            let v = if id % RECORDS_PER_FILE < DEAD_PER_FILE { "\"a word\"" } else { "0.5" };
+            writeln!(text, r#"{{"id":{id},"name":"record {id}","v":{v}}}"#).expect("memory takes everything");
+        }
+        self.folder.put(&format!("in/{:05}.ndjson", self.files), text);
+        self.files += 1;
+    }
+
+    fn rows(&self) -> i64 {
+        self.files * (RECORDS_PER_FILE - DEAD_PER_FILE)
+    }
+
+    fn dead(&self) -> i64 {
+        self.files * DEAD_PER_FILE
+    }
+
+    /// Feeds until `hit` says so.
+    fn feed_until(&mut self, what: &str, running: &mut Running, hit: impl Fn(&mut Running) -> bool) {
+        let start = Instant::now();
+        let mut fed = Instant::now();
+        wait_for(what, seconds(45), || {
+            if self.files < 100 && fed.elapsed() > Duration::from_millis(150) {
+                self.feed();
+                fed = Instant::now();
+            }
+            let hit = hit(running);
+            assert!(hit || running.runs(), "the process ended before the point was hit ({:?}): {}", start.elapsed(), running.said());
+            hit.then_some(())
+        });
+    }
+}
+
+fn killed(point: &str, passes: u32) {
+    let folder = Folder::new(CONFIG);
+    let mut feeder = Feeder { folder: &folder, files: 0 };
+    (0..3).for_each(|_| feeder.feed());
+    let mut running = folder.start_with(&armed(point, passes, "kill"), &[]);
+    feeder.feed_until(&format!("a kill at `{point}`"), &mut running, |running| !running.runs());
+    let ended = running.end(seconds(5));
+    assert_eq!(ended.signal, Some(9), "it ended otherwise: {}", ended.said);
+    proven(&folder, &feeder);
+}
+
+fn told_of_an_error(point: &str, passes: u32) {
+    let folder = Folder::new(CONFIG);
+    let mut feeder = Feeder { folder: &folder, files: 0 };
+    (0..3).for_each(|_| feeder.feed());
+    let mut running = folder.start_with(&armed(point, passes, "error"), &[]);
+    let mark = format!("fault injected at `{point}`");
+    feeder.feed_until(&format!("an error at `{point}` in the log of the process"), &mut running, |running| {
+        running.said().contains(&mark)
+    });
+    let alive = wait_for("the process to mend itself or to end", seconds(30), || {
+        if !running.runs() {
+            return Some(false);
+        }
+        let client = running.address()?;
+        (count(&client, "events")? == feeder.rows()).then_some(true)
+    });
+    if alive {
+        let ended = running.stop();
+        assert_eq!(ended.code, Some(0), "it did not stop well: {}", ended.said);
+    } else {
+        assert!(point.starts_with("log."), "it ended instead of trying again: {}", running.said());
+        let ended = running.end(seconds(5));
+        assert_eq!(ended.code, Some(1), "it ended otherwise: {}", ended.said);
+        assert!(ended.said.contains("error:"), "it did not say why it ended: {}", ended.said);
+    }
+    proven(&folder, &feeder);
+}
+
+fn armed(point: &str, passes: u32, action: &str) -> String {
+    let skip = if passes == 0 { String::new() } else { format!("{passes}*off->") };
+    format!("{point}={skip}1*return({action})")
+}
+
+fn proven(folder: &Folder, feeder: &Feeder<'_>) {
+    folder.drained();
+    assert!(folder.find("in", ".ndjson").is_empty(), "a spool file was not retired");
+    exactly_once(folder, "events", feeder.rows(), feeder.dead());
+    let distinct = folder.number("SELECT count(DISTINCT id) AS n FROM events");
+    assert_eq!(distinct, feeder.rows(), "not every record is there under its own id");
+    folder.never_panicked();
+}
+
+/// Runs `case` for every point that `wanted` names, a few at once, and reports all that fail.
+fn at_each_point(wanted: impl Fn(&str) -> bool, case: impl Fn(&str) + Sync) {
+    let only = std::env::var("TARN_POINT").unwrap_or_default();
+    let points: Vec<&str> = POINTS.iter().copied().filter(|point| wanted(point) && point.contains(&only)).collect();
+    let next = Mutex::new(points.into_iter());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(point) = { next.lock().expect("a lock").next() } {
+                    let start = Instant::now();
+                    match catch_unwind(AssertUnwindSafe(|| case(point))) {
+                        Ok(()) => println!("{point}: {:?}", start.elapsed()),
+                        Err(_) => failed.lock().expect("a lock").push(point),
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("a lock");
+    assert!(failed.is_empty(), "not exactly once after a fault at: {failed:?}");
+}
+
+#[test]
+fn killed_before_or_after_any_step_it_is_exactly_once() {
+    at_each_point(|_| true, |point| killed(point, 0));
+}
+
+#[test]
+fn killed_at_a_later_hit_of_any_step_it_is_exactly_once() {
+    at_each_point(|_| true, |point| killed(point, 2));
+}
+
+#[test]
+fn a_step_that_failed_is_done_again() {
+    at_each_point(|point| point.ends_with(".before"), |point| told_of_an_error(point, 1));
+}
+
+#[test]
+fn a_step_that_succeeded_but_was_reported_as_failed_is_not_done_twice() {
+    at_each_point(|point| point.ends_with(".after"), |point| told_of_an_error(point, 1));
+}

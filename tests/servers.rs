@@ -1,0 +1,242 @@
+//! What needs root or other packages: an independent reader of the lake, a full disk, a read-only lake.
+//!
+//! `tests/servers/run` brings them and switches the feature `servers` on. Then every test that proves "exactly once" asks
+//! the independent reader too.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Client, Folder, count, exactly_once, seconds, wait_for};
+
+/// DuckDB's word on a table of the lake in `folder`.
+#[track_caller]
+pub fn lake_check(folder: &Folder, table: &str, rows: i64, dead: i64) {
+    let python = std::env::var("TARN_PYTHON").expect("TARN_PYTHON: start these tests with tests/servers/run");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/lake_check.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(folder.path("lake"))
+        .arg(table)
+        .args(["--rows", &rows.to_string(), "--dead", &dead.to_string()])
+        .output()
+        .expect("start the independent reader");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "the independent reader says of `{table}`: {printed}{said}");
+}
+
+/// A file system of its own, gone when it is dropped.
+struct Mount {
+    at: PathBuf,
+}
+
+impl Mount {
+    /// A real ext4 of `mib` MiB on a loop device.
+    fn ext4(folder: &Folder, at: &str, mib: u64) -> Mount {
+        let (image, at) = (folder.path(format!("{at}.img")), folder.path(at));
+        fs::create_dir_all(&at).expect("create the mount point");
+        let file = fs::File::create(&image).expect("create the image");
+        file.set_len(mib << 20).expect("size the image");
+        call(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image));
+        call(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at));
+        Mount { at }
+    }
+
+    /// A file system in memory.
+    fn memory(folder: &Folder, at: &str) -> Mount {
+        let at = folder.path(at);
+        fs::create_dir_all(&at).expect("create the mount point");
+        call(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&at));
+        Mount { at }
+    }
+
+    fn remount(&self, how: &str) {
+        call(Command::new("mount").arg("-o").arg(format!("remount,{how}")).arg(&self.at));
+    }
+
+    /// Fills it to the last block.
+    fn fill(&self) -> PathBuf {
+        let ballast = self.at.join("ballast");
+        let mut file = fs::File::create(&ballast).expect("create the ballast");
+        for size in [1 << 16, 1 << 12, 1 << 9, 1] {
+            while file.write_all(&vec![7; size]).is_ok() {}
+        }
+        ballast
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}
+
+#[track_caller]
+fn call(command: &mut Command) {
+    let output = command.output().expect("start it");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+const CONFIG: &str = r#"
+data_dir = "data"
+
+[log]
+segment_size = "1MiB"
+
+[lake]
+url = "file:lake"
+
+[serving]
+http = "127.0.0.1:0"
+
+[[topic]]
+name = "events"
+partitions = 2
+
+[[source]]
+name = "push"
+type = "http"
+topic = "events"
+key = "id"
+
+[[source]]
+name = "spool"
+type = "spooldir"
+path = "in"
+format = "ndjson"
+topic = "events"
+key = "id"
+every = "50ms"
+
+[[table]]
+name = "events"
+columns = "id BIGINT NOT NULL, text VARCHAR"
+commit_every = "200ms"
+"#;
+
+fn events(from: i64, n: i64) -> String {
+    (from..from + n).map(|id| format!("{{\"id\":{id},\"text\":\"event {id} {}\"}}\n", "x".repeat(100))).collect()
+}
+
+fn push(client: &Client, from: i64, n: i64) -> u16 {
+    client.post("/v1/ingest/events", &[], events(from, n).as_bytes()).expect("an answer").status
+}
+
+fn table(client: &Client) -> Option<Value> {
+    client.get("/v1/status").ok()?.json()["tables"].as_array()?.iter().find(|t| t["name"] == "events").cloned()
+}
+
+fn visible(client: &Client, n: i64) {
+    wait_for(&format!("{n} records to be visible"), seconds(60), || (count(client, "events")? == n).then_some(()));
+}
+
+fn committed(client: &Client) {
+    wait_for("everything to be in the lake", seconds(60), || (table(client)?["uncommitted_records"] == 0).then_some(()));
+}
+
+/// The lake takes nothing for a while: it waits, says so, answers from the tail, and goes on by itself.
+fn while_the_lake_refuses(folder: &Folder, refuse: impl FnOnce(), allow: impl FnOnce()) {
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!(push(&client, 0, 500), 200);
+    visible(&client, 500);
+    committed(&client);
+    refuse();
+    assert_eq!(push(&client, 500, 500), 200, "the log still has room");
+    visible(&client, 1000);
+    wait_for("the table to say that it waits", seconds(60), || {
+        let table = table(&client)?;
+        (table["state"] == "waiting" && table["last_error"]["message"].is_string()).then_some(())
+    });
+    assert_eq!(push(&client, 1000, 500), 200);
+    visible(&client, 1500);
+    allow();
+    committed(&client);
+    assert_eq!(push(&client, 1500, 10), 200);
+    visible(&client, 1510);
+    committed(&client);
+    let table = table(&client).expect("a table");
+    assert_eq!(table["state"], "running", "{table}");
+    assert_eq!(running.stop().code, Some(0));
+    folder.drained();
+    exactly_once(folder, "events", 1510, 0);
+    folder.never_panicked();
+}
+
+#[test]
+fn a_full_disk_under_the_lake_is_waited_out() {
+    let folder = Folder::new(CONFIG);
+    let mount = Mount::ext4(&folder, "lake", 16);
+    let ballast = mount.at.join("ballast");
+    while_the_lake_refuses(&folder, || drop(mount.fill()), || fs::remove_file(ballast).expect("make room"));
+    drop(mount);
+}
+
+#[test]
+fn a_read_only_lake_is_waited_out() {
+    let folder = Folder::new(CONFIG);
+    let mount = Mount::memory(&folder, "lake");
+    while_the_lake_refuses(&folder, || mount.remount("ro"), || mount.remount("rw"));
+    drop(mount);
+}
+
+#[test]
+fn a_full_disk_under_the_log_refuses_pushes_and_loses_nothing() {
+    let folder = Folder::new(CONFIG);
+    let mount = Mount::ext4(&folder, "data", 48);
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!(push(&client, 0, 500), 200);
+    visible(&client, 500);
+    let ballast = mount.fill();
+    // Fresh blocks are needed sooner or later: from then on a push is refused, and refused means not there.
+    let mut acknowledged = 500;
+    wait_for("a push to be refused", seconds(60), || match push(&client, acknowledged, 500) {
+        200 => {
+            acknowledged += 500;
+            None
+        }
+        status => {
+            assert!(status >= 500, "a full disk is not the client's mistake: {status}");
+            Some(())
+        }
+    });
+    folder.put("in/waiting.ndjson", events(1_000_000, 2_000));
+    wait_for("the spool source to say that it waits", seconds(60), || {
+        let status = client.get("/v1/status").ok()?.json();
+        let spool = status["sources"].as_array()?.iter().find(|source| source["name"] == "spool")?.clone();
+        (spool["last_error"]["message"].is_string()).then_some(())
+    });
+    visible(&client, acknowledged);
+    fs::remove_file(ballast).expect("make room");
+    visible(&client, acknowledged + 2_000);
+    wait_for("a push to be taken again", seconds(60), || (push(&client, acknowledged, 500) == 200).then_some(()));
+    acknowledged += 500;
+    visible(&client, acknowledged + 2_000);
+    committed(&client);
+    assert_eq!(running.stop().code, Some(0));
+    folder.drained();
+    exactly_once(&folder, "events", acknowledged + 2_000, 0);
+    folder.never_panicked();
+    drop(mount);
+}
+
+#[test]
+fn a_full_disk_at_start_is_an_error_with_a_hint() {
+    let folder = Folder::new(CONFIG);
+    let mount = Mount::ext4(&folder, "data", 16);
+    let ballast = mount.fill();
+    let ended = folder.drain();
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    assert!(ended.said.contains("hint:"), "{}", ended.said);
+    fs::remove_file(ballast).expect("make room");
+    folder.put("in/a.ndjson", events(0, 100));
+    folder.drained();
+    exactly_once(&folder, "events", 100, 0);
+    folder.never_panicked();
+    drop(mount);
+}
