@@ -58,11 +58,13 @@ fn flipped_bytes_in_a_segment_are_an_error_that_names_the_segment() {
     let mut running = folder.start();
     let client = running.ready();
     for i in 0..5 {
-        let answer = client.post("/v1/ingest/events", &[], events(i * 100, 100).as_bytes()).expect("an answer");
+        let answer =
+            client.post("/v1/ingest/events", &[], events(i * 100, 100).as_bytes()).expect("an answer");
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
     running.kill();
-    let segment = folder.find("data", ".log").into_iter().find(|path| fs::metadata(path).is_ok_and(|m| m.len() > 0));
+    let segment =
+        folder.find("data", ".log").into_iter().find(|path| fs::metadata(path).is_ok_and(|m| m.len() > 0));
     let segment = segment.expect("a segment");
     let mut bytes = fs::read(&segment).expect("read the segment");
     let middle = bytes.len() / 2;
@@ -138,7 +140,10 @@ fn invalid_utf8_is_a_dead_letter() {
 #[test]
 fn json_that_is_no_object_is_a_dead_letter() {
     let folder = Folder::new(CONFIG);
-    folder.put("in/odd.ndjson", "[1,2]\n42\n{\"id\":\nnull\n{\"id\":7,\"text\":\"good\"}\n{\"text\":\"no id\"}\n");
+    folder.put(
+        "in/odd.ndjson",
+        "[1,2]\n42\n{\"id\":\nnull\n{\"id\":7,\"text\":\"good\"}\n{\"text\":\"no id\"}\n",
+    );
     folder.drained();
     exactly_once(&folder, "events", 1, 5);
     folder.never_panicked();
@@ -150,7 +155,8 @@ fn a_zero_byte_delta_commit_is_refused_with_a_repair_hint() {
     folder.put("in/a.ndjson", events(0, 10));
     folder.drained();
     let newest = folder.find("lake/events/_delta_log", ".json").pop().expect("a commit");
-    let version: u64 = newest.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok()).expect("a version");
+    let version: u64 =
+        newest.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok()).expect("a version");
     let empty = format!("{:020}.json", version + 1);
     fs::write(folder.path(format!("lake/events/_delta_log/{empty}")), b"").expect("write");
     folder.put("in/b.ndjson", events(10, 10));
@@ -211,7 +217,11 @@ fn a_lake_whose_log_is_gone_is_refused_with_the_way_out() {
     folder.put("in/b.ndjson", events(10, 10));
     let ended = folder.drain();
     refused(&ended, 1, &["events", "tarn table"]);
-    assert!(ended.said.contains("detach") || ended.said.contains("adopt"), "no way out is named: {}", ended.said);
+    assert!(
+        ended.said.contains("detach") || ended.said.contains("adopt"),
+        "no way out is named: {}",
+        ended.said
+    );
     assert_eq!(folder.number("SELECT count(*) AS n FROM events"), 10, "the refused table was touched");
     folder.never_panicked();
 }

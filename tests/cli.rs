@@ -44,7 +44,8 @@ fn exit_codes_tell_a_wrong_command_line_from_a_failure() {
 
 #[test]
 fn check_reports_every_problem_at_once() {
-    let folder = Folder::new(&CONFIG.replace("partitions = 2", "partitions = 0").replace("rate = 0", "rat = 0"));
+    let folder =
+        Folder::new(&CONFIG.replace("partitions = 2", "partitions = 0").replace("rate = 0", "rat = 0"));
     let ended = folder.tarn(&["check", "tarn.toml"]);
     assert_eq!(ended.code, Some(2), "{}", ended.said);
     for word in ["partitions", "`rat`", "rate"] {
@@ -58,9 +59,14 @@ fn an_inferred_table_from_a_generator_is_the_same_at_rest_and_running() {
     folder.drained();
     assert_eq!(folder.number("SELECT count(*) AS n FROM orders"), 2000);
     for (output, first) in [("csv", "n"), ("json", "["), ("ndjson", "{"), ("table", "+")] {
-        let ended = folder.tarn(&["sql", "-c", "tarn.toml", "--output", output, "SELECT count(*) AS n FROM orders"]);
+        let ended =
+            folder.tarn(&["sql", "-c", "tarn.toml", "--output", output, "SELECT count(*) AS n FROM orders"]);
         assert_eq!(ended.code, Some(0), "{}", ended.said);
-        assert!(ended.printed.trim_start().starts_with(first) || output == "table", "{output}: {}", ended.printed);
+        assert!(
+            ended.printed.trim_start().starts_with(first) || output == "table",
+            "{output}: {}",
+            ended.printed
+        );
         assert!(ended.printed.contains("2000"), "{output}: {}", ended.printed);
     }
     let mut running = folder.start();
@@ -86,7 +92,9 @@ fn verify_finds_a_row_that_is_missing_and_one_that_is_doubled() {
     let folder = Folder::new(CONFIG);
     folder.drained();
     let commits = folder.find("lake/orders/_delta_log", ".json");
-    let commit = commits.iter().find(|commit| std::fs::read_to_string(commit).is_ok_and(|text| text.contains("\"add\"")));
+    let commit = commits
+        .iter()
+        .find(|commit| std::fs::read_to_string(commit).is_ok_and(|text| text.contains("\"add\"")));
     let commit = commit.expect("a commit that adds files");
     let text = std::fs::read_to_string(commit).expect("read the commit");
     // A commit of somebody else that takes a file away.
@@ -95,14 +103,24 @@ fn verify_finds_a_row_that_is_missing_and_one_that_is_doubled() {
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
         .find_map(|action| action.get("add").cloned())
         .expect("an add");
-    let newest = commits.last().and_then(|path| path.file_stem()).and_then(|s| s.to_str()).and_then(|s| s.parse::<u64>().ok());
+    let newest = commits
+        .last()
+        .and_then(|path| path.file_stem())
+        .and_then(|s| s.to_str())
+        .and_then(|s| s.parse::<u64>().ok());
     let next = folder.path(format!("lake/orders/_delta_log/{:020}.json", newest.expect("a version") + 1));
     let remove = serde_json::json!({"remove": {
         "path": add["path"], "deletionTimestamp": 0, "dataChange": true, "partitionValues": add["partitionValues"], "size": add["size"],
     }});
     std::fs::write(next, format!("{remove}\n")).expect("write");
     let ended = folder.tarn(&["verify", "-c", "tarn.toml"]);
-    assert_eq!(ended.code, Some(1), "verify did not see that rows are missing: {}{}", ended.printed, ended.said);
+    assert_eq!(
+        ended.code,
+        Some(1),
+        "verify did not see that rows are missing: {}{}",
+        ended.printed,
+        ended.said
+    );
     folder.never_panicked();
 }
 

@@ -90,7 +90,12 @@ impl Feeder<'_> {
                 fed = Instant::now();
             }
             let hit = hit(running);
-            assert!(hit || running.runs(), "the process ended before the point was hit ({:?}): {}", start.elapsed(), running.said());
+            assert!(
+                hit || running.runs(),
+                "the process ended before the point was hit ({:?}): {}",
+                start.elapsed(),
+                running.said()
+            );
             hit.then_some(())
         });
     }
@@ -152,7 +157,8 @@ fn proven(folder: &Folder, feeder: &Feeder<'_>) {
 /// Runs `case` for every point that `wanted` names, a few at once, and reports all that fail.
 fn at_each_point(wanted: impl Fn(&str) -> bool, case: impl Fn(&str) + Sync) {
     let only = std::env::var("TARN_POINT").unwrap_or_default();
-    let points: Vec<&str> = POINTS.iter().copied().filter(|point| wanted(point) && point.contains(&only)).collect();
+    let points: Vec<&str> =
+        POINTS.iter().copied().filter(|point| wanted(point) && point.contains(&only)).collect();
     let next = Mutex::new(points.into_iter());
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

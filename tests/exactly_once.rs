@@ -86,7 +86,8 @@ impl Fire<'_> {
     fn lines(source: &str, from: i64, records: i64) -> String {
         let mut text = String::new();
         for seq in from..from + records {
-            writeln!(text, r#"{{"source":"{source}","seq":{seq},"text":"{source} number {seq}"}}"#).expect("memory");
+            writeln!(text, r#"{{"source":"{source}","seq":{seq},"text":"{source} number {seq}"}}"#)
+                .expect("memory");
         }
         text
     }
@@ -121,7 +122,11 @@ impl Fire<'_> {
             let records = rng.random_range(1..400);
             let text = Self::lines("spool", next, records);
             let name = format!("in/{files:06}.ndjson");
-            if rng.random_bool(0.5) { self.folder.put_gz(&name, text) } else { self.folder.put(&name, text) }
+            if rng.random_bool(0.5) {
+                self.folder.put_gz(&name, text)
+            } else {
+                self.folder.put(&name, text)
+            }
             files += 1;
             next += records;
             self.owed.spool.store(next, Ordering::SeqCst);
@@ -147,7 +152,12 @@ impl Fire<'_> {
                 );
                 match answer {
                     Ok(answer) if answer.status == 200 => acknowledged += 1,
-                    Ok(answer) => assert!(answer.status >= 500 || answer.status == 429, "{}: {}", answer.status, answer.text()),
+                    Ok(answer) => assert!(
+                        answer.status >= 500 || answer.status == 429,
+                        "{}: {}",
+                        answer.status,
+                        answer.text()
+                    ),
                     Err(_) => {}
                 }
                 (acknowledged == wanted).then_some(())
@@ -188,11 +198,17 @@ fn nothing_acknowledged_is_lost_or_doubled_when_killed_at_random() {
     println!("TARN_SEED={seed} TARN_KILLS={kills}");
     let folder = Folder::new(CONFIG);
     std::fs::create_dir_all(folder.path("in")).expect("create the folder");
-    let fire =
-        Fire { folder: &folder, address: Mutex::new(None), over: AtomicBool::new(false), owed: Owed::default(), seed };
+    let fire = Fire {
+        folder: &folder,
+        address: Mutex::new(None),
+        over: AtomicBool::new(false),
+        owed: Owed::default(),
+        seed,
+    };
     let mut rng = StdRng::seed_from_u64(seed);
     let answers = std::thread::scope(|scope| {
-        let feeders = [scope.spawn(|| fire.tail()), scope.spawn(|| fire.spool()), scope.spawn(|| fire.push())];
+        let feeders =
+            [scope.spawn(|| fire.tail()), scope.spawn(|| fire.spool()), scope.spawn(|| fire.push())];
         let counter = scope.spawn(|| fire.count());
         // However this ends, the feeders must end too.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -245,10 +261,17 @@ fn nothing_acknowledged_is_lost_or_doubled_when_killed_at_random() {
         let rows = folder.sql(&format!(
             "SELECT _partition AS p, seq FROM events WHERE source = '{source}' ORDER BY _partition, _offset"
         ));
-        assert!(rows.iter().all(|row| row["p"] == rows[0]["p"]), "one key went to two partitions: source=`{source}`");
+        assert!(
+            rows.iter().all(|row| row["p"] == rows[0]["p"]),
+            "one key went to two partitions: source=`{source}`"
+        );
         let seqs: Vec<i64> = rows.iter().map(|row| row["seq"].as_i64().expect("a number")).collect();
         let in_order: Vec<i64> = (0..owed).collect();
-        assert!(seqs == in_order, "not the records in their order, once each: source=`{source}` {}", differs(&seqs));
+        assert!(
+            seqs == in_order,
+            "not the records in their order, once each: source=`{source}` {}",
+            differs(&seqs)
+        );
     }
     folder.never_panicked();
 }

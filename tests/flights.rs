@@ -93,11 +93,15 @@ fn flights(from: usize, n: usize) -> String {
 }
 
 fn dimensions(folder: &Folder) {
-    folder.put("in/airlines.csv", "carrier,name\nUA,United Air Lines Inc.\nAA,American Airlines Inc.\nB6,JetBlue Airways\n");
+    folder.put(
+        "in/airlines.csv",
+        "carrier,name\nUA,United Air Lines Inc.\nAA,American Airlines Inc.\nB6,JetBlue Airways\n",
+    );
     let mut planes = String::from("tailnum,year,manufacturer,seats\n");
     for i in 0..50 {
         let year = if i == 7 { "NA".to_string() } else { (1990 + i % 20).to_string() };
-        writeln!(planes, "N{i:05},{year},{},{}", ["BOEING", "AIRBUS"][i % 2], 50 + i).expect("memory takes everything");
+        writeln!(planes, "N{i:05},{year},{},{}", ["BOEING", "AIRBUS"][i % 2], 50 + i)
+            .expect("memory takes everything");
     }
     folder.put("in/planes.csv", planes);
 }
@@ -121,7 +125,8 @@ fn a_gzipped_csv_becomes_a_table_once_however_often_it_is_drained() {
     folder.put_gz("in/flights-more.csv.gz", flights(5_000, 700));
     folder.drained();
     exactly_once(&folder, "flights", 5_700, 0);
-    let rows = folder.sql("SELECT count(DISTINCT flight) AS n, sum(flight) AS s, min(time_hour) AS first FROM flights");
+    let rows = folder
+        .sql("SELECT count(DISTINCT flight) AS n, sum(flight) AS s, min(time_hour) AS first FROM flights");
     assert_eq!(rows[0]["n"], 5_700);
     assert_eq!(rows[0]["s"], (0..5_700).sum::<i64>());
     assert!(rows[0]["first"].as_str().is_some_and(|t| t.starts_with("2013-01-01T")), "{}", rows[0]);
@@ -143,9 +148,15 @@ fn files_of_a_table_are_kept_apart_by_its_partition_columns() {
     folder.put("in/flights.csv", flights(0, 300));
     folder.drained();
     for origin in ORIGINS {
-        assert!(!folder.find(&format!("lake/flights/origin={origin}"), ".parquet").is_empty(), "no file of {origin}");
+        assert!(
+            !folder.find(&format!("lake/flights/origin={origin}"), ".parquet").is_empty(),
+            "no file of {origin}"
+        );
     }
-    assert_eq!(folder.number("SELECT count(*) AS n FROM flights WHERE origin = 'EWR'"), (0..300).filter(|i| i / 7 % 3 == 0).count() as i64);
+    assert_eq!(
+        folder.number("SELECT count(*) AS n FROM flights WHERE origin = 'EWR'"),
+        (0..300).filter(|i| i / 7 % 3 == 0).count() as i64
+    );
 }
 
 #[test]
@@ -159,13 +170,20 @@ fn lines_that_do_not_fit_are_dead_letters_that_tell_line_and_reason() {
     folder.put("in/flights.csv", csv);
     folder.drained();
     exactly_once(&folder, "flights", 21, 3);
-    let dead = folder.sql("SELECT reason, field, headers FROM flights_dead_letters ORDER BY _partition, _offset");
+    let dead =
+        folder.sql("SELECT reason, field, headers FROM flights_dead_letters ORDER BY _partition, _offset");
     for (line, hint) in [("22", "field"), ("23", "late"), ("24", "field")] {
         let letter = dead
             .iter()
-            .find(|letter| mentions(&letter["headers"].to_string(), line) || mentions(&letter["reason"].to_string(), line))
+            .find(|letter| {
+                mentions(&letter["headers"].to_string(), line)
+                    || mentions(&letter["reason"].to_string(), line)
+            })
             .unwrap_or_else(|| panic!("no dead letter tells line {line}: {dead:?}"));
-        assert!(letter["reason"].to_string().contains(hint), "line {line} is dead for another reason: {letter}");
+        assert!(
+            letter["reason"].to_string().contains(hint),
+            "line {line} is dead for another reason: {letter}"
+        );
         assert!(letter["headers"].to_string().contains("flights.csv"), "the file is not told: {letter}");
     }
     let word = dead.iter().find(|letter| letter["field"] == "dep_delay");

@@ -14,7 +14,7 @@ use crate::harness::{Client, Folder, count, exactly_once, seconds, wait_for};
 
 /// DuckDB's word on a table of the lake in `folder`.
 #[track_caller]
-pub fn lake_check(folder: &Folder, table: &str, rows: i64, dead: i64) {
+pub(crate) fn lake_check(folder: &Folder, table: &str, rows: i64, dead: i64) {
     let python = std::env::var("TARN_PYTHON").expect("TARN_PYTHON: start these tests with tests/servers/run");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/lake_check.py");
     let output = Command::new(python)
@@ -119,7 +119,9 @@ commit_every = "200ms"
 "#;
 
 fn events(from: i64, n: i64) -> String {
-    (from..from + n).map(|id| format!("{{\"id\":{id},\"text\":\"event {id} {}\"}}\n", "x".repeat(100))).collect()
+    (from..from + n)
+        .map(|id| format!("{{\"id\":{id},\"text\":\"event {id} {}\"}}\n", "x".repeat(100)))
+        .collect()
 }
 
 fn push(client: &Client, from: i64, n: i64) -> u16 {
@@ -127,15 +129,23 @@ fn push(client: &Client, from: i64, n: i64) -> u16 {
 }
 
 fn table(client: &Client) -> Option<Value> {
-    client.get("/v1/status").ok()?.json()["tables"].as_array()?.iter().find(|t| t["name"] == "events").cloned()
+    client.get("/v1/status").ok()?.json()["tables"]
+        .as_array()?
+        .iter()
+        .find(|t| t["name"] == "events")
+        .cloned()
 }
 
 fn visible(client: &Client, n: i64) {
-    wait_for(&format!("{n} records to be visible"), seconds(60), || (count(client, "events")? == n).then_some(()));
+    wait_for(&format!("{n} records to be visible"), seconds(60), || {
+        (count(client, "events")? == n).then_some(())
+    });
 }
 
 fn committed(client: &Client) {
-    wait_for("everything to be in the lake", seconds(60), || (table(client)?["uncommitted_records"] == 0).then_some(()));
+    wait_for("everything to be in the lake", seconds(60), || {
+        (table(client)?["uncommitted_records"] == 0).then_some(())
+    });
 }
 
 /// The lake takes nothing for a while: it waits, says so, answers from the tail, and goes on by itself.
@@ -214,7 +224,9 @@ fn a_full_disk_under_the_log_refuses_pushes_and_loses_nothing() {
     visible(&client, acknowledged);
     fs::remove_file(ballast).expect("make room");
     visible(&client, acknowledged + 2_000);
-    wait_for("a push to be taken again", seconds(60), || (push(&client, acknowledged, 500) == 200).then_some(()));
+    wait_for("a push to be taken again", seconds(60), || {
+        (push(&client, acknowledged, 500) == 200).then_some(())
+    });
     acknowledged += 500;
     visible(&client, acknowledged + 2_000);
     committed(&client);

@@ -35,14 +35,17 @@ commit_every = "200ms"
 "#;
 
 fn push(client: &Client, from: i64, n: i64) {
-    let body: String = (from..from + n).map(|id| format!("{{\"id\":{id},\"text\":\"event {id}\"}}\n")).collect();
+    let body: String =
+        (from..from + n).map(|id| format!("{{\"id\":{id},\"text\":\"event {id}\"}}\n")).collect();
     let answer = client.post("/v1/ingest/events", &[], body.as_bytes()).expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 fn pushed(client: &Client, from: i64, n: i64) {
     push(client, from, n);
-    wait_for("the records to be visible", seconds(20), || (count(client, "events")? == from + n).then_some(()));
+    wait_for("the records to be visible", seconds(20), || {
+        (count(client, "events")? == from + n).then_some(())
+    });
 }
 
 #[test]
@@ -53,18 +56,30 @@ fn an_answer_comes_in_the_format_that_was_asked_for() {
     pushed(&client, 0, 3);
     let ask = |accept: &str| {
         let sql = "SELECT id, text FROM events ORDER BY id";
-        let answer = client.post("/v1/sql", &[("Accept", accept), ("Content-Type", "text/plain")], sql.as_bytes());
+        let answer =
+            client.post("/v1/sql", &[("Accept", accept), ("Content-Type", "text/plain")], sql.as_bytes());
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, 200, "{accept}: {}", answer.text());
-        assert_eq!(answer.header(VECTOR).map(|v| v.starts_with("events:")), Some(true), "{:?}", answer.headers);
+        assert_eq!(
+            answer.header(VECTOR).map(|v| v.starts_with("events:")),
+            Some(true),
+            "{:?}",
+            answer.headers
+        );
         answer
     };
     assert_eq!(ask("application/json").json()[2], json!({"id": 2, "text": "event 2"}));
     let lines = ask("application/x-ndjson").text();
-    assert_eq!(lines.lines().nth(1).map(|line| serde_json::from_str(line).expect("JSON")), Some(json!({"id": 1, "text": "event 1"})));
+    assert_eq!(
+        lines.lines().nth(1).map(|line| serde_json::from_str(line).expect("JSON")),
+        Some(json!({"id": 1, "text": "event 1"}))
+    );
     assert_eq!(ask("text/csv").text().replace("\r\n", "\n"), "id,text\n0,event 0\n1,event 1\n2,event 2\n");
     let stream = ask("application/vnd.apache.arrow.stream");
-    let batches: Vec<_> = StreamReader::try_new(Cursor::new(stream.body), None).expect("a stream").map(|b| b.expect("a batch")).collect();
+    let batches: Vec<_> = StreamReader::try_new(Cursor::new(stream.body), None)
+        .expect("a stream")
+        .map(|b| b.expect("a batch"))
+        .collect();
     let ids: Vec<i64> = batches
         .iter()
         .flat_map(|b| b.column(0).as_any().downcast_ref::<Int64Array>().expect("BIGINT").values().to_vec())
@@ -80,7 +95,11 @@ fn parameters_stand_for_values() {
     let client = running.ready();
     pushed(&client, 0, 5);
     let body = json!({"sql": "SELECT text FROM events WHERE id = $1 OR text = $2 ORDER BY id", "params": [3, "event 4"]}).to_string();
-    let answer = client.post("/v1/sql", &[("Content-Type", "application/json"), ("Accept", "application/json")], body.as_bytes());
+    let answer = client.post(
+        "/v1/sql",
+        &[("Content-Type", "application/json"), ("Accept", "application/json")],
+        body.as_bytes(),
+    );
     assert_eq!(answer.expect("an answer").json(), json!([{"text": "event 3"}, {"text": "event 4"}]));
 }
 
@@ -175,11 +194,19 @@ fn ingest_answers_a_repeat_like_the_first_and_refuses_what_is_wrong() {
     assert_eq!(again.0, 200, "{}", again.1);
     let ranges = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["ranges"].clone();
     assert_eq!(ranges(&again.1), ranges(&first.1), "the repeat was answered otherwise");
-    assert_eq!(post("/v1/ingest/events", Some("a"), "{\"id\":3}\n").0, 422, "another body under the same key");
+    assert_eq!(
+        post("/v1/ingest/events", Some("a"), "{\"id\":3}\n").0,
+        422,
+        "another body under the same key"
+    );
     assert_eq!(post("/v1/ingest/events", Some("b"), "[{\"id\":3},{\"id\":4}]").0, 200, "an array");
     let malformed = post("/v1/ingest/events", None, "{\"id\":5}\n{\"id\":\n");
     assert_eq!(malformed.0, 400, "{}", malformed.1);
-    assert!(malformed.1.contains("line 2") || malformed.1.contains("line=`2`"), "the line is not told: {}", malformed.1);
+    assert!(
+        malformed.1.contains("line 2") || malformed.1.contains("line=`2`"),
+        "the line is not told: {}",
+        malformed.1
+    );
     assert_eq!(post("/v1/ingest/nowhere", None, "{\"id\":5}").0, 404);
     wait_for("four records and no more", seconds(20), || (count(&client, "events")? == 4).then_some(()));
     assert_eq!(running.stop().code, Some(0));
@@ -200,7 +227,10 @@ fn metrics_and_status_tell_the_same_counts() {
     let metrics = client.get("/metrics").expect("an answer");
     assert_eq!(metrics.status, 200);
     let text = metrics.text();
-    assert!(text.lines().any(|line| line.contains("events") && line.ends_with(" 7")), "no metric says 7:\n{text}");
+    assert!(
+        text.lines().any(|line| line.contains("events") && line.ends_with(" 7")),
+        "no metric says 7:\n{text}"
+    );
     assert_eq!(client.get("/healthz").expect("an answer").status, 200);
     assert_eq!(client.get("/").expect("an answer").status, 200);
     assert_eq!(client.get("/nothing").expect("an answer").status, 404);

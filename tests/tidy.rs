@@ -23,7 +23,8 @@ fn files(suffixes: &[&str]) -> Vec<(String, String)> {
                     open.push(path);
                 }
             } else if suffixes.iter().any(|suffix| name.ends_with(suffix)) {
-                let relative = path.strip_prefix(&root).expect("below the root").to_string_lossy().into_owned();
+                let relative =
+                    path.strip_prefix(&root).expect("below the root").to_string_lossy().into_owned();
                 found.push((relative, fs::read_to_string(&path).unwrap_or_default()));
             }
         }
@@ -72,7 +73,9 @@ fn no_file_is_named_after_nothing() {
         files(&[".rs"])
             .into_iter()
             .filter(|(path, _)| {
-                path.split(['/', '.']).any(|part| ["utils", "util", "helpers", "helper", "manager", "common", "misc"].contains(&part))
+                path.split(['/', '.']).any(|part| {
+                    ["utils", "util", "helpers", "helper", "manager", "common", "misc"].contains(&part)
+                })
             })
             .map(|(path, _)| format!("{path}: say what it is instead"))
             .collect(),
@@ -109,7 +112,10 @@ fn only_the_lake_names_delta_and_only_the_log_names_its_database() {
     let allowed = |path: &str, crates: &[&str]| crates.iter().any(|name| path.starts_with(name));
     let mut problems = Vec::new();
     for (path, text) in files(&["Cargo.toml"]) {
-        let uses = |name: &str| text.lines().any(|line| line.starts_with(&format!("{name}.")) || line.starts_with(&format!("{name} =")));
+        let uses = |name: &str| {
+            text.lines()
+                .any(|line| line.starts_with(&format!("{name}.")) || line.starts_with(&format!("{name} =")))
+        };
         if path != "Cargo.toml" && uses("deltalake") && !allowed(&path, &["lake/"]) {
             problems.push(format!("{path} depends on deltalake"));
         }

@@ -49,7 +49,8 @@ fn every_answer_is_one_exact_cut_while_commits_and_merges_run() {
     let answers = AtomicU64::new(0);
     let pushed = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let mut threads = vec![scope.spawn(|| push(&client, &over, &pushed)), scope.spawn(|| optimize(&client, &over))];
+        let mut threads =
+            vec![scope.spawn(|| push(&client, &over, &pushed)), scope.spawn(|| optimize(&client, &over))];
         for reader in 0..READERS {
             let (client, over, answers) = (&client, &over, &answers);
             threads.push(scope.spawn(move || read(client, over, answers, reader)));
@@ -69,7 +70,8 @@ fn every_answer_is_one_exact_cut_while_commits_and_merges_run() {
         }
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    let merges = folder.find("lake/events/_delta_log", ".json").iter().filter(|commit| is_merge(commit)).count();
+    let merges =
+        folder.find("lake/events/_delta_log", ".json").iter().filter(|commit| is_merge(commit)).count();
     println!("{} answers were exact, {merges} merges", answers.load(Ordering::SeqCst));
     assert!(merges > 0, "nothing was merged while the readers ran");
     assert!(answers.load(Ordering::SeqCst) > 100, "the readers were hardly answered");
@@ -81,7 +83,10 @@ fn every_answer_is_one_exact_cut_while_commits_and_merges_run() {
 }
 
 fn table(status: &Value) -> &Value {
-    status["tables"].as_array().and_then(|tables| tables.iter().find(|t| t["name"] == "events")).unwrap_or(&Value::Null)
+    status["tables"]
+        .as_array()
+        .and_then(|tables| tables.iter().find(|t| t["name"] == "events"))
+        .unwrap_or(&Value::Null)
 }
 
 /// A commit that adds files without changing data.
@@ -98,7 +103,8 @@ fn push(client: &Client, over: &AtomicBool, pushed: &AtomicU64) {
             writeln!(body, r#"{{"id":{id},"text":"event {id}"}}"#).expect("memory takes everything");
             id += 1;
         }
-        let answer = client.post("/v1/ingest/events", &[("Content-Type", "application/x-ndjson")], body.as_bytes());
+        let answer =
+            client.post("/v1/ingest/events", &[("Content-Type", "application/x-ndjson")], body.as_bytes());
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, 200, "{}", answer.text());
         pushed.store(id, Ordering::SeqCst);

@@ -12,31 +12,31 @@ use super::process::{Ended, Running};
 
 /// The folder; it goes when the test ends well. When the test fails it prints what the processes in it said.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     dir: tempfile::TempDir,
     starts: AtomicUsize,
 }
 
 impl Folder {
     /// An empty folder with `config` as its `tarn.toml`. The config's HTTP port should be 0.
-    pub fn new(config: &str) -> Folder {
+    pub(crate) fn new(config: &str) -> Folder {
         let folder = Folder { dir: tempfile::tempdir().expect("a folder"), starts: AtomicUsize::new(0) };
         folder.configure(config);
         folder
     }
 
     /// Replaces the config.
-    pub fn configure(&self, config: &str) {
+    pub(crate) fn configure(&self, config: &str) {
         fs::write(self.path("tarn.toml"), config).expect("write the config");
     }
 
     /// A path in the folder.
-    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(relative)
     }
 
     /// Makes a complete file appear at once.
-    pub fn put(&self, relative: &str, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn put(&self, relative: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path(relative);
         let parent = path.parent().expect("a file has a folder");
         fs::create_dir_all(parent).expect("create the folder");
@@ -47,12 +47,12 @@ impl Folder {
     }
 
     /// The same, gzipped.
-    pub fn put_gz(&self, relative: &str, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn put_gz(&self, relative: &str, bytes: impl AsRef<[u8]>) {
         self.put(relative, gzip(bytes.as_ref()));
     }
 
     /// Appends to a file that grows.
-    pub fn grow(&self, relative: &str, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn grow(&self, relative: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path(relative);
         fs::create_dir_all(path.parent().expect("a file has a folder")).expect("create the folder");
         let mut file = fs::OpenOptions::new().append(true).create(true).open(path).expect("open the file");
@@ -60,7 +60,7 @@ impl Folder {
     }
 
     /// Files below `relative` whose path ends in `suffix`, in order.
-    pub fn find(&self, relative: &str, suffix: &str) -> Vec<PathBuf> {
+    pub(crate) fn find(&self, relative: &str, suffix: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut open = vec![self.path(relative)];
         while let Some(dir) = open.pop() {
@@ -78,7 +78,7 @@ impl Folder {
     }
 
     /// The binary with `arguments`, in this folder, its stderr kept in a file.
-    pub fn command(&self, arguments: &[&str]) -> (Command, PathBuf) {
+    pub(crate) fn command(&self, arguments: &[&str]) -> (Command, PathBuf) {
         let number = self.starts.fetch_add(1, Ordering::SeqCst);
         fs::create_dir_all(self.path("said")).expect("create the folder");
         let said = self.path(format!("said/{number:03}.stderr"));
@@ -96,12 +96,12 @@ impl Folder {
     }
 
     /// Starts `tarn run`.
-    pub fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         self.start_with("", &[])
     }
 
     /// Starts `tarn run` with fault points armed and further arguments.
-    pub fn start_with(&self, failpoints: &str, more: &[&str]) -> Running {
+    pub(crate) fn start_with(&self, failpoints: &str, more: &[&str]) -> Running {
         let arguments: Vec<&str> = ["run", "tarn.toml"].iter().chain(more).copied().collect();
         let (mut command, said) = self.command(&arguments);
         if !failpoints.is_empty() {
@@ -111,25 +111,25 @@ impl Folder {
     }
 
     /// Starts `tarn demo` in the folder `demo` of this one.
-    pub fn start_demo(&self) -> Running {
+    pub(crate) fn start_demo(&self) -> Running {
         let (command, said) = self.command(&["demo", "--dir", "demo"]);
         Running::spawn(command, said, self.path("demo/data/process.json"))
     }
 
     /// `tarn run --drain`, to its end, whatever that is.
-    pub fn drain(&self) -> Ended {
+    pub(crate) fn drain(&self) -> Ended {
         self.start_with("", &["--drain"]).end(super::seconds(120))
     }
 
     /// `tarn run --drain` that must end well.
     #[track_caller]
-    pub fn drained(&self) {
+    pub(crate) fn drained(&self) {
         let ended = self.drain();
         assert_eq!(ended.code, Some(0), "drain ended with {:?}: {}", ended.code, ended.said);
     }
 
     /// Any other command, to its end.
-    pub fn tarn(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn tarn(&self, arguments: &[&str]) -> Ended {
         let (mut command, said) = self.command(arguments);
         command.stdout(Stdio::piped());
         Running::spawn(command, said, self.path("data/process.json")).end(super::seconds(120))
@@ -137,7 +137,7 @@ impl Folder {
 
     /// `tarn sql` on the lake at rest (or the running process): rows.
     #[track_caller]
-    pub fn sql(&self, query: &str) -> Vec<Value> {
+    pub(crate) fn sql(&self, query: &str) -> Vec<Value> {
         let ended = self.tarn(&["sql", "-c", "tarn.toml", "--output", "ndjson", query]);
         assert_eq!(ended.code, Some(0), "`{query}` failed: {}", ended.said);
         ended
@@ -150,14 +150,17 @@ impl Folder {
 
     /// One number of one row.
     #[track_caller]
-    pub fn number(&self, query: &str) -> i64 {
+    pub(crate) fn number(&self, query: &str) -> i64 {
         let rows = self.sql(query);
         let row = rows.first().and_then(Value::as_object).unwrap_or_else(|| panic!("no row from `{query}`"));
-        row.values().next().and_then(Value::as_i64).unwrap_or_else(|| panic!("no number from `{query}`: {row:?}"))
+        row.values()
+            .next()
+            .and_then(Value::as_i64)
+            .unwrap_or_else(|| panic!("no number from `{query}`: {row:?}"))
     }
 
     /// Everything that processes in this folder said on stderr, in order of their start.
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let mut said = String::new();
         for file in self.find("said", ".stderr") {
             said += &format!("--- {}\n", file.file_name().expect("a name").to_string_lossy());
@@ -168,7 +171,7 @@ impl Folder {
 
     /// No process in this folder has panicked.
     #[track_caller]
-    pub fn never_panicked(&self) {
+    pub(crate) fn never_panicked(&self) {
         assert!(!self.said().contains("panicked"), "a process panicked");
     }
 }
@@ -178,7 +181,11 @@ impl Drop for Folder {
         if std::thread::panicking() {
             let said = self.said();
             let lines: Vec<&str> = said.lines().collect();
-            eprintln!("said in {}:\n{}", self.dir.path().display(), lines[lines.len().saturating_sub(120)..].join("\n"));
+            eprintln!(
+                "said in {}:\n{}",
+                self.dir.path().display(),
+                lines[lines.len().saturating_sub(120)..].join("\n")
+            );
             if std::env::var_os("TARN_KEEP").is_some() {
                 self.dir.disable_cleanup(true);
             }
@@ -187,7 +194,7 @@ impl Drop for Folder {
 }
 
 /// `bytes` as a gzip file.
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).expect("memory takes everything");
     encoder.finish().expect("memory takes everything")

@@ -1,79 +1,83 @@
 //! A small HTTP/1.1 client: one connection per request, every header in the test's hands, and a truncated body is an
 //! error (the server may be killed at any time).
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
 
 /// The header in which an answer says what it saw, in lower case.
-pub const VECTOR: &str = "tarn-vector";
+pub(crate) const VECTOR: &str = "tarn-vector";
 
 /// An answer, whole.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Status code.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Names in lower case, and values.
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// The body.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     /// The body as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The body as JSON.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.text()))
     }
 
     /// A header's value.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// Where to send requests.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     address: String,
 }
 
 impl Client {
     /// A client of `address`, e.g. `127.0.0.1:8080`.
-    pub fn new(address: impl Into<String>) -> Client {
+    pub(crate) fn new(address: impl Into<String>) -> Client {
         Client { address: address.into() }
     }
 
     /// The address.
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// GET.
-    pub fn get(&self, path: &str) -> io::Result<Answer> {
+    pub(crate) fn get(&self, path: &str) -> io::Result<Answer> {
         self.request("GET", path, &[], b"")
     }
 
     /// POST.
-    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
         self.request("POST", path, headers, body)
     }
 
     /// One statement, answered as JSON.
-    pub fn try_sql(&self, sql: &str) -> io::Result<Answer> {
-        self.post("/v1/sql", &[("Content-Type", "text/plain"), ("Accept", "application/json")], sql.as_bytes())
+    pub(crate) fn try_sql(&self, sql: &str) -> io::Result<Answer> {
+        self.post(
+            "/v1/sql",
+            &[("Content-Type", "text/plain"), ("Accept", "application/json")],
+            sql.as_bytes(),
+        )
     }
 
     /// One statement that must be answered: its rows.
     #[track_caller]
-    pub fn sql(&self, sql: &str) -> Vec<Value> {
+    pub(crate) fn sql(&self, sql: &str) -> Vec<Value> {
         let answer = self.try_sql(sql).unwrap_or_else(|e| panic!("no answer to `{sql}`: {e}"));
         assert_eq!(answer.status, 200, "`{sql}` was answered: {}", answer.text());
         match answer.json() {
@@ -83,11 +87,18 @@ impl Client {
     }
 
     /// Sends one request and reads the whole answer.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Answer> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head += &format!("Host: {}\r\n", self.address);
         }
@@ -107,7 +118,11 @@ impl Client {
 fn read_answer(mut stream: impl BufRead) -> io::Result<Answer> {
     let broken = |what: &str| io::Error::new(io::ErrorKind::UnexpectedEof, what.to_string());
     let status_line = read_line(&mut stream)?;
-    let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| broken("no status"))?;
+    let status = status_line
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(|| broken("no status"))?;
     let mut headers = Vec::new();
     loop {
         let line = read_line(&mut stream)?;

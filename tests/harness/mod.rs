@@ -6,8 +6,8 @@ mod process;
 mod proof;
 mod wait;
 
-pub use folder::{Folder, gzip};
-pub use http::{Client, VECTOR};
-pub use process::{Ended, Running};
-pub use proof::{count, exactly_once};
-pub use wait::{seconds, wait_for};
+pub(crate) use folder::{Folder, gzip};
+pub(crate) use http::{Client, VECTOR};
+pub(crate) use process::{Ended, Running};
+pub(crate) use proof::{count, exactly_once};
+pub(crate) use wait::{seconds, wait_for};

@@ -14,7 +14,7 @@ use super::wait::{seconds, wait_for};
 
 /// A running process; killed when it is dropped.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     said: PathBuf,
     process_file: PathBuf,
@@ -23,15 +23,15 @@ pub struct Running {
 
 /// A process that has ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Exit code, if it was not killed.
-    pub code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// Signal that killed it.
-    pub signal: Option<i32>,
+    pub(crate) signal: Option<i32>,
     /// What it wrote to stdout.
-    pub printed: String,
+    pub(crate) printed: String,
     /// What it wrote to stderr.
-    pub said: String,
+    pub(crate) said: String,
 }
 
 impl Running {
@@ -48,17 +48,17 @@ impl Running {
     }
 
     /// What it has written to stderr so far.
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.said).unwrap_or_default()).into_owned()
     }
 
     /// Whether it still runs.
-    pub fn runs(&mut self) -> bool {
+    pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }
 
     /// Its HTTP address, once it has written it down.
-    pub fn address(&self) -> Option<Client> {
+    pub(crate) fn address(&self) -> Option<Client> {
         let text = fs::read(&self.process_file).ok()?;
         let process: Value = serde_json::from_slice(&text).ok()?;
         (process["pid"].as_u64() == Some(u64::from(self.child.id())))
@@ -68,13 +68,13 @@ impl Running {
 
     /// Its HTTP client, once `/healthz` says 200.
     #[track_caller]
-    pub fn ready(&mut self) -> Client {
+    pub(crate) fn ready(&mut self) -> Client {
         self.ready_within(seconds(60))
     }
 
     /// The same with another deadline.
     #[track_caller]
-    pub fn ready_within(&mut self, deadline: Duration) -> Client {
+    pub(crate) fn ready_within(&mut self, deadline: Duration) -> Client {
         wait_for("/healthz to answer 200", deadline, || {
             assert!(self.runs(), "it ended before it was ready: {}", self.said());
             let client = self.address()?;
@@ -84,14 +84,14 @@ impl Running {
     }
 
     /// SIGKILL, and gone.
-    pub fn kill(mut self) -> Ended {
+    pub(crate) fn kill(mut self) -> Ended {
         let _ = self.child.kill();
         self.end(seconds(30))
     }
 
     /// SIGTERM, then its own end.
     #[track_caller]
-    pub fn stop(self) -> Ended {
+    pub(crate) fn stop(self) -> Ended {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal the child");
         self.end(seconds(60))
@@ -99,7 +99,7 @@ impl Running {
 
     /// Waits for its end.
     #[track_caller]
-    pub fn end(mut self, deadline: Duration) -> Ended {
+    pub(crate) fn end(mut self, deadline: Duration) -> Ended {
         let status = wait_for(&format!("process {} to end", self.child.id()), deadline, || {
             self.child.try_wait().expect("a child")
         });

@@ -6,7 +6,7 @@ use super::folder::Folder;
 use super::http::Client;
 
 /// `count(*)` of a table, if there is an answer.
-pub fn count(client: &Client, table: &str) -> Option<i64> {
+pub(crate) fn count(client: &Client, table: &str) -> Option<i64> {
     let answer = client.try_sql(&format!("SELECT count(*) AS n FROM {table}")).ok()?;
     (answer.status == 200).then(|| answer.json()[0]["n"].as_i64()).flatten()
 }
@@ -14,7 +14,7 @@ pub fn count(client: &Client, table: &str) -> Option<i64> {
 /// The lake at rest holds `rows` rows and `dead` dead letters of `table`, together each offset of each partition once,
 /// and `tarn verify` says so too. With the feature `servers`, an independent reader must agree.
 #[track_caller]
-pub fn exactly_once(folder: &Folder, table: &str, rows: i64, dead: i64) {
+pub(crate) fn exactly_once(folder: &Folder, table: &str, rows: i64, dead: i64) {
     let mut seen: BTreeMap<i64, (i64, i64, i64)> = BTreeMap::new();
     let mut totals = Vec::new();
     let dead_letters = format!("{table}_dead_letters");
@@ -45,7 +45,7 @@ pub fn exactly_once(folder: &Folder, table: &str, rows: i64, dead: i64) {
 
 /// `tarn verify` ends with 0.
 #[track_caller]
-pub fn verified(folder: &Folder) {
+pub(crate) fn verified(folder: &Folder) {
     let ended = folder.tarn(&["verify", "-c", "tarn.toml"]);
     assert_eq!(ended.code, Some(0), "verify: {}\n{}", ended.printed, ended.said);
 }
