@@ -38,12 +38,7 @@ impl Append {
     }
 
     /// Encodes a record for a given partition.
-    pub fn push_to(
-        &mut self,
-        topic: &Arc<TopicInfo>,
-        partition: PartitionId,
-        record: &RecordRef<'_>,
-    ) -> Result<()> {
+    pub fn push_to(&mut self, topic: &Arc<TopicInfo>, partition: PartitionId, record: &RecordRef<'_>) -> Result<()> {
         unimplemented!()
     }
 

@@ -16,7 +16,7 @@ use tarn_model::{Boundary, Offset, OffsetRange, PartitionId, Result};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use append::{Append, Appended, Idempotency, RecordRef};
+pub use append::{Appended, Append, Idempotency, RecordRef};
 pub use fetch::{Fetch, RecordView, Records};
 pub use options::{LogOptions, TopicInfo, TopicOptions};
 
@@ -70,13 +70,7 @@ impl Log {
     /// Records of one partition from `from` on: whole batches, at least one if there is any, about `max_bytes` of them;
     /// never beyond the committed end. `from` below the start is an [`tarn_model::Kind::Invalid`] error that names the
     /// start. Blocking (reads files).
-    pub fn fetch(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        from: Offset,
-        max_bytes: usize,
-    ) -> Result<Fetch> {
+    pub fn fetch(&self, topic: &str, partition: PartitionId, from: Offset, max_bytes: usize) -> Result<Fetch> {
         unimplemented!()
     }
 

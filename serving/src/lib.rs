@@ -30,12 +30,7 @@ impl Engine {
     }
 
     /// Runs one query. `as_of` cuts every table at that vector; otherwise the newest cuts are taken, once.
-    pub async fn query(
-        &self,
-        sql: &str,
-        params: &[serde_json::Value],
-        as_of: Option<&OffsetVector>,
-    ) -> Result<Answer> {
+    pub async fn query(&self, sql: &str, params: &[serde_json::Value], as_of: Option<&OffsetVector>) -> Result<Answer> {
         unimplemented!()
     }
 }

@@ -199,11 +199,7 @@ impl TableOpener {
             } else if records >= SAMPLE_RECORDS || since.elapsed() >= SAMPLE_TIME {
                 return self.infer_from(topic, &starts).await;
             }
-            let wait = if records == 0 {
-                Duration::from_secs(3600)
-            } else {
-                SAMPLE_TIME.saturating_sub(since.elapsed())
-            };
+            let wait = if records == 0 { Duration::from_secs(3600) } else { SAMPLE_TIME.saturating_sub(since.elapsed()) };
             match tokio::time::timeout(wait, commits.changed()).await {
                 Ok(Err(_)) => return Err(Error::unavailable("the log was closed")),
                 Ok(Ok(())) | Err(_) => {}
@@ -234,12 +230,7 @@ impl TableOpener {
         .await
     }
 
-    async fn create(
-        &self,
-        config: &TableConfig,
-        topic: Arc<TopicInfo>,
-        columns: Columns,
-    ) -> Result<OpenTable> {
+    async fn create(&self, config: &TableConfig, topic: Arc<TopicInfo>, columns: Columns) -> Result<OpenTable> {
         let format = self.format(config, columns);
         let dead_letters = self.create_dead_letters(config, &topic, &format).await?;
         let table = NewTable {
@@ -283,10 +274,7 @@ impl TableOpener {
             return Ok(());
         }
         let what = match known {
-            Some(id) => format!(
-                "was filled from another log (topic id {id}, this log's topic `{}` has {})",
-                topic.name, topic.id
-            ),
+            Some(id) => format!("was filled from another log (topic id {id}, this log's topic `{}` has {})", topic.name, topic.id),
             None => "was not made from a topic, or was detached from it".to_owned(),
         };
         Err(Error::invalid(format!("table `{}` in the lake {what}", table.name())).with_hint(format!(
@@ -315,13 +303,7 @@ impl TableOpener {
     }
 
     /// Commits the rows that belong to dead letters whose commit came before the process died.
-    async fn settle(
-        &self,
-        topic: &TopicInfo,
-        format: &TableFormat,
-        lake: &LakeTable,
-        dead: &LakeTable,
-    ) -> Result<()> {
+    async fn settle(&self, topic: &TopicInfo, format: &TableFormat, lake: &LakeTable, dead: &LakeTable) -> Result<()> {
         let boundary = boundary_of(topic, &lake.snapshot());
         let dead_boundary = boundary_of(topic, &dead.snapshot());
         let ahead: Vec<(PartitionId, Offset)> =
@@ -334,10 +316,8 @@ impl TableOpener {
         for (partition, to) in &ahead {
             let (partition, to, from) = (*partition, *to, boundary.next(*partition));
             let (log, name, format) = (self.log.clone(), topic.name.clone(), format.clone());
-            let settled: HashSet<Offset> =
-                settled.iter().filter(|(p, _)| *p == partition).map(|(_, o)| *o).collect();
-            let decoded =
-                blocking(move || decode_range(&log, &name, partition, from, to, &format, &settled)).await?;
+            let settled: HashSet<Offset> = settled.iter().filter(|(p, _)| *p == partition).map(|(_, o)| *o).collect();
+            let decoded = blocking(move || decode_range(&log, &name, partition, from, to, &format, &settled)).await?;
             rows.extend(decoded.rows);
             late_verdicts.extend(decoded.dead);
         }
@@ -404,11 +384,7 @@ pub fn offsets(rows: &RecordBatch) -> &Int64Array {
 }
 
 /// (partition, offset) of the dead letters at or above `boundary`.
-async fn dead_offsets(
-    lake: &Lake,
-    dead: &LakeSnapshot,
-    boundary: &Boundary,
-) -> Result<Vec<(PartitionId, Offset)>> {
+async fn dead_offsets(lake: &Lake, dead: &LakeSnapshot, boundary: &Boundary) -> Result<Vec<(PartitionId, Offset)>> {
     let lowest = boundary.iter().map(|(_, next)| next).min().unwrap_or(0);
     let mut found = Vec::new();
     for (i, file) in dead.files.iter().enumerate() {
@@ -419,18 +395,14 @@ async fn dead_offsets(
         if max.is_some_and(|max| max < lowest) {
             continue;
         }
-        let unreadable =
-            |error| Error::unavailable(format!("cannot read `{}`", file.path)).with_source(error);
+        let unreadable = |error| Error::unavailable(format!("cannot read `{}`", file.path)).with_source(error);
         let reader = ParquetObjectReader::new(lake.store(), file.path.clone());
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), [PARTITION, OFFSET]);
         let mut stream = builder.with_projection(mask).build().map_err(unreadable)?;
         while let Some(rows) = stream.try_next().await.map_err(unreadable)? {
-            let partitions = rows
-                .column_by_name(PARTITION)
-                .and_then(|p| p.as_any().downcast_ref::<arrow::array::Int32Array>());
-            let partitions =
-                partitions.ok_or_else(|| Error::corrupt(format!("`{}` has no `_partition`", file.path)))?;
+            let partitions = rows.column_by_name(PARTITION).and_then(|p| p.as_any().downcast_ref::<arrow::array::Int32Array>());
+            let partitions = partitions.ok_or_else(|| Error::corrupt(format!("`{}` has no `_partition`", file.path)))?;
             let pairs = partitions.values().iter().zip(offsets(&rows).values());
             found.extend(pairs.filter(|(p, o)| !boundary.covers(**p, **o)).map(|(p, o)| (*p, *o)));
         }
@@ -451,16 +423,10 @@ fn stored_format(lake: &LakeTable) -> Result<TableFormat> {
     let snapshot = lake.snapshot();
     match snapshot.properties.get(FORMAT) {
         Some(json) => serde_json::from_str::<StoredFormat>(json)
-            .map_err(|error| {
-                Error::corrupt(format!("property `{FORMAT}` of table `{}` cannot be read", lake.name()))
-                    .with_source(error)
-            })?
+            .map_err(|error| Error::corrupt(format!("property `{FORMAT}` of table `{}` cannot be read", lake.name())).with_source(error))?
             .into_format(),
-        None => Err(Error::invalid(format!(
-            "table `{}` was not written by Tarn: it has no property `{FORMAT}`",
-            lake.name()
-        ))
-        .with_hint("choose another name for the table, or another lake")),
+        None => Err(Error::invalid(format!("table `{}` was not written by Tarn: it has no property `{FORMAT}`", lake.name()))
+            .with_hint("choose another name for the table, or another lake")),
     }
 }
 
@@ -470,17 +436,14 @@ async fn evolve(config: &TableConfig, old: &TableFormat, new: &TableFormat, lake
         return Ok(());
     }
     let refuse = |what: String| {
-        Err(Error::invalid(format!("table `{}`: {what}", config.name)).with_hint(
-            "a table may gain columns that take NULL; for anything else give the new table another name",
-        ))
+        Err(Error::invalid(format!("table `{}`: {what}", config.name))
+            .with_hint("a table may gain columns that take NULL; for anything else give the new table another name"))
     };
     for column in old.columns.iter() {
         match new.columns.get(&column.name) {
             None => return refuse(format!("column `{}` is gone", column.name)),
             Some(now) if now != column => {
-                let of = |c: &tarn_model::columns::Column| {
-                    format!("{}{}", c.column_type, if c.nullable { "" } else { " NOT NULL" })
-                };
+                let of = |c: &tarn_model::columns::Column| format!("{}{}", c.column_type, if c.nullable { "" } else { " NOT NULL" });
                 return refuse(format!("column `{}` was {}, not {}", column.name, of(column), of(now)));
             }
             Some(_) => {}
@@ -491,10 +454,7 @@ async fn evolve(config: &TableConfig, old: &TableFormat, new: &TableFormat, lake
     for field in new.schema().fields() {
         if snapshot.schema.field_with_name(field.name()).is_err() {
             if !field.is_nullable() {
-                return refuse(format!(
-                    "the new column `{}` is NOT NULL, but older rows have no value for it",
-                    field.name()
-                ));
+                return refuse(format!("the new column `{}` is NOT NULL, but older rows have no value for it", field.name()));
             }
             fields.push(Arc::clone(field));
         }
@@ -502,8 +462,7 @@ async fn evolve(config: &TableConfig, old: &TableFormat, new: &TableFormat, lake
     let grown = fields.len() > snapshot.schema.fields().len();
     let schema = grown.then(|| Arc::new(Schema::new(fields)));
     let properties = BTreeMap::from([(FORMAT.to_owned(), Some(format_property(new)))]);
-    lake.commit(Commit { schema, properties, operation: "CHANGE FORMAT".to_owned(), ..Commit::default() })
-        .await?;
+    lake.commit(Commit { schema, properties, operation: "CHANGE FORMAT".to_owned(), ..Commit::default() }).await?;
     tracing::info!(table = %config.name, columns = %new.columns, "format changed");
     Ok(())
 }

@@ -47,12 +47,6 @@ pub struct PartitionReport {
 
 /// Compares a table and its dead letters with the log.
 #[expect(unused_variables, reason = "skeleton")]
-pub async fn verify(
-    log: &Log,
-    lake: &Lake,
-    topic: &str,
-    table: &str,
-    format: &TableFormat,
-) -> Result<TableReport> {
+pub async fn verify(log: &Log, lake: &Lake, topic: &str, table: &str, format: &TableFormat) -> Result<TableReport> {
     unimplemented!()
 }
