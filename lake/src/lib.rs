@@ -2,16 +2,33 @@
 //!
 //! The only room that names `deltalake`.
 
+mod action;
+mod checkpoint_reader;
+mod commit;
+mod durable;
+mod error;
+mod lake;
+mod log_reader;
+mod partition;
+mod schema;
+mod snapshot;
+mod statistics;
+mod store;
+mod table;
+mod uncommitted;
+mod upkeep;
+mod value;
+mod writer;
+
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::SchemaRef;
-use object_store::ObjectStore;
 use object_store::path::Path;
-use tarn_model::Result;
-use tarn_model::clock::Clock;
+
+pub use lake::Lake;
+pub use table::LakeTable;
 
 /// Sizes and ages of upkeep.
 #[derive(Debug, Clone)]
@@ -28,45 +45,6 @@ pub struct LakeOptions {
     pub log_retention: Duration,
 }
 
-/// A folder of Delta tables; clones share it.
-#[derive(Clone, Debug)]
-pub struct Lake {}
-
-#[expect(unused_variables, reason = "skeleton")]
-impl Lake {
-    /// Opens the lake at `file:PATH` (created when absent) or `s3://bucket/prefix`, with the object store's `options`.
-    /// On S3 it is probed whether a conditional put is honoured.
-    pub async fn open(
-        url: &str,
-        store_options: &BTreeMap<String, String>,
-        options: LakeOptions,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Lake> {
-        unimplemented!()
-    }
-
-    /// The durable store, rooted at the lake's URL: for reading data files.
-    pub fn store(&self) -> Arc<dyn ObjectStore> {
-        unimplemented!()
-    }
-
-    /// Names of the tables that are there.
-    pub async fn table_names(&self) -> Result<Vec<String>> {
-        unimplemented!()
-    }
-
-    /// Opens a table: refuses a torn or zero-byte commit at the log's end, and sweeps staging files of a killed writer
-    /// when `writer`. `None` when there is no such table.
-    pub async fn load(&self, name: &str, writer: bool) -> Result<Option<LakeTable>> {
-        unimplemented!()
-    }
-
-    /// Creates a table as version 0. Idempotent over a crash: an existing table with the same schema is returned.
-    pub async fn create(&self, name: &str, table: &NewTable) -> Result<LakeTable> {
-        unimplemented!()
-    }
-}
-
 /// What a new table is.
 #[derive(Debug, Clone)]
 pub struct NewTable {
@@ -76,68 +54,6 @@ pub struct NewTable {
     pub partition_by: Vec<String>,
     /// Table properties, e.g. `tarn.topic_uuid`.
     pub properties: BTreeMap<String, String>,
-}
-
-/// One Delta table, owned by one task; clones share it.
-#[derive(Clone, Debug)]
-pub struct LakeTable {}
-
-#[expect(unused_variables, reason = "skeleton")]
-impl LakeTable {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        unimplemented!()
-    }
-
-    /// The newest snapshot that this process knows.
-    pub fn snapshot(&self) -> Arc<LakeSnapshot> {
-        unimplemented!()
-    }
-
-    /// Reads the log's end and takes over what others committed.
-    pub async fn reload(&self) -> Result<Arc<LakeSnapshot>> {
-        unimplemented!()
-    }
-
-    /// Writes rows as Parquet files (one or more per lake partition, durable when this returns), not yet part of the
-    /// table. CPU work is off the async threads.
-    pub async fn write(&self, rows: Vec<RecordBatch>) -> Result<Vec<NewFile>> {
-        unimplemented!()
-    }
-
-    /// Commits files and progress in one Delta commit, following the protocol: `expected` of every app id is compared
-    /// with the snapshot that is committed on; no blind retries; after an error the table is reloaded and the versions
-    /// of the app ids decide whether it is committed. Files of a commit that did not land are left for vacuum.
-    pub async fn commit(&self, commit: Commit) -> Result<Arc<LakeSnapshot>> {
-        unimplemented!()
-    }
-
-    /// Merges small files of each lake partition towards the target size (`dataChange=false`); rows keep their order by
-    /// (`_partition`, `_offset`). Prepared aside, committed on the newest snapshot if every input is still live.
-    pub async fn optimize(&self) -> Result<OptimizeReport> {
-        unimplemented!()
-    }
-
-    /// Deletes files that no version newer than `retention` needs, and files that were never committed and are older
-    /// than that.
-    pub async fn vacuum(&self, retention: Duration, dry_run: bool) -> Result<VacuumReport> {
-        unimplemented!()
-    }
-
-    /// Writes a checkpoint of the newest snapshot, if there is none yet.
-    pub async fn checkpoint(&self) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Deletes commits below the newest checkpoint that are older than the log retention.
-    pub async fn clean_log(&self) -> Result<usize> {
-        unimplemented!()
-    }
-
-    /// Does what is due of the four above, by the lake's options; called by the owner between commits.
-    pub async fn upkeep(&self) -> Result<()> {
-        unimplemented!()
-    }
 }
 
 /// A table at one version, immutable.
@@ -157,6 +73,8 @@ pub struct LakeSnapshot {
     pub files: Vec<LakeFile>,
     /// Statistics of the live files, row i for file i.
     pub statistics: FileStatistics,
+    /// Newest version that is known in which another engine changed rows (`None`: none since the checkpoint that was read).
+    pub foreign_version: Option<u64>,
 }
 
 /// A live data file.
