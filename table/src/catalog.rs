@@ -1,50 +1,123 @@
 //! All tables of this process, by topic.
+//!
+//! *Failure*: a lake at rest has no tail, so its tables show what is committed, and only that.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tarn_lake::Lake;
-use tarn_model::Result;
+use parking_lot::RwLock;
+use tarn_lake::{Lake, LakeSnapshot};
+use tarn_model::{Boundary, Result};
 
-use crate::cut::TopicHub;
+use crate::cut::{Cut, CutTable, TopicHub};
+use crate::open::{KIND, TOPIC, TOPIC_UUID};
 
 /// Topics with their hubs, and the lake that their files lie in; clones share it.
 #[derive(Debug, Clone)]
-pub struct Catalog {}
+pub struct Catalog {
+    shared: Arc<Shared>,
+}
 
-#[expect(unused_variables, reason = "skeleton")]
+#[derive(Debug)]
+struct Shared {
+    lake: Lake,
+    hubs: RwLock<BTreeMap<String, Arc<TopicHub>>>,
+    ready: AtomicBool,
+    records_to_go: AtomicU64,
+}
+
 impl Catalog {
     /// An empty catalog over `lake`.
     pub fn new(lake: Lake) -> Catalog {
-        unimplemented!()
+        Catalog {
+            shared: Arc::new(Shared {
+                lake,
+                hubs: RwLock::default(),
+                ready: AtomicBool::new(false),
+                records_to_go: AtomicU64::new(0),
+            }),
+        }
     }
 
-    /// A catalog of everything that lies in `lake`, with empty tails: the lake at rest.
+    /// A catalog of everything that lies in `lake`, with empty tails: the lake at rest. Delta tables that are not made
+    /// from a topic are left out.
     pub async fn at_rest(lake: Lake) -> Result<Catalog> {
-        unimplemented!()
+        let catalog = Catalog::new(lake);
+        for name in catalog.lake().table_names().await? {
+            let Some(table) = catalog.lake().load(&name, false).await? else { continue };
+            let snapshot = table.snapshot();
+            let Some(topic) = snapshot.properties.get(TOPIC).cloned() else {
+                tracing::debug!(table = name, "left out: it has no topic");
+                continue;
+            };
+            catalog.hub(&topic).add_table(CutTable {
+                name: name.into(),
+                schema: snapshot.schema.clone(),
+                dead_letters: snapshot.properties.get(KIND).is_some_and(|kind| kind == "dead_letters"),
+                boundary: boundary_of(&snapshot),
+                lake: Some(snapshot),
+                tail: Vec::new(),
+                tail_bytes: 0,
+            })?;
+        }
+        catalog.set_ready();
+        Ok(catalog)
     }
 
     /// The lake.
     pub fn lake(&self) -> &Lake {
-        unimplemented!()
+        &self.shared.lake
     }
 
     /// The hub of `topic`, created when absent.
     pub fn hub(&self, topic: &str) -> Arc<TopicHub> {
-        unimplemented!()
+        if let Some(hub) = self.shared.hubs.read().get(topic) {
+            return hub.clone();
+        }
+        let mut hubs = self.shared.hubs.write();
+        hubs.entry(topic.to_owned()).or_insert_with(|| Arc::new(TopicHub::new(topic))).clone()
     }
 
     /// All hubs, by topic name.
     pub fn hubs(&self) -> Vec<Arc<TopicHub>> {
-        unimplemented!()
+        self.shared.hubs.read().values().cloned().collect()
+    }
+
+    /// The newest cut of every topic, by topic name.
+    pub fn cuts(&self) -> Vec<Arc<Cut>> {
+        self.shared.hubs.read().values().map(|hub| hub.cut()).collect()
+    }
+
+    /// Says how many records the tails lack of the committed end found at open; shown while SQL waits.
+    pub fn set_records_to_go(&self, records: u64) {
+        self.shared.records_to_go.store(records, Ordering::Relaxed);
+    }
+
+    /// How many records the tails still lack.
+    pub fn records_to_go(&self) -> u64 {
+        self.shared.records_to_go.load(Ordering::Relaxed)
     }
 
     /// Says that every tail has reached the committed end found at open.
     pub fn set_ready(&self) {
-        unimplemented!()
+        self.shared.records_to_go.store(0, Ordering::Relaxed);
+        self.shared.ready.store(true, Ordering::Release);
     }
 
     /// Whether SQL may answer.
     pub fn is_ready(&self) -> bool {
-        unimplemented!()
+        self.shared.ready.load(Ordering::Acquire)
     }
+}
+
+/// What a lake table covers: its `txn` versions under `tarn/<topic uuid>/<partition>`.
+pub fn boundary_of(snapshot: &LakeSnapshot) -> Boundary {
+    let Some(topic_uuid) = snapshot.properties.get(TOPIC_UUID) else { return Boundary::new() };
+    let prefix = format!("tarn/{topic_uuid}/");
+    let entries = snapshot.txns.iter().filter_map(|(app_id, next)| {
+        let partition = app_id.strip_prefix(&prefix)?.parse().ok()?;
+        (*next >= 0).then_some((partition, *next))
+    });
+    entries.collect()
 }
