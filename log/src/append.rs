@@ -1,10 +1,29 @@
 //! One append: records for any number of topics and partitions, with the source positions they reach.
+//!
+//! Records are encoded into their partition's batch as they are pushed; nothing is kept per record. [`Append::seal`]
+//! compresses the batches, and then they only lack their place in the log.
 
+use std::fmt::Write as _;
+use std::io;
 use std::sync::Arc;
 
-use tarn_model::{OffsetRange, PartitionId, Result};
+use bytes::Bytes;
+use tarn_model::config::Compression;
+use tarn_model::{Error, OffsetRange, PartitionId, Result};
 
+use crate::batch::{self, HEADER_BYTES, Header};
+use crate::fetch::Records;
 use crate::options::TopicInfo;
+use crate::{codec, partitioner};
+
+/// Unpacked size at which a batch is closed and the next begun.
+const BATCH_BYTES: usize = 1 << 20;
+/// Below this many bytes, packing gains nothing.
+const SMALLEST_PACKED_BYTES: usize = 256;
+/// What is kept of the key, and of the value, of a record beyond the limit.
+const HEAD_BYTES: usize = 4 << 10;
+/// What is kept of the headers of a record beyond the limit.
+const HEAD_HEADER_BYTES: usize = 16 << 10;
 
 /// A record as a collector has it; nothing is copied before [`Append::push`] encodes it.
 #[derive(Debug, Clone, Copy)]
@@ -19,69 +38,372 @@ pub struct RecordRef<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
 }
 
-/// Records of one append, encoded as they are pushed.
-#[derive(Debug, Default)]
-pub struct Append {}
+impl RecordRef<'_> {
+    /// What the topic's limit counts: key, value and headers together.
+    fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + headers
+    }
+}
 
-#[expect(unused_variables, reason = "skeleton")]
+/// Records of one append, encoded as they are pushed.
+#[derive(Debug)]
+pub struct Append {
+    /// Chooses the partition of keyless records.
+    turn: u32,
+    topics: Vec<TopicPart>,
+    positions: Vec<Position>,
+    dropped: Vec<(String, u64)>,
+    idempotency: Option<Idempotency>,
+    records: u64,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct TopicPart {
+    topic: Arc<TopicInfo>,
+    /// By partition; grows as partitions are used.
+    partitions: Vec<Vec<Building>>,
+}
+
+/// A batch that takes records, or one that came whole.
+#[derive(Debug)]
+struct Building {
+    /// Room for the header, then the records; of a batch that came whole, all its bytes.
+    bytes: Vec<u8>,
+    records: i32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    whole: bool,
+}
+
+impl Default for Append {
+    fn default() -> Append {
+        Append::new()
+    }
+}
+
 impl Append {
     /// An append without records.
     pub fn new() -> Append {
-        unimplemented!()
+        Append {
+            turn: partitioner::next_turn(),
+            topics: Vec::new(),
+            positions: Vec::new(),
+            dropped: Vec::new(),
+            idempotency: None,
+            records: 0,
+            bytes: 0,
+        }
     }
 
     /// Encodes a record for the partition of its key, or without one for this append's partition (which changes from
-    /// append to append). A record above the topic's limit is replaced by its head, with the headers `tarn.oversize`
-    /// (its size) and `tarn.xxh3` (its hash), and becomes a dead letter.
+    /// append to append). A record above the topic's limit is replaced by its head (the first 4 KiB of key and value),
+    /// with the headers `tarn.oversize` (its size in bytes, as text) and `tarn.xxh3` (the 128-bit XXH3 hash of its value, in
+    /// hex), and becomes a dead letter.
     pub fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
-        unimplemented!()
+        let partition = match record.key {
+            Some(key) => partitioner::of_key(key, topic.partitions),
+            None => {
+                let turn = self.turn % topic.partitions.max(1).unsigned_abs();
+                PartitionId::try_from(turn).expect("less than the number of partitions")
+            }
+        };
+        self.push_to(topic, partition, record)
     }
 
     /// Encodes a record for a given partition.
-    pub fn push_to(&mut self, topic: &Arc<TopicInfo>, partition: PartitionId, record: &RecordRef<'_>) -> Result<()> {
-        unimplemented!()
+    pub fn push_to(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: PartitionId,
+        record: &RecordRef<'_>,
+    ) -> Result<()> {
+        if record.size() > topic.max_record_bytes {
+            return self.push_head(topic, partition, record);
+        }
+        self.encode(topic, partition, record)
+    }
+
+    /// Takes one record batch as a client sent it (Kafka's RecordBatch v2, any compression): it is checked whole, and
+    /// stored as it is but for its base offset and leader epoch, so that the producer's id, epoch and sequence stay.
+    pub fn push_batch(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: PartitionId,
+        batch: &Bytes,
+    ) -> Result<()> {
+        let refuse = |what: &str| {
+            let place = format!("topic=`{}` partition=`{partition}`", topic.name);
+            Error::invalid(format!("the record batch cannot be appended: {what} {place}"))
+        };
+        let header = Header::parse(batch).map_err(&refuse)?;
+        if header.bytes != batch.len() {
+            return Err(refuse("its length differs from the bytes sent"));
+        }
+        if batch::checksum(batch) != header.crc {
+            return Err(refuse("its CRC is wrong"));
+        }
+        if header.is_control() {
+            return Err(refuse("only the log writes control batches"));
+        }
+        if header.is_transactional() {
+            return Err(refuse("there are no transactions here"));
+        }
+        if header.records == 0 || header.last_offset_delta != header.records - 1 {
+            return Err(refuse("its offsets do not run from 0 to the record count"));
+        }
+        let records = Records::unpack(std::slice::from_ref(batch), header.base_offset)
+            .map_err(|error| refuse(&error.to_string()))?;
+        for record in records.iter() {
+            if !record.headers_are_whole() {
+                return Err(refuse("a record's headers are malformed"));
+            }
+            let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+            if size > topic.max_record_bytes {
+                return Err(refuse(&format!("a record is larger than {} bytes", topic.max_record_bytes))
+                    .with_hint("raise `log.max_record_size`, or send smaller records"));
+            }
+        }
+        let building = Building {
+            bytes: batch.to_vec(),
+            records: header.records,
+            base_timestamp: header.base_timestamp,
+            max_timestamp: header.max_timestamp,
+            whole: true,
+        };
+        self.partition(topic, partition)?.push(building);
+        self.records += u64::from(header.records.unsigned_abs());
+        self.bytes += batch.len();
+        Ok(())
     }
 
     /// Sets what `source` has reached under `key`; `None` forgets it. Committed with the records.
     pub fn position(&mut self, source: &str, key: &str, value: Option<serde_json::Value>) {
-        unimplemented!()
+        let value = value.map(|value| value.to_string());
+        match self.positions.iter_mut().find(|position| position.source == source && position.key == key) {
+            Some(position) => position.value = value,
+            None => self.positions.push(Position { source: source.to_owned(), key: key.to_owned(), value }),
+        }
     }
 
     /// Makes the append idempotent: see [`Idempotency`].
     pub fn idempotency(&mut self, key: Idempotency) {
-        unimplemented!()
+        self.idempotency = Some(key);
     }
 
     /// Counts records that a filter dropped, for `source`.
     pub fn dropped(&mut self, source: &str, records: u64) {
-        unimplemented!()
+        if records == 0 {
+            return;
+        }
+        match self.dropped.iter_mut().find(|(name, _)| name == source) {
+            Some((_, count)) => *count += records,
+            None => self.dropped.push((source.to_owned(), records)),
+        }
     }
 
     /// Number of records so far.
     pub fn records(&self) -> u64 {
-        unimplemented!()
+        self.records
     }
 
     /// Encoded bytes so far, before compression: collectors append at about 1 MiB.
     pub fn bytes(&self) -> usize {
-        unimplemented!()
+        self.bytes
     }
 
-    /// Whether there is nothing to commit: no record, no position.
+    /// Whether there is nothing to commit: no record, no position, no dropped count.
     pub fn is_empty(&self) -> bool {
-        unimplemented!()
+        self.records == 0 && self.positions.is_empty() && self.dropped.is_empty()
     }
+
+    fn encode(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: PartitionId,
+        record: &RecordRef<'_>,
+    ) -> Result<()> {
+        let batches = self.partition(topic, partition)?;
+        let full = |b: &Building| b.whole || b.bytes.len() + record.size() > BATCH_BYTES;
+        if batches.last().is_none_or(full) {
+            batches.push(Building {
+                bytes: vec![0; HEADER_BYTES],
+                records: 0,
+                base_timestamp: record.timestamp_ms,
+                max_timestamp: record.timestamp_ms,
+                whole: false,
+            });
+        }
+        let batch = batches.last_mut().expect("one was pushed if there was none");
+        let before = batch.bytes.len();
+        let delta = record.timestamp_ms.wrapping_sub(batch.base_timestamp);
+        batch::put_record(
+            &mut batch.bytes,
+            i64::from(batch.records),
+            delta,
+            record.key,
+            record.value,
+            record.headers,
+        );
+        batch.records += 1;
+        batch.max_timestamp = batch.max_timestamp.max(record.timestamp_ms);
+        let grown = batch.bytes.len() - before;
+        self.records += 1;
+        self.bytes += grown;
+        Ok(())
+    }
+
+    /// Encodes what is kept of a record beyond the limit.
+    #[cold]
+    fn push_head(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: PartitionId,
+        record: &RecordRef<'_>,
+    ) -> Result<()> {
+        let keep = HEAD_BYTES.min(topic.max_record_bytes);
+        let head = |bytes: &[u8]| bytes.len().min(keep);
+        let size = record.size().to_string();
+        let mut hash = String::with_capacity(32);
+        let digest = xxhash_rust::xxh3::xxh3_128(record.value.unwrap_or_default());
+        write!(hash, "{digest:032x}").expect("writing to a string cannot fail");
+        let mut headers: Vec<(&str, &[u8])> = Vec::new();
+        let header_bytes: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if header_bytes <= HEAD_HEADER_BYTES {
+            headers.extend_from_slice(record.headers);
+        }
+        headers.push((OVERSIZE_HEADER, size.as_bytes()));
+        headers.push((XXH3_HEADER, hash.as_bytes()));
+        let kept = RecordRef {
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(|key| &key[..head(key)]),
+            value: record.value.map(|value| &value[..head(value)]),
+            headers: &headers,
+        };
+        self.encode(topic, partition, &kept)
+    }
+
+    fn partition(&mut self, topic: &Arc<TopicInfo>, partition: PartitionId) -> Result<&mut Vec<Building>> {
+        let index =
+            usize::try_from(partition).ok().filter(|_| partition < topic.partitions).ok_or_else(|| {
+                Error::invalid(format!(
+                    "topic `{}` has {} partitions, not partition {partition}",
+                    topic.name, topic.partitions
+                ))
+            })?;
+        let same = |part: &TopicPart| Arc::ptr_eq(&part.topic, topic) || part.topic.id == topic.id;
+        let at = self.topics.iter().position(same).unwrap_or_else(|| {
+            self.topics.push(TopicPart { topic: topic.clone(), partitions: Vec::new() });
+            self.topics.len() - 1
+        });
+        let partitions = &mut self.topics[at].partitions;
+        if partitions.len() <= index {
+            partitions.resize_with(index + 1, Vec::new);
+        }
+        Ok(&mut partitions[index])
+    }
+
+    /// Compresses the batches and writes their headers.
+    pub(crate) fn seal(self, compression: Compression) -> io::Result<Sealed> {
+        let mut parts = Vec::new();
+        for TopicPart { topic, partitions } in self.topics {
+            for (partition, batches) in (0..).zip(partitions) {
+                if !batches.is_empty() {
+                    let batches: io::Result<Vec<_>> =
+                        batches.into_iter().map(|batch| batch.seal(compression)).collect();
+                    parts.push(SealedPart { topic: topic.clone(), partition, batches: batches? });
+                }
+            }
+        }
+        Ok(Sealed {
+            parts,
+            positions: self.positions,
+            dropped: self.dropped,
+            idempotency: self.idempotency,
+            records: self.records,
+        })
+    }
+
+    pub(crate) fn idempotency_key(&self) -> Option<&Idempotency> {
+        self.idempotency.as_ref()
+    }
+
+    pub(crate) fn topic_infos(&self) -> impl Iterator<Item = &Arc<TopicInfo>> {
+        self.topics.iter().map(|part| &part.topic)
+    }
+}
+
+/// Header of a record beyond the limit: its size in bytes, as text.
+pub const OVERSIZE_HEADER: &str = "tarn.oversize";
+/// Header of a record beyond the limit: the 128-bit XXH3 hash of its value, in hex.
+pub const XXH3_HEADER: &str = "tarn.xxh3";
+
+impl Building {
+    fn seal(mut self, compression: Compression) -> io::Result<SealedBatch> {
+        if !self.whole {
+            let mut attributes = 0;
+            let records = &self.bytes[HEADER_BYTES..];
+            if compression != Compression::None && records.len() >= SMALLEST_PACKED_BYTES {
+                let mut packed = Vec::with_capacity(HEADER_BYTES + records.len() / 2);
+                packed.resize(HEADER_BYTES, 0);
+                codec::compress(compression, records, &mut packed)?;
+                if packed.len() < self.bytes.len() {
+                    attributes = codec::code(compression);
+                    self.bytes = packed;
+                }
+            }
+            batch::seal(&mut self.bytes, attributes, self.records, self.base_timestamp, self.max_timestamp);
+        }
+        Ok(SealedBatch { bytes: self.bytes, records: self.records, max_timestamp: self.max_timestamp })
+    }
+}
+
+/// Where a source is.
+#[derive(Debug)]
+pub(crate) struct Position {
+    pub(crate) source: String,
+    pub(crate) key: String,
+    /// JSON; `None` forgets the position.
+    pub(crate) value: Option<String>,
+}
+
+/// An append whose batches only lack their place in the log.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) parts: Vec<SealedPart>,
+    pub(crate) positions: Vec<Position>,
+    pub(crate) dropped: Vec<(String, u64)>,
+    pub(crate) idempotency: Option<Idempotency>,
+    pub(crate) records: u64,
+}
+
+/// The batches of one partition.
+#[derive(Debug)]
+pub(crate) struct SealedPart {
+    pub(crate) topic: Arc<TopicInfo>,
+    pub(crate) partition: PartitionId,
+    pub(crate) batches: Vec<SealedBatch>,
+}
+
+/// A whole batch.
+#[derive(Debug)]
+pub(crate) struct SealedBatch {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) records: i32,
+    pub(crate) max_timestamp: i64,
 }
 
 /// Makes a repeated append answer like the first.
 ///
 /// The key belongs to a topic. A repeat with the same body hash commits nothing and returns the first answer with
-/// [`Appended::repeated`]; one with another hash is a [`tarn_model::Kind::Conflict`] error; a concurrent repeat waits.
+/// [`Appended::repeated`]; one with another hash is a [`tarn_model::Kind::Conflict`] error; a concurrent repeat waits. A
+/// key is remembered for [`crate::LogOptions::idempotency_window`].
 #[derive(Debug, Clone)]
 pub struct Idempotency {
     /// Topic that the key belongs to.
     pub topic: String,
-    /// The key as the client sent it.
+    /// The key as the client sent it, at most 1 KiB.
     pub key: String,
     /// Hash of the body.
     pub body_hash: u128,

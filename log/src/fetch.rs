@@ -1,14 +1,19 @@
 //! Reading: whole record batches, and the records in them without a copy.
 
 use bytes::Bytes;
-use tarn_model::{Offset, PartitionId, Result};
+use tarn_model::config::Compression;
+use tarn_model::{Error, Offset, PartitionId, Result};
+
+use crate::batch::{self, HEADER_BYTES, Header, MAX_UNPACKED_BYTES, RawRecord};
+use crate::{codec, varint};
 
 /// Record batches of one partition, as stored.
 #[derive(Debug, Clone)]
 pub struct Fetch {
     /// The partition.
     pub partition: PartitionId,
-    /// Whole record batches; the first may begin below the offset that was asked for.
+    /// Whole record batches, their CRCs verified; the first may begin below the offset that was asked for. They share
+    /// few buffers: one that is kept keeps its neighbours.
     pub batches: Vec<Bytes>,
     /// The offset that was asked for.
     pub from: Offset,
@@ -19,31 +24,117 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// Unpacks the batches: verifies their CRCs and decompresses them, within limits.
+    /// Unpacks the batches (whose CRCs [`crate::Log::fetch`] has verified): decompresses them, within limits, and checks
+    /// that every record is whole.
     pub fn records(&self) -> Result<Records> {
-        unimplemented!()
+        Records::unpack(&self.batches, self.from)
+            .map_err(|what| Error::corrupt(format!("{what} partition=`{}`", self.partition)))
     }
 }
 
 /// Unpacked records of a fetch, at or above the offset that was asked for.
 #[derive(Debug)]
-pub struct Records {}
+pub struct Records {
+    batches: Vec<Unpacked>,
+    from: Offset,
+    len: usize,
+}
+
+/// A batch whose records have all been parsed once.
+#[derive(Debug)]
+struct Unpacked {
+    header: Header,
+    records: Bytes,
+}
 
 impl Records {
+    /// Unpacks `batches` and keeps the records at or above `from`; the error says what cannot be, and where.
+    pub(crate) fn unpack(batches: &[Bytes], from: Offset) -> std::result::Result<Records, String> {
+        let mut unpacked = Vec::with_capacity(batches.len());
+        let mut len = 0;
+        for batch in batches {
+            let header = Header::parse(batch)?;
+            if header.is_control() {
+                continue;
+            }
+            let refuse = |what: &str| format!("{what} in the batch at offset {}", header.base_offset);
+            let compression = codec::from_code(header.compression_code())
+                .ok_or_else(|| refuse("an unknown compression"))?;
+            let records = match compression {
+                Compression::None => batch.slice(HEADER_BYTES..),
+                packed => codec::decompress(packed, &batch[HEADER_BYTES..], MAX_UNPACKED_BYTES)
+                    .map_err(|error| refuse(&format!("records that cannot be unpacked ({error})")))?
+                    .into(),
+            };
+            len += count_records(&header, &records, from).map_err(refuse)?;
+            unpacked.push(Unpacked { header, records });
+        }
+        Ok(Records { batches: unpacked, from, len })
+    }
+
     /// The records in offset order, borrowed from the unpacked batches.
     pub fn iter(&self) -> impl Iterator<Item = RecordView<'_>> {
-        std::iter::empty()
+        self.batches.iter().flat_map(|batch| batch.iter()).skip_while(|record| record.offset < self.from)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.len
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Unpacked bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.records.len()).sum()
+    }
+}
+
+impl Unpacked {
+    fn iter(&self) -> impl Iterator<Item = RecordView<'_>> {
+        let mut rest = &self.records[..];
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let record =
+                batch::take_record(&mut rest).expect("every record was parsed when the batch was unpacked");
+            Some(self.view(record))
+        })
+    }
+
+    #[inline]
+    fn view<'a>(&self, record: RawRecord<'a>) -> RecordView<'a> {
+        RecordView {
+            offset: self.header.base_offset + record.offset_delta,
+            timestamp_ms: self.header.timestamp(record.timestamp_delta),
+            key: record.key,
+            value: record.value,
+            raw_headers: record.headers,
+        }
+    }
+}
+
+/// Parses all records: their number must be the header's, their offsets must rise and end at the header's last.
+fn count_records(
+    header: &Header,
+    mut records: &[u8],
+    from: Offset,
+) -> std::result::Result<usize, &'static str> {
+    let (mut seen, mut kept, mut last) = (0_i32, 0, -1_i64);
+    while !records.is_empty() {
+        let record = batch::take_record(&mut records).ok_or("a torn record")?;
+        if record.offset_delta <= last || record.offset_delta > i64::from(header.last_offset_delta) {
+            return Err("a record out of order");
+        }
+        last = record.offset_delta;
+        seen = seen.checked_add(1).ok_or("too many records")?;
+        kept += usize::from(header.base_offset + last >= from);
+    }
+    if seen == header.records { Ok(kept) } else { Err("another number of records than the header says") }
 }
 
 /// A record, borrowed.
@@ -62,8 +153,18 @@ pub struct RecordView<'a> {
 
 impl<'a> RecordView<'a> {
     /// Names and values of its headers, decoded as they are asked for.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
-        let _ = self.raw_headers;
-        std::iter::empty()
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+        let mut rest = self.raw_headers;
+        let count = varint::take(&mut rest).unwrap_or(0);
+        (0..count).map_while(move |_| batch::take_header(&mut rest))
+    }
+
+    /// The value of the first header of this name that has one.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers().find(|(other, _)| *other == name).and_then(|(_, value)| value)
+    }
+
+    pub(crate) fn headers_are_whole(&self) -> bool {
+        batch::headers_are_whole(self.raw_headers)
     }
 }

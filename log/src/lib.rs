@@ -3,128 +3,450 @@
 //! Records of a topic live in partitions, in segments of Kafka's RecordBatch v2 format. One *commit* makes any number of
 //! appends to any number of partitions visible at once, together with the positions of the sources they came from and
 //! their idempotency keys.
+//!
+//! *Invariants*: a record counts once its commit is in the ledger, and never without it; readers see whole commits; under
+//! `sync = "group"` what is visible is durable; what an append was answered with stays.
+//!
+//! *Layout, failure*: `docs/log-format.md`, and the modules [`batch`], [`segment`], [`ledger`], [`recovery`].
+//!
+//! *Not here*: what is in a record; the lake; Kafka's wire protocol, for which [`Append::push_batch`] and [`Fetch`] are made.
 
 mod append;
+mod batch;
+mod codec;
+mod committer;
+mod draft;
+mod error;
 mod fetch;
+mod index;
+mod ledger;
 mod options;
+mod partitioner;
+mod queue;
+mod recovery;
+mod retention;
+mod segment;
+mod shared;
+mod topics;
+mod varint;
+mod visible;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use parking_lot::{Mutex, RwLock};
 use tarn_model::clock::Clock;
-use tarn_model::{Boundary, Offset, OffsetRange, PartitionId, Result};
-use tokio::sync::watch;
+use tarn_model::config::SyncMode;
+use tarn_model::{Boundary, Error, Offset, OffsetRange, PartitionId, Result};
+use tokio::sync::{Semaphore, oneshot, watch};
 use uuid::Uuid;
 
-pub use append::{Appended, Append, Idempotency, RecordRef};
+pub use append::{Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER};
 pub use fetch::{Fetch, RecordView, Records};
 pub use options::{LogOptions, TopicInfo, TopicOptions};
 
-/// The log; clones share it.
-#[derive(Clone, Debug)]
-pub struct Log {}
+use crate::committer::Committer;
+use crate::error::LogError;
+use crate::ledger::{Ledger, Opened};
+use crate::queue::Pending;
+use crate::shared::{Shared, WAITING_APPENDS, WAITING_KIB};
 
-#[expect(unused_variables, reason = "skeleton")]
+/// An append above this size is compressed off the async threads.
+const SEAL_INLINE_BYTES: usize = 64 << 10;
+/// Longest idempotency key.
+const LONGEST_KEY: usize = 1 << 10;
+/// Most bytes that one fetch reads, whatever it was asked for.
+const LARGEST_FETCH_BYTES: usize = 64 << 20;
+
+/// The log; clones share it. When the last one is dropped without [`Log::close`], it ends as if the process had died, but
+/// for the lock.
+#[derive(Clone, Debug)]
+pub struct Log {
+    handle: Arc<Handle>,
+}
+
+/// What ends with the last clone.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+    lock: Mutex<Option<File>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.queue.abandon();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Log {
     /// Opens (or creates) the log in `dir`, locks the folder against other processes and recovers: every partition is
     /// cut to its committed end. Blocking.
     pub fn open(dir: &Path, options: LogOptions, clock: Arc<dyn Clock>) -> Result<Log> {
-        unimplemented!()
+        Log::open_on_boot(dir, options, clock, &recovery::boot_id())
     }
 
-    /// Creates a topic, or returns it when it exists; more partitions than it has are added, fewer are refused.
+    /// [`Log::open`] in a run of the machine that is given: for tests of power failures.
+    #[doc(hidden)]
+    pub fn open_on_boot(
+        dir: &Path,
+        options: LogOptions,
+        clock: Arc<dyn Clock>,
+        boot_id: &str,
+    ) -> Result<Log> {
+        options.check()?;
+        let log_dir = dir.join("log");
+        std::fs::create_dir_all(&log_dir).map_err(LogError::io("create", &log_dir))?;
+        let lock = recovery::lock(dir)?;
+        recovery::check_version(dir)?;
+        let synced = options.sync == SyncMode::Group;
+        let Opened { mut ledger, topics, leader_epoch } =
+            Ledger::open(&log_dir.join("ledger.sqlite"), boot_id, synced)?;
+        let visible = recovery::recover(&log_dir, &topics, &options)?;
+        if ledger.has_undo()? {
+            recovery::sync_all(&visible, &mut ledger)?;
+        }
+        let shared = Arc::new(Shared {
+            dir: log_dir,
+            options,
+            clock,
+            visible: RwLock::new(visible),
+            reader: ledger.reader(),
+            queue: queue::Queue::default(),
+            room: Arc::new(Semaphore::new(WAITING_KIB as usize)),
+            slots: Arc::new(Semaphore::new(WAITING_APPENDS)),
+            commits: watch::channel(ledger.seq().unsigned_abs()).0,
+            stopped: Mutex::new(None),
+        });
+        let committer = Committer::new(shared.clone(), ledger, leader_epoch);
+        let thread =
+            std::thread::Builder::new()
+                .name("tarn-log".to_owned())
+                .spawn(move || committer.run())
+                .map_err(|error| Error::unavailable("cannot start the log's thread").with_source(error))?;
+        let handle = Handle { shared, thread: Mutex::new(Some(thread)), lock: Mutex::new(Some(lock)) };
+        Ok(Log { handle: Arc::new(handle) })
+    }
+
+    /// Creates a topic, or returns it when it exists; more partitions than it has are added, fewer are refused. Blocking.
     pub fn create_topic(&self, name: &str, options: &TopicOptions) -> Result<Arc<TopicInfo>> {
-        unimplemented!()
+        let (name, options) = (name.to_owned(), options.clone());
+        self.ask_blocking(move |committer| committer.create_topic(&name, &options))
     }
 
     /// The topic of this name.
     pub fn topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
-        unimplemented!()
+        self.shared().visible.read().topics.get(name).map(|topic| topic.info.clone())
     }
 
     /// All topics, by name.
     pub fn topics(&self) -> Vec<Arc<TopicInfo>> {
-        unimplemented!()
+        self.shared().visible.read().topics.values().map(|topic| topic.info.clone()).collect()
     }
 
     /// Remembers the column types that a source knows (`name TYPE` list as in the config), as a property of the topic.
+    /// Blocking.
     pub fn set_topic_columns(&self, topic: &str, columns: &tarn_model::columns::Columns) -> Result<()> {
-        unimplemented!()
+        let (topic, columns) = (topic.to_owned(), columns.clone());
+        self.ask_blocking(move |committer| committer.set_topic_columns(&topic, &columns))
     }
 
     /// Commits one append, all or nothing, and returns once it is visible (under `group`: and durable).
+    ///
+    /// Appends that are under way at the same time have no order among them: who needs one awaits each before the next,
+    /// and builds the next meanwhile. An [`tarn_model::Kind::Unavailable`] error may be tried again, unless
+    /// [`Log::failure`] says that the log has stopped. A future that is dropped may or may not append.
     pub async fn append(&self, append: Append) -> Result<Appended> {
-        unimplemented!()
+        let shared = self.shared();
+        shared.check_running()?;
+        self.check(&append)?;
+        if append.is_empty() && append.idempotency_key().is_none() {
+            return Ok(Appended { ranges: Vec::new(), records: 0, repeated: false });
+        }
+        let bytes = append.bytes();
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, WAITING_KIB);
+        let closed = |_| Error::from(shared.stopped().unwrap_or(LogError::Closed));
+        let slot = shared.slots.clone().acquire_owned().await.map_err(closed)?;
+        let room = shared.room.clone().acquire_many_owned(kib).await.map_err(closed)?;
+        let compression = shared.options.compression;
+        let sealed = if bytes <= SEAL_INLINE_BYTES {
+            append.seal(compression)
+        } else {
+            let sealing = tokio::task::spawn_blocking(move || append.seal(compression));
+            sealing.await.map_err(|error| Error::internal("sealing an append failed").with_source(error))?
+        };
+        let sealed =
+            sealed.map_err(|error| Error::internal("a batch cannot be compressed").with_source(error))?;
+        let (answer, answered) = oneshot::channel();
+        let pending = Pending { sealed, bytes, answer, room: (slot, room) };
+        if let Err(pending) = shared.queue.append(pending) {
+            pending.answer(Err(LogError::Closed.into()));
+        }
+        answered.await.unwrap_or_else(|_| Err(shared.stopped().unwrap_or(LogError::Closed).into()))
+    }
+
+    fn check(&self, append: &Append) -> Result<()> {
+        let visible = self.shared().visible.read();
+        for info in append.topic_infos() {
+            visible.topic(&info.name)?;
+        }
+        if let Some(Idempotency { topic, key, .. }) = append.idempotency_key() {
+            visible.topic(topic)?;
+            if key.is_empty() || key.len() > LONGEST_KEY {
+                return Err(Error::invalid(format!(
+                    "an idempotency key has 1 to {LONGEST_KEY} bytes, not {}",
+                    key.len()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The position that `source` stored under `key`.
     pub fn position(&self, source: &str, key: &str) -> Result<Option<serde_json::Value>> {
-        unimplemented!()
+        self.shared().reader.position(source, key)?.map(|value| parse_position(&value)).transpose()
     }
 
     /// All positions of `source`, by key.
     pub fn positions(&self, source: &str) -> Result<Vec<(String, serde_json::Value)>> {
-        unimplemented!()
+        let positions = self.shared().reader.positions(source)?;
+        positions.into_iter().map(|(key, value)| Ok((key, parse_position(&value)?))).collect()
     }
 
-    /// Records of one partition from `from` on: whole batches, at least one if there is any, about `max_bytes` of them;
-    /// never beyond the committed end. `from` below the start is an [`tarn_model::Kind::Invalid`] error that names the
-    /// start. Blocking (reads files).
-    pub fn fetch(&self, topic: &str, partition: PartitionId, from: Offset, max_bytes: usize) -> Result<Fetch> {
-        unimplemented!()
+    /// Records that filters dropped, by source.
+    pub fn dropped(&self) -> Result<Vec<(String, u64)>> {
+        Ok(self.shared().reader.dropped()?)
+    }
+
+    /// Records of one partition from `from` on: whole batches, at least one if there is any, about `max_bytes` of them
+    /// (64 MiB at most); never beyond the committed end. `from` below the start is an [`tarn_model::Kind::Invalid`] error
+    /// that names the start. Their CRCs are verified: a byte that is not what was written is a
+    /// [`tarn_model::Kind::Corrupt`] error that names segment and offset. Blocking (reads files).
+    pub fn fetch(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Fetch> {
+        let max_bytes = max_bytes.min(LARGEST_FETCH_BYTES);
+        let (segments, end) = {
+            let visible = self.shared().visible.read();
+            let state = visible.topic(topic)?.partition(partition)?;
+            check_offset(topic, partition, from, state.start, state.end())?;
+            // More segments than the bytes wanted are never read.
+            let mut bytes = 0;
+            let wanted = state.segments_from(from).iter().take_while(|placed| {
+                let needed = bytes <= max_bytes as u64;
+                bytes += placed.extent.bytes;
+                needed
+            });
+            (wanted.cloned().collect::<Vec<_>>(), state.end())
+        };
+        let (mut batches, mut next, mut left) = (Vec::new(), from, max_bytes);
+        for placed in segments {
+            if !batches.is_empty() && left == 0 || next >= end {
+                break;
+            }
+            let read = match placed.segment.read(&placed.extent, next, left) {
+                Err(cause) => return Err(self.explain(cause, topic, partition, from)),
+                Ok(read) => read,
+            };
+            let Some(last) = read.last() else { break };
+            let header = batch::Header::parse(last).map_err(Error::internal)?;
+            next = header.next_offset();
+            left = left.saturating_sub(read.iter().map(bytes::Bytes::len).sum());
+            batches.extend(read);
+            if next < placed.extent.end {
+                break;
+            }
+        }
+        Ok(Fetch { partition, batches, from, next, end })
+    }
+
+    /// A segment may have been trimmed away under a reader.
+    fn explain(&self, cause: LogError, topic: &str, partition: PartitionId, from: Offset) -> Error {
+        let visible = self.shared().visible.read();
+        let state = visible.topic(topic).and_then(|topic| topic.partition(partition));
+        match state.and_then(|state| check_offset(topic, partition, from, state.start, state.end())) {
+            Ok(()) => cause.into(),
+            Err(error) => error,
+        }
+    }
+
+    /// An offset at or below the first record of a partition whose timestamp is `timestamp_ms` or later: where to fetch
+    /// from to find it. The committed end when every record is older.
+    pub fn seek_time(&self, topic: &str, partition: PartitionId, timestamp_ms: i64) -> Result<Offset> {
+        let (segments, start, end) = {
+            let visible = self.shared().visible.read();
+            let state = visible.topic(topic)?.partition(partition)?;
+            (state.segments.clone(), state.start, state.end())
+        };
+        let newer = segments
+            .iter()
+            .find(|placed| placed.extent.max_timestamp_ms.is_some_and(|max| max >= timestamp_ms));
+        let Some(placed) = newer else { return Ok(end) };
+        Ok(placed.segment.seek_time(&placed.extent, timestamp_ms)?.max(start))
     }
 
     /// Committed ends of a topic's partitions (every partition has an entry).
     pub fn ends(&self, topic: &str) -> Result<Boundary> {
-        unimplemented!()
+        Ok(self.shared().visible.read().topic(topic)?.ends())
     }
 
     /// First offsets that are still there (every partition has an entry).
     pub fn starts(&self, topic: &str) -> Result<Boundary> {
-        unimplemented!()
+        Ok(self.shared().visible.read().topic(topic)?.starts())
     }
 
-    /// Ticks at every commit; wait on it instead of polling.
+    /// Ticks at every commit, and when the log stops; wait on it instead of polling.
     pub fn commits(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+        self.shared().commits.subscribe()
+    }
+
+    /// Why the log has stopped, if it has: after a failed sync, say. It must be opened anew, in a new process at best.
+    pub fn failure(&self) -> Option<Error> {
+        self.shared().stopped().filter(|cause| !matches!(cause, LogError::Closed)).map(Error::from)
     }
 
     /// Makes the log durable at least up to `upto`, whatever the sync mode.
     pub async fn sync_to(&self, topic: &str, upto: &Boundary) -> Result<()> {
-        unimplemented!()
+        let ends = self.ends(topic)?;
+        if !ends.is_at_least(upto) {
+            return Err(Error::invalid(format!("topic `{topic}` ends at {ends}, below {upto}")));
+        }
+        if self.shared().options.sync == SyncMode::Group {
+            // Only what is synced is visible.
+            return Ok(());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.shared().queue.job(Box::new(move |committer| committer.sync_for(answer)));
+        answered.await.unwrap_or_else(|_| Err(LogError::Closed.into()))
     }
 
     /// `owner` (a table, an export) still needs everything at or above `boundary`: retention stops there. Kept in memory:
     /// owners say it again when they open.
     pub fn hold(&self, topic: &str, owner: &str, boundary: Boundary) {
-        unimplemented!()
+        if let Some(topic) = self.shared().visible.write().topics.get_mut(topic) {
+            topic.holds.insert(owner.to_owned(), boundary);
+        }
     }
 
-    /// Drops segments that retention lets go; returns what went, per topic and partition. Called on a timer by the binary.
+    /// `owner` needs nothing of the topic any more.
+    pub fn release(&self, topic: &str, owner: &str) {
+        if let Some(topic) = self.shared().visible.write().topics.get_mut(topic) {
+            topic.holds.remove(owner);
+        }
+    }
+
+    /// Drops segments that retention lets go; returns what went, per topic and partition. Called on a timer by the binary,
+    /// once every owner has said what it holds.
     pub async fn apply_retention(&self) -> Result<Vec<(String, PartitionId, OffsetRange)>> {
-        unimplemented!()
+        self.ask(Committer::apply_retention).await
     }
 
     /// Deletes records below `upto` by hand. Refused above an owner's hold unless `force`: then the lost range is kept
     /// for [`Log::lost_ranges`].
     pub async fn trim(&self, topic: &str, upto: &Boundary, force: bool) -> Result<()> {
-        unimplemented!()
+        let (topic, upto) = (topic.to_owned(), upto.clone());
+        self.ask(move |committer| committer.trim(&topic, &upto, force)).await
     }
 
     /// Ranges that a forced trim took before `owner` had them.
     pub fn lost_ranges(&self, topic: &str) -> Result<Vec<(PartitionId, OffsetRange)>> {
-        unimplemented!()
+        let id = self.shared().visible.read().topic(topic)?.id;
+        let lost = self.shared().reader.lost(id)?;
+        Ok(lost.into_iter().map(|(partition, from, to)| (partition, OffsetRange::new(from, to))).collect())
     }
 
     /// Per topic and partition: records, bytes, start, end, segments, last append time.
     pub fn stats(&self) -> Result<Vec<PartitionStats>> {
-        unimplemented!()
+        let visible = self.shared().visible.read();
+        let mut stats = Vec::new();
+        for (name, topic) in &visible.topics {
+            for (partition, state) in (0..).zip(&topic.partitions) {
+                stats.push(PartitionStats {
+                    topic: name.clone(),
+                    partition,
+                    start: state.start,
+                    end: state.end(),
+                    size_bytes: state.bytes(),
+                    segments: state.segments.len(),
+                    last_append_ms: state.last().extent.last_append_ms,
+                });
+            }
+        }
+        Ok(stats)
     }
 
     /// Waits for appends under way, syncs, and closes; later calls fail with [`tarn_model::Kind::Unavailable`].
     pub async fn close(&self) -> Result<()> {
-        unimplemented!()
+        let handle = self.handle.clone();
+        let close = tokio::task::spawn_blocking(move || {
+            handle.shared.queue.close();
+            let ended = match handle.thread.lock().take() {
+                Some(thread) => {
+                    thread.join().unwrap_or_else(|_| Err(Error::internal("the log's thread panicked")))
+                }
+                None => Ok(()),
+            };
+            handle.shared.stop(&LogError::Closed);
+            handle.lock.lock().take();
+            ended
+        });
+        close.await.unwrap_or_else(|error| Err(Error::internal("closing the log failed").with_source(error)))
     }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Committer) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.shared().queue.job(Box::new(move |committer| {
+            let _ = answer.send(job(committer));
+        }));
+        answered.await.unwrap_or_else(|_| Err(LogError::Closed.into()))
+    }
+
+    fn ask_blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Committer) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = std::sync::mpsc::channel();
+        self.shared().queue.job(Box::new(move |committer| {
+            let _ = answer.send(job(committer));
+        }));
+        answered.recv().unwrap_or_else(|_| Err(LogError::Closed.into()))
+    }
+}
+
+fn parse_position(value: &str) -> Result<serde_json::Value> {
+    serde_json::from_str(value)
+        .map_err(|error| Error::corrupt("the ledger has a position that is not JSON").with_source(error))
+}
+
+fn check_offset(topic: &str, partition: PartitionId, from: Offset, start: Offset, end: Offset) -> Result<()> {
+    if from < start {
+        return Err(Error::invalid(format!(
+            "partition {partition} of topic `{topic}` starts at offset {start}, above {from}"
+        ))
+        .with_hint("older records were let go by retention or a trim"));
+    }
+    if from > end {
+        return Err(Error::invalid(format!(
+            "partition {partition} of topic `{topic}` ends at offset {end}, below {from}"
+        )));
+    }
+    Ok(())
 }
 
 /// What one partition holds.

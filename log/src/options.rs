@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use tarn_model::columns::Columns;
 use tarn_model::config::{Compression, LogConfig, SyncMode};
+use tarn_model::{Error, Result};
+
+/// A batch with one such record still unpacks within the limit of every reader.
+const LARGEST_RECORD_BYTES: usize = 32 << 20;
+const SMALLEST_SEGMENT_BYTES: u64 = 4 << 10;
+/// Index entries hold positions of 32 bits.
+const LARGEST_SEGMENT_BYTES: u64 = 1 << 30;
 
 /// Limits and modes of a log.
 #[derive(Debug, Clone)]
@@ -38,6 +45,23 @@ impl From<&LogConfig> for LogOptions {
             max_record_bytes: config.max_record_size.as_usize(),
             idempotency_window: config.idempotency_window.0,
         }
+    }
+}
+
+impl LogOptions {
+    /// Refuses what the format cannot hold.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.max_record_bytes > LARGEST_RECORD_BYTES {
+            return Err(Error::invalid(format!(
+                "`log.max_record_size` is above {} MiB",
+                LARGEST_RECORD_BYTES >> 20
+            ))
+            .with_hint("keep larger values in files, and put their names into records"));
+        }
+        if !(SMALLEST_SEGMENT_BYTES..=LARGEST_SEGMENT_BYTES).contains(&self.segment_bytes) {
+            return Err(Error::invalid("`log.segment_size` is not between 4 KiB and 1 GiB"));
+        }
+        Ok(())
     }
 }
 

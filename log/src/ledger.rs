@@ -1,0 +1,658 @@
+//! What is committed: the SQLite database beside the segments.
+//!
+//! *Why*: one mechanism for everything that must change at once and be found by key. Segment bytes count only up to the
+//! extents that stand here.
+//!
+//! *Layout* (`ledger.sqlite`, WAL):
+//!
+//! ```text
+//! meta        name, value           commit (number of the last), leader_epoch, boot_id
+//! topics      id, uuid, name, columns, retention_time_ms, retention_bytes
+//! partitions  topic, partition, start
+//! segments    topic, partition, base, end, bytes, created_ms, last_append_ms, max_timestamp_ms
+//! positions   source, key, value
+//! keys        topic, key, body_hash, answer, at_ms
+//! dropped     source, records
+//! lost        topic, partition, from, to, at_ms
+//! undo_*      seq, what a commit replaced
+//! ```
+//!
+//! *Failure*: under `group` every transaction is synced before it counts. Otherwise SQLite's WAL may outlive segment bytes
+//! when the power fails, so each commit keeps what it replaced in `undo_*` until its segment bytes are synced. [`Ledger::open`]
+//! finds another boot id than that of the last run, and then takes back all commits that still have undo rows.
+//!
+//! A commit that fails may have been made or not. [`Ledger::settle`] closes all connections, so that SQLite recovers as
+//! after a crash, and looks.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use tarn_model::{Offset, PartitionId};
+use uuid::Uuid;
+
+use crate::append::Position;
+use crate::error::LogError;
+use crate::segment::Extent;
+
+type Sql<T> = std::result::Result<T, rusqlite::Error>;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS topics (
+    id INTEGER PRIMARY KEY, uuid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, columns TEXT,
+    retention_time_ms INTEGER, retention_bytes INTEGER);
+CREATE TABLE IF NOT EXISTS partitions (
+    topic INTEGER NOT NULL REFERENCES topics, partition INTEGER NOT NULL, start INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS segments (
+    topic INTEGER NOT NULL, partition INTEGER NOT NULL, base INTEGER NOT NULL, \"end\" INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, last_append_ms INTEGER, max_timestamp_ms INTEGER,
+    PRIMARY KEY (topic, partition, base), FOREIGN KEY (topic, partition) REFERENCES partitions) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS positions (
+    source TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (source, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS keys (
+    topic INTEGER NOT NULL REFERENCES topics, key TEXT NOT NULL, body_hash BLOB NOT NULL, answer TEXT NOT NULL,
+    at_ms INTEGER NOT NULL, UNIQUE (topic, key));
+CREATE INDEX IF NOT EXISTS keys_by_age ON keys (at_ms);
+CREATE TABLE IF NOT EXISTS dropped (source TEXT PRIMARY KEY, records INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lost (
+    topic INTEGER NOT NULL REFERENCES topics, partition INTEGER NOT NULL, \"from\" INTEGER NOT NULL,
+    \"to\" INTEGER NOT NULL, at_ms INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS undo_segments (
+    seq INTEGER NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL, base INTEGER NOT NULL,
+    \"end\" INTEGER NOT NULL, bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, last_append_ms INTEGER,
+    max_timestamp_ms INTEGER, PRIMARY KEY (seq, topic, partition)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS undo_positions (
+    seq INTEGER NOT NULL, source TEXT NOT NULL, key TEXT NOT NULL, value TEXT,
+    PRIMARY KEY (seq, source, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS undo_keys (
+    seq INTEGER NOT NULL, topic INTEGER NOT NULL, key TEXT NOT NULL, PRIMARY KEY (seq, topic, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS undo_dropped (
+    seq INTEGER NOT NULL, source TEXT NOT NULL, records INTEGER, PRIMARY KEY (seq, source)) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('commit', 0), ('leader_epoch', 0);
+";
+
+/// Most expired keys that one commit deletes along the way.
+const EXPIRE_AT_ONCE: i64 = 1000;
+
+/// A topic as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct TopicRow {
+    pub(crate) id: i64,
+    pub(crate) uuid: Uuid,
+    pub(crate) name: String,
+    pub(crate) columns: Option<String>,
+    pub(crate) retention_time_ms: Option<i64>,
+    pub(crate) retention_bytes: Option<u64>,
+    pub(crate) partitions: Vec<PartitionRow>,
+}
+
+/// A partition as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct PartitionRow {
+    pub(crate) start: Offset,
+    /// By base; the last is written to.
+    pub(crate) segments: Vec<Extent>,
+}
+
+/// What one commit changes.
+#[derive(Debug, Default)]
+pub(crate) struct Change<'a> {
+    pub(crate) partitions: Vec<PartitionChange>,
+    pub(crate) positions: Vec<&'a Position>,
+    pub(crate) keys: Vec<KeyRow<'a>>,
+    pub(crate) dropped: Vec<&'a (String, u64)>,
+    pub(crate) now_ms: i64,
+    /// Keys older than this are forgotten.
+    pub(crate) expire_before_ms: i64,
+}
+
+/// The segments that a commit wrote to.
+#[derive(Debug)]
+pub(crate) struct PartitionChange {
+    pub(crate) topic: i64,
+    pub(crate) partition: PartitionId,
+    /// The last segment as it was.
+    pub(crate) before: Extent,
+    /// The same segment as it is now, and the ones begun since.
+    pub(crate) after: Vec<Extent>,
+}
+
+/// An idempotency key with the answer it got.
+#[derive(Debug)]
+pub(crate) struct KeyRow<'a> {
+    pub(crate) topic: i64,
+    pub(crate) key: &'a str,
+    pub(crate) body_hash: u128,
+    pub(crate) answer: String,
+}
+
+/// The writing side; only the committer has it.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    path: PathBuf,
+    connection: Option<Connection>,
+    reader: Arc<Reader>,
+    /// Whether every commit is synced, so that there is never anything to take back.
+    synced: bool,
+    seq: i64,
+}
+
+/// The reading side, shared.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    connection: Mutex<Option<Connection>>,
+}
+
+/// What [`Ledger::open`] found.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) ledger: Ledger,
+    pub(crate) topics: Vec<TopicRow>,
+    pub(crate) leader_epoch: i32,
+}
+
+impl Ledger {
+    /// Opens or creates the ledger; takes back what a power failure may have taken from the segments.
+    pub(crate) fn open(path: &Path, boot_id: &str, synced: bool) -> Result<Opened, LogError> {
+        let mut connection = connect(path, synced).map_err(LogError::ledger("open"))?;
+        connection.execute_batch(SCHEMA).map_err(LogError::ledger("create"))?;
+        durably(&mut connection, synced, |tx| roll_back(tx, boot_id)).map_err(LogError::ledger("recover"))?;
+        let read = || -> Sql<_> {
+            let seq = meta(&connection, "commit")?;
+            let leader_epoch = meta(&connection, "leader_epoch")?;
+            Ok((seq, i32::try_from(leader_epoch).unwrap_or(i32::MAX), load_topics(&connection)?))
+        };
+        let (seq, leader_epoch, topics) = read().map_err(LogError::ledger("read"))?;
+        let reader = connect(path, synced).map_err(LogError::ledger("open"))?;
+        let reader = Arc::new(Reader { connection: Mutex::new(Some(reader)) });
+        let ledger = Ledger { path: path.to_owned(), connection: Some(connection), reader, synced, seq };
+        Ok(Opened { ledger, topics, leader_epoch })
+    }
+
+    pub(crate) fn reader(&self) -> Arc<Reader> {
+        self.reader.clone()
+    }
+
+    /// Number of the last commit.
+    pub(crate) fn seq(&self) -> i64 {
+        self.seq
+    }
+
+    /// The answer that a key got, unless it is too old.
+    pub(crate) fn key(
+        &self,
+        topic: i64,
+        key: &str,
+        not_before_ms: i64,
+    ) -> Result<Option<(u128, String)>, LogError> {
+        let find = || -> Sql<_> {
+            self.connection()?
+                .prepare_cached(
+                    "SELECT body_hash, answer FROM keys WHERE topic = ?1 AND key = ?2 AND at_ms >= ?3",
+                )?
+                .query_row(params![topic, key, not_before_ms], |row| {
+                    Ok((u128::from_be_bytes(row.get(0)?), row.get(1)?))
+                })
+                .optional()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    /// Commits `change`. An error does not say whether it was made: ask [`Ledger::settle`].
+    pub(crate) fn commit(&mut self, change: &Change<'_>) -> Result<(), LogError> {
+        let (seq, with_undo) = (self.seq + 1, !self.synced);
+        let mut commit = || -> Sql<()> {
+            let tx = self.connection_mut()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            set_meta(&tx, "commit", seq)?;
+            write_partitions(&tx, seq, with_undo, change)?;
+            write_positions(&tx, seq, with_undo, change)?;
+            write_keys(&tx, seq, with_undo, change)?;
+            write_dropped(&tx, seq, with_undo, change)?;
+            tx.commit()
+        };
+        commit().map_err(LogError::ledger("write"))?;
+        self.seq = seq;
+        Ok(())
+    }
+
+    /// After a failed commit: whether it, the one with the number `seq`, was made. Every connection is closed first, so that SQLite judges its WAL as it
+    /// would after a crash, and never differently later.
+    pub(crate) fn settle(&mut self, seq: i64) -> Result<bool, LogError> {
+        let undecided = |source| LogError::Undecided { source: Arc::new(source) };
+        let reader = self.reader.clone();
+        let mut shared = reader.connection.lock();
+        *shared = None;
+        self.connection = None;
+        let connection = connect(&self.path, self.synced).map_err(undecided)?;
+        let found: i64 = meta(&connection, "commit").map_err(undecided)?;
+        *shared = Some(connect(&self.path, self.synced).map_err(undecided)?);
+        self.connection = Some(connection);
+        self.seq = found;
+        Ok(found == seq)
+    }
+
+    /// The segment bytes of all commits up to `seq` are synced: nothing of them need be taken back. Durable itself, with
+    /// all commits before it.
+    pub(crate) fn synced_through(&mut self, seq: i64) -> Result<(), LogError> {
+        self.durable(|tx| {
+            for table in ["undo_segments", "undo_positions", "undo_keys", "undo_dropped"] {
+                tx.execute(&format!("DELETE FROM {table} WHERE seq <= ?1"), [seq])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether some commit could still be taken back.
+    pub(crate) fn has_undo(&self) -> Result<bool, LogError> {
+        let find = || -> Sql<bool> {
+            self.connection()?.query_row(
+                "SELECT EXISTS (SELECT 1 FROM undo_segments) OR EXISTS (SELECT 1 FROM undo_positions)
+                     OR EXISTS (SELECT 1 FROM undo_keys) OR EXISTS (SELECT 1 FROM undo_dropped)",
+                [],
+                |row| row.get(0),
+            )
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    /// Stores a new topic and returns its number.
+    pub(crate) fn create_topic(&mut self, topic: &TopicRow) -> Result<i64, LogError> {
+        self.durable(|tx| {
+            tx.execute(
+                "INSERT INTO topics (uuid, name, columns, retention_time_ms, retention_bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    topic.uuid.to_string(),
+                    topic.name,
+                    topic.columns,
+                    topic.retention_time_ms,
+                    topic.retention_bytes.map(integer)
+                ],
+            )?;
+            let id = tx.last_insert_rowid();
+            write_new_partitions(tx, id, 0, &topic.partitions)?;
+            Ok(id)
+        })
+    }
+
+    /// Stores how a topic is kept now, and partitions that were added from `first` on.
+    pub(crate) fn update_topic(&mut self, topic: &TopicRow, first: usize) -> Result<(), LogError> {
+        self.durable(|tx| {
+            tx.execute(
+                "UPDATE topics SET columns = ?2, retention_time_ms = ?3, retention_bytes = ?4 WHERE id = ?1",
+                params![topic.id, topic.columns, topic.retention_time_ms, topic.retention_bytes.map(integer)],
+            )?;
+            write_new_partitions(tx, topic.id, first, &topic.partitions[first.min(topic.partitions.len())..])
+        })
+    }
+
+    /// Adds an empty segment behind the last of a partition.
+    pub(crate) fn add_segment(
+        &mut self,
+        topic: i64,
+        partition: PartitionId,
+        extent: &Extent,
+    ) -> Result<(), LogError> {
+        self.durable(|tx| put_extent(tx, topic, partition, extent))
+    }
+
+    /// Moves the starts of partitions of a topic and forgets the segments below; keeps the ranges that were lost.
+    pub(crate) fn trim(
+        &mut self,
+        topic: i64,
+        starts: &[(PartitionId, Offset, Vec<Offset>)],
+        lost: &[(PartitionId, Offset, Offset)],
+        at_ms: i64,
+    ) -> Result<(), LogError> {
+        self.durable(|tx| {
+            for (partition, start, bases) in starts {
+                tx.prepare_cached("UPDATE partitions SET start = ?3 WHERE topic = ?1 AND partition = ?2")?
+                    .execute(params![topic, partition, start])?;
+                for base in bases {
+                    tx.prepare_cached(
+                        "DELETE FROM segments WHERE topic = ?1 AND partition = ?2 AND base = ?3",
+                    )?
+                    .execute(params![topic, partition, base])?;
+                }
+            }
+            for (partition, from, to) in lost {
+                tx.prepare_cached("INSERT INTO lost VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .execute(params![topic, partition, from, to, at_ms])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn durable<T>(&mut self, write: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Result<T, LogError> {
+        let synced = self.synced;
+        let run = || durably(self.connection_mut()?, synced, write);
+        run().map_err(LogError::ledger("write"))
+    }
+
+    fn connection(&self) -> Sql<&Connection> {
+        self.connection.as_ref().ok_or_else(lost_connection)
+    }
+
+    fn connection_mut(&mut self) -> Sql<&mut Connection> {
+        self.connection.as_mut().ok_or_else(lost_connection)
+    }
+}
+
+impl Reader {
+    pub(crate) fn position(&self, source: &str, key: &str) -> Result<Option<String>, LogError> {
+        let connection = self.connection();
+        let find = || -> Sql<_> {
+            open(&connection)?
+                .prepare_cached("SELECT value FROM positions WHERE source = ?1 AND key = ?2")?
+                .query_row([source, key], |row| row.get(0))
+                .optional()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    pub(crate) fn positions(&self, source: &str) -> Result<Vec<(String, String)>, LogError> {
+        let connection = self.connection();
+        let find = || -> Sql<_> {
+            open(&connection)?
+                .prepare_cached("SELECT key, value FROM positions WHERE source = ?1 ORDER BY key")?
+                .query_map([source], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    pub(crate) fn dropped(&self) -> Result<Vec<(String, u64)>, LogError> {
+        let connection = self.connection();
+        let find = || -> Sql<Vec<(String, u64)>> {
+            open(&connection)?
+                .prepare_cached("SELECT source, records FROM dropped ORDER BY source")?
+                .query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?
+                .collect()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    pub(crate) fn lost(&self, topic: i64) -> Result<Vec<(PartitionId, Offset, Offset)>, LogError> {
+        let connection = self.connection();
+        let find = || -> Sql<_> {
+            open(&connection)?
+                .prepare_cached(
+                    "SELECT partition, \"from\", \"to\" FROM lost WHERE topic = ?1 ORDER BY partition, \"from\"",
+                )?
+                .query_map([topic], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock()
+    }
+}
+
+fn open(connection: &Option<Connection>) -> Sql<&Connection> {
+    connection.as_ref().ok_or_else(lost_connection)
+}
+
+fn lost_connection() -> rusqlite::Error {
+    rusqlite::Error::InvalidPath(PathBuf::from("the connection was given up after a failed commit"))
+}
+
+fn connect(path: &Path, synced: bool) -> Sql<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Runs `write` in a transaction that is on disk when this returns, with every one before it.
+fn durably<T>(
+    connection: &mut Connection,
+    synced: bool,
+    write: impl FnOnce(&Transaction<'_>) -> Sql<T>,
+) -> Sql<T> {
+    if !synced {
+        connection.pragma_update(None, "synchronous", "FULL")?;
+    }
+    let run = |connection: &mut Connection| {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = write(&tx)?;
+        tx.commit()?;
+        Ok(value)
+    };
+    let outcome = run(connection);
+    if !synced {
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+    }
+    outcome
+}
+
+/// Takes back all commits with undo rows, if the machine was started anew since, and begins a new leader epoch.
+fn roll_back(tx: &Transaction<'_>, boot_id: &str) -> Sql<()> {
+    let last: Option<String> =
+        tx.query_row("SELECT value FROM meta WHERE name = 'boot_id'", [], |row| row.get(0)).optional()?;
+    if last.as_deref() == Some(boot_id) {
+        return Ok(());
+    }
+    let undone: i64 = tx.query_row(
+        "SELECT count(*) FROM (SELECT seq FROM undo_segments UNION SELECT seq FROM undo_positions
+             UNION SELECT seq FROM undo_keys UNION SELECT seq FROM undo_dropped)",
+        [],
+        |row| row.get(0),
+    )?;
+    if undone > 0 {
+        tracing::warn!(
+            commits = undone,
+            "the machine was started anew: commits that were not synced are taken back"
+        );
+        // Per object, the oldest undo row has what was synced last.
+        tx.execute_batch(
+            "DELETE FROM segments WHERE EXISTS (SELECT 1 FROM undo_segments u
+                 WHERE u.topic = segments.topic AND u.partition = segments.partition AND segments.base >= u.base);
+             INSERT INTO segments SELECT topic, partition, base, \"end\", bytes, created_ms, last_append_ms,
+                 max_timestamp_ms FROM undo_segments u WHERE seq = (SELECT min(seq) FROM undo_segments o
+                     WHERE o.topic = u.topic AND o.partition = u.partition);
+             DELETE FROM positions WHERE (source, key) IN (SELECT source, key FROM undo_positions);
+             INSERT INTO positions SELECT source, key, value FROM undo_positions u WHERE value IS NOT NULL
+                 AND seq = (SELECT min(seq) FROM undo_positions o WHERE o.source = u.source AND o.key = u.key);
+             DELETE FROM keys WHERE (topic, key) IN (SELECT topic, key FROM undo_keys);
+             DELETE FROM dropped WHERE source IN (SELECT source FROM undo_dropped);
+             INSERT INTO dropped SELECT source, records FROM undo_dropped u WHERE records IS NOT NULL
+                 AND seq = (SELECT min(seq) FROM undo_dropped o WHERE o.source = u.source);
+             DELETE FROM undo_segments; DELETE FROM undo_positions; DELETE FROM undo_keys; DELETE FROM undo_dropped;
+             UPDATE meta SET value = value + 1 WHERE name = 'leader_epoch';",
+        )?;
+    }
+    set_meta(tx, "boot_id", boot_id)
+}
+
+fn write_partitions(tx: &Transaction<'_>, seq: i64, with_undo: bool, change: &Change<'_>) -> Sql<()> {
+    for PartitionChange { topic, partition, before, after } in &change.partitions {
+        if with_undo {
+            tx.prepare_cached("INSERT INTO undo_segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+                .execute(params![
+                    seq,
+                    topic,
+                    partition,
+                    before.base,
+                    before.end,
+                    integer(before.bytes),
+                    before.created_ms,
+                    before.last_append_ms,
+                    before.max_timestamp_ms
+                ])?;
+        }
+        for extent in after {
+            put_extent(tx, *topic, *partition, extent)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_positions(tx: &Transaction<'_>, seq: i64, with_undo: bool, change: &Change<'_>) -> Sql<()> {
+    for Position { source, key, value } in &change.positions {
+        if with_undo {
+            // Several appends of one commit may set the same position: the first sees what was committed.
+            tx.prepare_cached(
+                "INSERT OR IGNORE INTO undo_positions VALUES (?1, ?2, ?3,
+                     (SELECT value FROM positions WHERE source = ?2 AND key = ?3))",
+            )?
+            .execute(params![seq, source, key])?;
+        }
+        match value {
+            Some(value) => tx
+                .prepare_cached("INSERT OR REPLACE INTO positions VALUES (?1, ?2, ?3)")?
+                .execute(params![source, key, value])?,
+            None => tx
+                .prepare_cached("DELETE FROM positions WHERE source = ?1 AND key = ?2")?
+                .execute(params![source, key])?,
+        };
+    }
+    Ok(())
+}
+
+fn write_keys(tx: &Transaction<'_>, seq: i64, with_undo: bool, change: &Change<'_>) -> Sql<()> {
+    for KeyRow { topic, key, body_hash, answer } in &change.keys {
+        if with_undo {
+            tx.prepare_cached("INSERT OR IGNORE INTO undo_keys VALUES (?1, ?2, ?3)")?
+                .execute(params![seq, topic, key])?;
+        }
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO keys (topic, key, body_hash, answer, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![topic, key, body_hash.to_be_bytes(), answer, change.now_ms])?;
+    }
+    if !change.keys.is_empty() {
+        tx.prepare_cached(
+            "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys WHERE at_ms < ?1 LIMIT ?2)",
+        )?
+        .execute(params![change.expire_before_ms, EXPIRE_AT_ONCE])?;
+    }
+    Ok(())
+}
+
+fn write_dropped(tx: &Transaction<'_>, seq: i64, with_undo: bool, change: &Change<'_>) -> Sql<()> {
+    for (source, records) in &change.dropped {
+        if with_undo {
+            tx.prepare_cached(
+                "INSERT OR IGNORE INTO undo_dropped VALUES (?1, ?2, (SELECT records FROM dropped WHERE source = ?2))",
+            )?
+            .execute(params![seq, source])?;
+        }
+        tx.prepare_cached(
+            "INSERT INTO dropped VALUES (?1, ?2) ON CONFLICT (source) DO UPDATE SET records = records + excluded.records",
+        )?
+        .execute(params![source, integer(*records)])?;
+    }
+    Ok(())
+}
+
+fn write_new_partitions(
+    tx: &Transaction<'_>,
+    topic: i64,
+    first: usize,
+    partitions: &[PartitionRow],
+) -> Sql<()> {
+    for (partition, row) in (first..).zip(partitions) {
+        let partition = PartitionId::try_from(partition).unwrap_or(PartitionId::MAX);
+        tx.execute("INSERT INTO partitions VALUES (?1, ?2, ?3)", params![topic, partition, row.start])?;
+        for extent in &row.segments {
+            put_extent(tx, topic, partition, extent)?;
+        }
+    }
+    Ok(())
+}
+
+fn put_extent(tx: &Transaction<'_>, topic: i64, partition: PartitionId, extent: &Extent) -> Sql<()> {
+    tx.prepare_cached(
+        "INSERT INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET
+             \"end\" = excluded.\"end\", bytes = excluded.bytes, last_append_ms = excluded.last_append_ms,
+             max_timestamp_ms = excluded.max_timestamp_ms",
+    )?
+    .execute(params![
+        topic,
+        partition,
+        extent.base,
+        extent.end,
+        integer(extent.bytes),
+        extent.created_ms,
+        extent.last_append_ms,
+        extent.max_timestamp_ms
+    ])?;
+    Ok(())
+}
+
+fn load_topics(connection: &Connection) -> Sql<Vec<TopicRow>> {
+    let mut topics = connection
+        .prepare(
+            "SELECT id, uuid, name, columns, retention_time_ms, retention_bytes FROM topics ORDER BY id",
+        )?
+        .query_map([], topic_row)?
+        .collect::<Sql<Vec<TopicRow>>>()?;
+    let mut partitions =
+        connection.prepare("SELECT partition, start FROM partitions WHERE topic = ?1 ORDER BY partition")?;
+    let mut segments = connection.prepare(
+        "SELECT base, \"end\", bytes, created_ms, last_append_ms, max_timestamp_ms FROM segments
+             WHERE topic = ?1 AND partition = ?2 ORDER BY base",
+    )?;
+    for topic in &mut topics {
+        let rows = partitions.query_map([topic.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for (partition, start) in rows.collect::<Sql<Vec<(PartitionId, Offset)>>>()? {
+            let segments = segments
+                .query_map(params![topic.id, partition], extent_row)?
+                .collect::<Sql<Vec<Extent>>>()?;
+            topic.partitions.push(PartitionRow { start, segments });
+        }
+    }
+    Ok(topics)
+}
+
+fn topic_row(row: &Row<'_>) -> Sql<TopicRow> {
+    let uuid: String = row.get(1)?;
+    let uuid = Uuid::parse_str(&uuid).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
+    })?;
+    Ok(TopicRow {
+        id: row.get(0)?,
+        uuid,
+        name: row.get(2)?,
+        columns: row.get(3)?,
+        retention_time_ms: row.get(4)?,
+        retention_bytes: row.get::<_, Option<i64>>(5)?.map(unsigned),
+        partitions: Vec::new(),
+    })
+}
+
+fn extent_row(row: &Row<'_>) -> Sql<Extent> {
+    Ok(Extent {
+        base: row.get(0)?,
+        end: row.get(1)?,
+        bytes: unsigned(row.get(2)?),
+        created_ms: row.get(3)?,
+        last_append_ms: row.get(4)?,
+        max_timestamp_ms: row.get(5)?,
+    })
+}
+
+fn meta(connection: &Connection, name: &str) -> Sql<i64> {
+    connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?.query_row([name], |row| row.get(0))
+}
+
+fn set_meta(tx: &Transaction<'_>, name: &str, value: impl rusqlite::ToSql) -> Sql<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute(params![name, value])?;
+    Ok(())
+}
+
+/// SQLite's integers are signed; no count here reaches 2^63.
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}

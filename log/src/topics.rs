@@ -1,0 +1,187 @@
+//! Creating and changing topics: jobs of the committer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tarn_model::clock::new_id;
+use tarn_model::columns::Columns;
+use tarn_model::{Error, PartitionId, Result};
+
+use crate::committer::Committer;
+use crate::draft::open_dir;
+use crate::error::LogError;
+use crate::ledger::{PartitionRow, TopicRow};
+use crate::options::{TopicInfo, TopicOptions};
+use crate::recovery;
+use crate::segment::{Extent, Segment};
+use crate::visible::{Partition, Placed, Topic};
+
+/// Kafka's longest name.
+const LONGEST_NAME: usize = 249;
+/// Bound of partitions per topic: each has its own open file.
+const MOST_PARTITIONS: i32 = 10_000;
+
+impl Committer {
+    /// Creates a topic, or makes an existing one as `options` say.
+    pub(crate) fn create_topic(&mut self, name: &str, options: &TopicOptions) -> Result<Arc<TopicInfo>> {
+        self.shared.check_running()?;
+        check_name(name)?;
+        if !(1..=MOST_PARTITIONS).contains(&options.partitions) {
+            return Err(Error::invalid(format!(
+                "a topic has 1 to {MOST_PARTITIONS} partitions: topic=`{name}`"
+            )));
+        }
+        let count = usize::try_from(options.partitions).expect("checked above");
+        match self.row(name) {
+            None => self.create(name, options, count),
+            Some(row) if count < row.partitions.len() => {
+                let has = row.partitions.len();
+                Err(Error::invalid(format!(
+                    "topic `{name}` has {has} partitions, which cannot become {count}"
+                ))
+                .with_hint(format!("set `partitions = {has}` or more")))
+            }
+            Some(row) => self.change(row, options, count),
+        }
+    }
+
+    /// Remembers the columns that a source knows.
+    pub(crate) fn set_topic_columns(&mut self, name: &str, columns: &Columns) -> Result<()> {
+        self.shared.check_running()?;
+        let text = columns.to_string();
+        let mut row = self.row(name).ok_or_else(|| Error::invalid(format!("there is no topic `{name}`")))?;
+        if row.columns.as_ref() != Some(&text) {
+            row.columns = Some(text);
+            let partitions = row.partitions.len();
+            self.ledger.update_topic(&row, partitions).map_err(|cause| self.ledger_failed(&cause))?;
+            self.show(&row, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, name: &str, options: &TopicOptions, count: usize) -> Result<Arc<TopicInfo>> {
+        let mut row = TopicRow {
+            id: 0,
+            uuid: new_id(),
+            name: name.to_owned(),
+            columns: None,
+            retention_time_ms: None,
+            retention_bytes: None,
+            partitions: Vec::new(),
+        };
+        set_retention(&mut row, options);
+        let added = self.create_partitions(&mut row, count)?;
+        row.id = self.ledger.create_topic(&row).map_err(|cause| self.ledger_failed(&cause))?;
+        tracing::info!(topic = name, uuid = %row.uuid, partitions = count, "created a topic");
+        self.show(&row, added)
+    }
+
+    fn change(&mut self, mut row: TopicRow, options: &TopicOptions, count: usize) -> Result<Arc<TopicInfo>> {
+        let (first, before) = (row.partitions.len(), (row.retention_time_ms, row.retention_bytes));
+        set_retention(&mut row, options);
+        if count > first || before != (row.retention_time_ms, row.retention_bytes) {
+            let added = self.create_partitions(&mut row, count)?;
+            self.ledger.update_topic(&row, first).map_err(|cause| self.ledger_failed(&cause))?;
+            tracing::info!(topic = row.name, partitions = count, "changed a topic");
+            return self.show(&row, added);
+        }
+        let visible = self.shared.visible.read();
+        Ok(visible.topic(&row.name)?.info.clone())
+    }
+
+    /// Creates the folders and first segments of partitions up to `count`, durable before the ledger names them.
+    fn create_partitions(&self, row: &mut TopicRow, count: usize) -> Result<Vec<Partition>> {
+        let topic_dir = self.topic_dir(row);
+        let mut added = Vec::new();
+        for partition in row.partitions.len()..count {
+            let dir = topic_dir.join(partition.to_string());
+            std::fs::create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
+            let segment = Segment::create(&dir, 0)?;
+            sync_dir(&dir)?;
+            let extent = Extent::empty(0, self.shared.clock.now_ms(), None);
+            row.partitions.push(PartitionRow { start: 0, segments: vec![extent] });
+            added.push(Partition {
+                dir,
+                start: 0,
+                segments: vec![Placed { segment: Arc::new(segment), extent }],
+            });
+        }
+        if !added.is_empty() {
+            sync_dir(&topic_dir)?;
+            sync_dir(&self.shared.dir)?;
+        }
+        Ok(added)
+    }
+
+    /// Shows a topic as `row` has it, with the partitions that were added.
+    fn show(&self, row: &TopicRow, added: Vec<Partition>) -> Result<Arc<TopicInfo>> {
+        let info = Arc::new(recovery::info(row, &self.shared.options)?);
+        let mut visible = self.shared.visible.write();
+        let topic = visible.topics.entry(row.name.clone()).or_insert_with(|| Topic {
+            id: row.id,
+            info: info.clone(),
+            retention_time: None,
+            retention_bytes: None,
+            holds: Default::default(),
+            partitions: Vec::new(),
+        });
+        topic.info = info.clone();
+        topic.retention_time =
+            row.retention_time_ms.map(|ms| std::time::Duration::from_millis(ms.unsigned_abs()));
+        topic.retention_bytes = row.retention_bytes;
+        topic.partitions.extend(added);
+        Ok(info)
+    }
+
+    /// The topic as the ledger has it, but for its extents.
+    fn row(&self, name: &str) -> Option<TopicRow> {
+        let visible = self.shared.visible.read();
+        let topic = visible.topics.get(name)?;
+        let partition = |p: &Partition| PartitionRow { start: p.start, segments: Vec::new() };
+        Some(TopicRow {
+            id: topic.id,
+            uuid: topic.info.id,
+            name: name.to_owned(),
+            columns: topic.info.columns.as_ref().map(Columns::to_string),
+            retention_time_ms: topic.retention_time.map(millis),
+            retention_bytes: topic.retention_bytes,
+            partitions: topic.partitions.iter().map(partition).collect(),
+        })
+    }
+
+    fn topic_dir(&self, row: &TopicRow) -> PathBuf {
+        self.shared.dir.join(row.uuid.to_string())
+    }
+
+    /// A failed transaction that is no commit: when the disk was only full it may be tried again.
+    pub(crate) fn ledger_failed(&self, cause: &LogError) -> Error {
+        if cause.passes() { cause.clone().into() } else { self.stop(cause).into() }
+    }
+}
+
+fn set_retention(row: &mut TopicRow, options: &TopicOptions) {
+    row.retention_time_ms = options.retention_time.map(millis);
+    row.retention_bytes = options.retention_bytes;
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    if plain && !name.is_empty() && name.len() <= LONGEST_NAME && name != "." && name != ".." {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("`{name}` cannot be the name of a topic"))
+        .with_hint("use letters, digits, `.`, `_` and `-`, at most 249 of them"))
+}
+
+fn sync_dir(dir: &Path) -> std::result::Result<(), LogError> {
+    open_dir(dir)?.sync_all().map_err(LogError::io("sync", dir))
+}
+
+/// The number of a partition from its place.
+pub(crate) fn number(index: usize) -> PartitionId {
+    PartitionId::try_from(index).expect("topics have at most 10,000 partitions")
+}

@@ -1,0 +1,104 @@
+//! What readers see: topics, their partitions, and how much of each is committed.
+//!
+//! *Invariants*: only the committer changes it, after its commit is in the ledger, and all of a commit under one write lock:
+//! whoever holds the read lock sees whole commits. Nobody reads a file under the lock.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tarn_model::{Boundary, Error, Offset, PartitionId, Result};
+
+use crate::options::TopicInfo;
+use crate::segment::{Extent, Segment};
+
+/// All topics, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Visible {
+    pub(crate) topics: BTreeMap<String, Topic>,
+}
+
+/// A topic and its partitions.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    /// Its number in the ledger.
+    pub(crate) id: i64,
+    pub(crate) info: Arc<TopicInfo>,
+    pub(crate) retention_time: Option<Duration>,
+    pub(crate) retention_bytes: Option<u64>,
+    /// Owner → what it still needs everything at or above of.
+    pub(crate) holds: BTreeMap<String, Boundary>,
+    pub(crate) partitions: Vec<Partition>,
+}
+
+/// A partition; its last segment is written to.
+#[derive(Debug, Clone)]
+pub(crate) struct Partition {
+    pub(crate) dir: PathBuf,
+    pub(crate) start: Offset,
+    pub(crate) segments: Vec<Placed>,
+}
+
+/// A segment and how much of it is committed.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) extent: Extent,
+}
+
+impl Visible {
+    pub(crate) fn topic(&self, name: &str) -> Result<&Topic> {
+        self.topics.get(name).ok_or_else(|| unknown(name))
+    }
+
+    pub(crate) fn topic_mut(&mut self, name: &str) -> Result<&mut Topic> {
+        self.topics.get_mut(name).ok_or_else(|| unknown(name))
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::invalid(format!("there is no topic `{name}`")).with_hint("declare it as `[[topic]]` in the config")
+}
+
+impl Topic {
+    pub(crate) fn partition(&self, partition: PartitionId) -> Result<&Partition> {
+        usize::try_from(partition).ok().and_then(|at| self.partitions.get(at)).ok_or_else(|| {
+            let (name, count) = (&self.info.name, self.partitions.len());
+            Error::invalid(format!("topic `{name}` has {count} partitions, not partition {partition}"))
+        })
+    }
+
+    pub(crate) fn ends(&self) -> Boundary {
+        (0..).zip(&self.partitions).map(|(partition, p)| (partition, p.end())).collect()
+    }
+
+    pub(crate) fn starts(&self) -> Boundary {
+        (0..).zip(&self.partitions).map(|(partition, p)| (partition, p.start)).collect()
+    }
+
+    /// The offset that some owner still needs of `partition`; `None` when nobody holds it.
+    pub(crate) fn held_from(&self, partition: PartitionId) -> Option<Offset> {
+        self.holds.values().map(|boundary| boundary.next(partition)).min()
+    }
+}
+
+impl Partition {
+    pub(crate) fn last(&self) -> &Placed {
+        self.segments.last().expect("a partition always has a segment")
+    }
+
+    pub(crate) fn end(&self) -> Offset {
+        self.last().extent.end
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|placed| placed.extent.bytes).sum()
+    }
+
+    /// The segments that hold records at or above `from`.
+    pub(crate) fn segments_from(&self, from: Offset) -> &[Placed] {
+        let first = self.segments.partition_point(|placed| placed.extent.end <= from);
+        &self.segments[first..]
+    }
+}
