@@ -3,6 +3,8 @@
 //! Each test has a folder of its own and a free port, so they run side by side. What needs root or other packages stands
 //! in `servers` (feature `servers`), which `tests/servers/run` switches on.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests tell what they did")]
+
 mod harness;
 
 mod bad_input;

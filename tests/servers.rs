@@ -252,3 +252,37 @@ fn a_full_disk_at_start_is_an_error_with_a_hint() {
     folder.never_panicked();
     drop(mount);
 }
+
+/// The blocks of the README's tour, but for the build, typed into a shell.
+#[test]
+fn the_tour_of_the_readme_works_as_typed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).expect("read the README");
+    let (_, tour) = readme.split_once("## Five minutes").expect("the tour");
+    let (tour, _) = tour.split_once("\n## ").expect("the end of the tour");
+    let blocks: Vec<&str> = tour
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap_or_default())
+        .skip(1)
+        .collect();
+    assert!(blocks.len() > 3, "the tour has {} blocks", blocks.len());
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let script = format!("set -eux\n{}", blocks.concat()).replace("8080", &port.to_string());
+    let folder = Folder::new("");
+    let binary = Path::new(env!("CARGO_BIN_EXE_tarn")).parent().expect("a folder").display().to_string();
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(folder.path(""))
+        .env("PATH", format!("{binary}:{}", std::env::var("PATH").unwrap_or_default()))
+        .output()
+        .expect("start bash");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}\n{said}");
+    for word in ["Oslo", "trips.csv", "far"] {
+        assert!(printed.contains(word), "`{word}` was not shown:\n{printed}\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
