@@ -277,6 +277,17 @@ impl Ledger {
         })
     }
 
+    /// Forgets a topic with everything that belongs to it.
+    pub(crate) fn delete_topic(&mut self, topic: i64) -> Result<(), LogError> {
+        self.durable(|tx| {
+            for table in ["undo_segments", "undo_keys", "lost", "keys", "segments", "partitions"] {
+                tx.execute(&format!("DELETE FROM {table} WHERE topic = ?1"), [topic])?;
+            }
+            tx.execute("DELETE FROM topics WHERE id = ?1", [topic])?;
+            Ok(())
+        })
+    }
+
     /// Stores how a topic is kept now, and partitions that were added from `first` on.
     pub(crate) fn update_topic(&mut self, topic: &TopicRow, first: usize) -> Result<(), LogError> {
         self.durable(|tx| {

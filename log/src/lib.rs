@@ -139,6 +139,14 @@ impl Log {
         self.ask_blocking(move |committer| committer.create_topic(&name, &options))
     }
 
+    /// Creates a topic with the identity and the first offsets that a lake knows it by, so that the log goes on where the
+    /// lake ends. A topic of this name gives way when it holds no record that the lake lacks; else
+    /// [`tarn_model::Kind::Conflict`].
+    pub async fn adopt_topic(&self, name: &str, id: TopicId, starts: &Boundary) -> Result<()> {
+        let (name, starts) = (name.to_owned(), starts.clone());
+        self.ask(move |committer| committer.adopt_topic(&name, id, &starts)).await
+    }
+
     /// The topic of this name.
     pub fn topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
         self.shared().visible.read().topics.get(name).map(|topic| topic.info.clone())

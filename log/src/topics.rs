@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tarn_model::clock::new_id;
 use tarn_model::columns::Columns;
-use tarn_model::{Error, PartitionId, Result};
+use tarn_model::{Boundary, Error, PartitionId, Result};
+use uuid::Uuid;
 
 use crate::committer::Committer;
 use crate::draft::open_dir;
@@ -59,18 +60,51 @@ impl Committer {
         Ok(())
     }
 
+    /// Creates a topic anew with an identity and starts that are given; one that holds nothing else gives way.
+    pub(crate) fn adopt_topic(&mut self, name: &str, uuid: Uuid, starts: &Boundary) -> Result<()> {
+        self.shared.check_running()?;
+        check_name(name)?;
+        let mut count =
+            starts.iter().filter_map(|(p, _)| usize::try_from(p).ok()).max().map_or(1, |last| last + 1);
+        let mut options = TopicOptions { partitions: 1, retention_time: None, retention_bytes: None };
+        let known = self.shared.visible.read().topics.get(name).map(|topic| {
+            options.retention_time = topic.retention_time;
+            options.retention_bytes = topic.retention_bytes;
+            let ends: Boundary = (0..).zip(topic.partitions.iter().map(Partition::end)).collect();
+            let first: Boundary = (0..).zip(topic.partitions.iter().map(|p| p.start)).collect();
+            (topic.id, topic.info.id, first, ends, topic.partitions.len())
+        });
+        if let Some((id, known, first, ends, partitions)) = known {
+            if known == uuid && ends.is_at_least(starts) {
+                return Ok(());
+            }
+            let beyond = if known == uuid { ends.records_above(starts) } else { ends.records_above(&first) };
+            if beyond > 0 {
+                return Err(Error::conflict(format!(
+                    "topic `{name}` of this log holds {beyond} records that the table does not have"
+                ))
+                .with_hint(
+                    "detach the table and give the new one another name, or begin with an empty data folder",
+                ));
+            }
+            count = count.max(partitions);
+            self.ledger.delete_topic(id).map_err(|cause| self.ledger_failed(&cause))?;
+            self.shared.visible.write().topics.remove(name);
+            let dir = self.shared.dir.join(known.to_string());
+            if dir.exists() {
+                std::fs::remove_dir_all(&dir).map_err(LogError::io("delete", &dir))?;
+            }
+        }
+        let mut row = empty_row(name, uuid, &options);
+        let added = self.create_partitions(&mut row, count, starts)?;
+        row.id = self.ledger.create_topic(&row).map_err(|cause| self.ledger_failed(&cause))?;
+        tracing::info!(topic = name, uuid = %row.uuid, starts = %starts, "adopted a topic");
+        self.show(&row, added).map(|_| ())
+    }
+
     fn create(&mut self, name: &str, options: &TopicOptions, count: usize) -> Result<Arc<TopicInfo>> {
-        let mut row = TopicRow {
-            id: 0,
-            uuid: new_id(),
-            name: name.to_owned(),
-            columns: None,
-            retention_time_ms: None,
-            retention_bytes: None,
-            partitions: Vec::new(),
-        };
-        set_retention(&mut row, options);
-        let added = self.create_partitions(&mut row, count)?;
+        let mut row = empty_row(name, new_id(), options);
+        let added = self.create_partitions(&mut row, count, &Boundary::new())?;
         row.id = self.ledger.create_topic(&row).map_err(|cause| self.ledger_failed(&cause))?;
         tracing::info!(topic = name, uuid = %row.uuid, partitions = count, "created a topic");
         self.show(&row, added)
@@ -80,7 +114,7 @@ impl Committer {
         let (first, before) = (row.partitions.len(), (row.retention_time_ms, row.retention_bytes));
         set_retention(&mut row, options);
         if count > first || before != (row.retention_time_ms, row.retention_bytes) {
-            let added = self.create_partitions(&mut row, count)?;
+            let added = self.create_partitions(&mut row, count, &Boundary::new())?;
             self.ledger.update_topic(&row, first).map_err(|cause| self.ledger_failed(&cause))?;
             tracing::info!(topic = row.name, partitions = count, "changed a topic");
             return self.show(&row, added);
@@ -90,19 +124,25 @@ impl Committer {
     }
 
     /// Creates the folders and first segments of partitions up to `count`, durable before the ledger names them.
-    fn create_partitions(&self, row: &mut TopicRow, count: usize) -> Result<Vec<Partition>> {
+    fn create_partitions(
+        &self,
+        row: &mut TopicRow,
+        count: usize,
+        starts: &Boundary,
+    ) -> Result<Vec<Partition>> {
         let topic_dir = self.topic_dir(row);
         let mut added = Vec::new();
         for partition in row.partitions.len()..count {
             let dir = topic_dir.join(partition.to_string());
             std::fs::create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
-            let segment = Segment::create(&dir, 0)?;
+            let start = starts.next(number(partition));
+            let segment = Segment::create(&dir, start)?;
             sync_dir(&dir)?;
-            let extent = Extent::empty(0, self.shared.clock.now_ms(), None);
-            row.partitions.push(PartitionRow { start: 0, segments: vec![extent] });
+            let extent = Extent::empty(start, self.shared.clock.now_ms(), None);
+            row.partitions.push(PartitionRow { start, segments: vec![extent] });
             added.push(Partition {
                 dir,
-                start: 0,
+                start,
                 segments: vec![Placed { segment: Arc::new(segment), extent }],
             });
         }
@@ -157,6 +197,20 @@ impl Committer {
     pub(crate) fn ledger_failed(&self, cause: &LogError) -> Error {
         if cause.passes() { cause.clone().into() } else { self.stop(cause).into() }
     }
+}
+
+fn empty_row(name: &str, uuid: Uuid, options: &TopicOptions) -> TopicRow {
+    let mut row = TopicRow {
+        id: 0,
+        uuid,
+        name: name.to_owned(),
+        columns: None,
+        retention_time_ms: None,
+        retention_bytes: None,
+        partitions: Vec::new(),
+    };
+    set_retention(&mut row, options);
+    row
 }
 
 fn set_retention(row: &mut TopicRow, options: &TopicOptions) {

@@ -26,7 +26,9 @@ use tarn_model::columns::{Columns, OFFSET, PARTITION};
 use tarn_model::config::{TableConfig, UnknownFields};
 use tarn_model::{Boundary, Error, Offset, PartitionId, Result, clock, fault};
 
+use crate::catalog::boundary_of;
 use crate::decode::{Decoder, TableFormat, dead_letter_schema, infer};
+use crate::fragment::slice_rows;
 
 /// Property: id of the topic that feeds the table.
 pub const TOPIC_UUID: &str = "tarn.topic_uuid";
@@ -70,12 +72,6 @@ pub struct TableOpener {
 /// App id of a topic's partition in Delta `txn` actions.
 pub fn app_id(topic: &TopicInfo, partition: PartitionId) -> String {
     format!("tarn/{}/{partition}", topic.id)
-}
-
-/// What `snapshot` covers of `topic`.
-pub fn boundary_of(topic: &TopicInfo, snapshot: &LakeSnapshot) -> Boundary {
-    let known = (0..topic.partitions).filter_map(|p| Some((p, *snapshot.txns.get(&app_id(topic, p))?)));
-    known.collect()
 }
 
 /// The advances that move `snapshot` to `to`, for the partitions that `to` is ahead in.
@@ -156,7 +152,7 @@ impl TableOpener {
         let snapshot = lake.snapshot();
         Ok(OpenTable {
             config: config.clone(),
-            boundary: boundary_of(&topic, &snapshot),
+            boundary: boundary_of(&snapshot),
             schema: Arc::clone(&snapshot.schema),
             topic,
             format,
@@ -199,7 +195,11 @@ impl TableOpener {
             } else if records >= SAMPLE_RECORDS || since.elapsed() >= SAMPLE_TIME {
                 return self.infer_from(topic, &starts).await;
             }
-            let wait = if records == 0 { Duration::from_secs(3600) } else { SAMPLE_TIME.saturating_sub(since.elapsed()) };
+            let wait = if records == 0 {
+                Duration::from_secs(3600)
+            } else {
+                SAMPLE_TIME.saturating_sub(since.elapsed())
+            };
             match tokio::time::timeout(wait, commits.changed()).await {
                 Ok(Err(_)) => return Err(Error::unavailable("the log was closed")),
                 Ok(Ok(())) | Err(_) => {}
@@ -230,7 +230,12 @@ impl TableOpener {
         .await
     }
 
-    async fn create(&self, config: &TableConfig, topic: Arc<TopicInfo>, columns: Columns) -> Result<OpenTable> {
+    async fn create(
+        &self,
+        config: &TableConfig,
+        topic: Arc<TopicInfo>,
+        columns: Columns,
+    ) -> Result<OpenTable> {
         let format = self.format(config, columns);
         let dead_letters = self.create_dead_letters(config, &topic, &format).await?;
         let table = NewTable {
@@ -243,7 +248,7 @@ impl TableOpener {
         let snapshot = lake.snapshot();
         Ok(OpenTable {
             config: config.clone(),
-            boundary: boundary_of(&topic, &snapshot),
+            boundary: boundary_of(&snapshot),
             schema: Arc::clone(&snapshot.schema),
             topic,
             format,
@@ -274,7 +279,10 @@ impl TableOpener {
             return Ok(());
         }
         let what = match known {
-            Some(id) => format!("was filled from another log (topic id {id}, this log's topic `{}` has {})", topic.name, topic.id),
+            Some(id) => format!(
+                "was filled from another log (topic id {id}, this log's topic `{}` has {})",
+                topic.name, topic.id
+            ),
             None => "was not made from a topic, or was detached from it".to_owned(),
         };
         Err(Error::invalid(format!("table `{}` in the lake {what}", table.name())).with_hint(format!(
@@ -286,7 +294,7 @@ impl TableOpener {
 
     fn check_ends(&self, config: &TableConfig, topic: &TopicInfo, lake: &LakeTable) -> Result<()> {
         let ends = self.log.ends(&topic.name)?;
-        for (partition, boundary) in boundary_of(topic, &lake.snapshot()).iter() {
+        for (partition, boundary) in boundary_of(&lake.snapshot()).iter() {
             let end = ends.next(partition);
             if end < boundary {
                 return Err(Error::invalid(format!(
@@ -303,9 +311,15 @@ impl TableOpener {
     }
 
     /// Commits the rows that belong to dead letters whose commit came before the process died.
-    async fn settle(&self, topic: &TopicInfo, format: &TableFormat, lake: &LakeTable, dead: &LakeTable) -> Result<()> {
-        let boundary = boundary_of(topic, &lake.snapshot());
-        let dead_boundary = boundary_of(topic, &dead.snapshot());
+    async fn settle(
+        &self,
+        topic: &TopicInfo,
+        format: &TableFormat,
+        lake: &LakeTable,
+        dead: &LakeTable,
+    ) -> Result<()> {
+        let boundary = boundary_of(&lake.snapshot());
+        let dead_boundary = boundary_of(&dead.snapshot());
         let ahead: Vec<(PartitionId, Offset)> =
             dead_boundary.iter().filter(|(partition, next)| *next > boundary.next(*partition)).collect();
         if ahead.is_empty() {
@@ -316,8 +330,10 @@ impl TableOpener {
         for (partition, to) in &ahead {
             let (partition, to, from) = (*partition, *to, boundary.next(*partition));
             let (log, name, format) = (self.log.clone(), topic.name.clone(), format.clone());
-            let settled: HashSet<Offset> = settled.iter().filter(|(p, _)| *p == partition).map(|(_, o)| *o).collect();
-            let decoded = blocking(move || decode_range(&log, &name, partition, from, to, &format, &settled)).await?;
+            let settled: HashSet<Offset> =
+                settled.iter().filter(|(p, _)| *p == partition).map(|(_, o)| *o).collect();
+            let decoded =
+                blocking(move || decode_range(&log, &name, partition, from, to, &format, &settled)).await?;
             rows.extend(decoded.rows);
             late_verdicts.extend(decoded.dead);
         }
@@ -363,18 +379,14 @@ fn decode_range(
             )));
         }
         let batch = decoder.decode(partition, &fetch.records()?, &|offset| settled.contains(&offset))?;
-        decoded.rows.push(below(&batch.rows, to));
-        decoded.dead.extend(batch.dead.map(|dead| below(&dead, to)).filter(|dead| dead.num_rows() > 0));
+        decoded.rows.push(slice_rows(&batch.rows, from, to));
+        decoded
+            .dead
+            .extend(batch.dead.map(|dead| slice_rows(&dead, from, to)).filter(|dead| dead.num_rows() > 0));
         next = fetch.next;
     }
     decoded.rows.retain(|rows| rows.num_rows() > 0);
     Ok(decoded)
-}
-
-/// The rows whose `_offset` lies below `to`; rows stand in offset order.
-pub fn below(rows: &RecordBatch, to: Offset) -> RecordBatch {
-    let offsets = offsets(rows);
-    rows.slice(0, offsets.values().partition_point(|offset| *offset < to))
 }
 
 /// The `_offset` column of rows that have the system columns.
@@ -384,7 +396,11 @@ pub fn offsets(rows: &RecordBatch) -> &Int64Array {
 }
 
 /// (partition, offset) of the dead letters at or above `boundary`.
-async fn dead_offsets(lake: &Lake, dead: &LakeSnapshot, boundary: &Boundary) -> Result<Vec<(PartitionId, Offset)>> {
+async fn dead_offsets(
+    lake: &Lake,
+    dead: &LakeSnapshot,
+    boundary: &Boundary,
+) -> Result<Vec<(PartitionId, Offset)>> {
     let lowest = boundary.iter().map(|(_, next)| next).min().unwrap_or(0);
     let mut found = Vec::new();
     for (i, file) in dead.files.iter().enumerate() {
@@ -395,14 +411,18 @@ async fn dead_offsets(lake: &Lake, dead: &LakeSnapshot, boundary: &Boundary) -> 
         if max.is_some_and(|max| max < lowest) {
             continue;
         }
-        let unreadable = |error| Error::unavailable(format!("cannot read `{}`", file.path)).with_source(error);
+        let unreadable =
+            |error| Error::unavailable(format!("cannot read `{}`", file.path)).with_source(error);
         let reader = ParquetObjectReader::new(lake.store(), file.path.clone());
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), [PARTITION, OFFSET]);
         let mut stream = builder.with_projection(mask).build().map_err(unreadable)?;
         while let Some(rows) = stream.try_next().await.map_err(unreadable)? {
-            let partitions = rows.column_by_name(PARTITION).and_then(|p| p.as_any().downcast_ref::<arrow::array::Int32Array>());
-            let partitions = partitions.ok_or_else(|| Error::corrupt(format!("`{}` has no `_partition`", file.path)))?;
+            let partitions = rows
+                .column_by_name(PARTITION)
+                .and_then(|p| p.as_any().downcast_ref::<arrow::array::Int32Array>());
+            let partitions =
+                partitions.ok_or_else(|| Error::corrupt(format!("`{}` has no `_partition`", file.path)))?;
             let pairs = partitions.values().iter().zip(offsets(&rows).values());
             found.extend(pairs.filter(|(p, o)| !boundary.covers(**p, **o)).map(|(p, o)| (*p, *o)));
         }
@@ -423,10 +443,16 @@ fn stored_format(lake: &LakeTable) -> Result<TableFormat> {
     let snapshot = lake.snapshot();
     match snapshot.properties.get(FORMAT) {
         Some(json) => serde_json::from_str::<StoredFormat>(json)
-            .map_err(|error| Error::corrupt(format!("property `{FORMAT}` of table `{}` cannot be read", lake.name())).with_source(error))?
+            .map_err(|error| {
+                Error::corrupt(format!("property `{FORMAT}` of table `{}` cannot be read", lake.name()))
+                    .with_source(error)
+            })?
             .into_format(),
-        None => Err(Error::invalid(format!("table `{}` was not written by Tarn: it has no property `{FORMAT}`", lake.name()))
-            .with_hint("choose another name for the table, or another lake")),
+        None => Err(Error::invalid(format!(
+            "table `{}` was not written by Tarn: it has no property `{FORMAT}`",
+            lake.name()
+        ))
+        .with_hint("choose another name for the table, or another lake")),
     }
 }
 
@@ -436,14 +462,17 @@ async fn evolve(config: &TableConfig, old: &TableFormat, new: &TableFormat, lake
         return Ok(());
     }
     let refuse = |what: String| {
-        Err(Error::invalid(format!("table `{}`: {what}", config.name))
-            .with_hint("a table may gain columns that take NULL; for anything else give the new table another name"))
+        Err(Error::invalid(format!("table `{}`: {what}", config.name)).with_hint(
+            "a table may gain columns that take NULL; for anything else give the new table another name",
+        ))
     };
     for column in old.columns.iter() {
         match new.columns.get(&column.name) {
             None => return refuse(format!("column `{}` is gone", column.name)),
             Some(now) if now != column => {
-                let of = |c: &tarn_model::columns::Column| format!("{}{}", c.column_type, if c.nullable { "" } else { " NOT NULL" });
+                let of = |c: &tarn_model::columns::Column| {
+                    format!("{}{}", c.column_type, if c.nullable { "" } else { " NOT NULL" })
+                };
                 return refuse(format!("column `{}` was {}, not {}", column.name, of(column), of(now)));
             }
             Some(_) => {}
@@ -454,7 +483,10 @@ async fn evolve(config: &TableConfig, old: &TableFormat, new: &TableFormat, lake
     for field in new.schema().fields() {
         if snapshot.schema.field_with_name(field.name()).is_err() {
             if !field.is_nullable() {
-                return refuse(format!("the new column `{}` is NOT NULL, but older rows have no value for it", field.name()));
+                return refuse(format!(
+                    "the new column `{}` is NOT NULL, but older rows have no value for it",
+                    field.name()
+                ));
             }
             fields.push(Arc::clone(field));
         }
@@ -462,7 +494,8 @@ async fn evolve(config: &TableConfig, old: &TableFormat, new: &TableFormat, lake
     let grown = fields.len() > snapshot.schema.fields().len();
     let schema = grown.then(|| Arc::new(Schema::new(fields)));
     let properties = BTreeMap::from([(FORMAT.to_owned(), Some(format_property(new)))]);
-    lake.commit(Commit { schema, properties, operation: "CHANGE FORMAT".to_owned(), ..Commit::default() }).await?;
+    lake.commit(Commit { schema, properties, operation: "CHANGE FORMAT".to_owned(), ..Commit::default() })
+        .await?;
     tracing::info!(table = %config.name, columns = %new.columns, "format changed");
     Ok(())
 }
