@@ -1,2 +1,57 @@
-//! The `tarn` binary.
-fn main() {}
+//! The `tarn` binary: the command line, and the wiring behind it.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line or the config is wrong.
+
+mod args;
+mod check;
+mod demo;
+mod door;
+mod failure;
+mod logging;
+mod render;
+mod rest;
+mod rows;
+mod run;
+mod shell;
+mod sql;
+mod status;
+mod table;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    logging::start(&args);
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<()> {
+    if let Command::Check(check) = &args.command {
+        return check::check(check);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match args.command {
+            Command::Demo(demo) => demo::demo(demo).await,
+            Command::Run(options) => {
+                let config = args::loader(options.insecure).load(&options.config)?;
+                run::run(config, run::RunOptions { drain: options.drain, quiet: false, stop: None }).await
+            }
+            Command::Check(check) => check::check(&check),
+            Command::Sql(sql) => sql::sql(sql).await,
+            Command::Status(status) => status::status(status).await,
+            Command::Verify(verify) => verify::verify(verify).await,
+            Command::Table(table) => table::table(table).await,
+            Command::Topic(topic) => status::topic(topic).await,
+            Command::Source(source) => status::source(source).await,
+        }
+    })
+}

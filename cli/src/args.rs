@@ -1,0 +1,351 @@
+//! The command line, and the words that teach it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use tarn_model::config::{Config, Loader, Span};
+
+use crate::failure::Usage;
+
+const EXAMPLES: &str = "\
+Start here:
+  tarn demo                                      a made-up shop, live; says what to type next
+  tarn check tarn.toml                           everything that is wrong with a config, at once
+  tarn run tarn.toml                             collect, commit to the lake, serve SQL
+  tarn sql \"SELECT count(*) FROM orders\"         ask it (or the lake, when nothing runs)
+
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 command line or config wrong.
+Every key of the config file is in docs/config.md, complete examples are in configs/.";
+
+/// A small lake fed by streams: collects logs, events and tables into Delta Lake, exactly once, and answers SQL over
+/// everything that has arrived.
+#[derive(Debug, Parser)]
+#[command(name = "tarn", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// What is logged to stderr: error, warn, info, debug, trace, or a filter such as `info,tarn_log=debug`
+    /// [default: info for `run`, else warn; also $TARN_LOG, $RUST_LOG]
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Messages")]
+    pub(crate) log: Option<String>,
+
+    /// Logs JSON, one object a line.
+    #[arg(long, global = true, help_heading = "Messages")]
+    pub(crate) log_json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(DemoArgs),
+    Run(RunArgs),
+    Check(CheckArgs),
+    Sql(SqlArgs),
+    Status(StatusArgs),
+    Verify(VerifyArgs),
+    /// Tables: list, describe, and the lake's upkeep by hand
+    #[command(arg_required_else_help = true, subcommand_required = true)]
+    Table(TableArgs),
+    /// Topics of the log, of a running pipeline
+    #[command(arg_required_else_help = true, subcommand_required = true)]
+    Topic(TopicArgs),
+    /// Sources of a running pipeline
+    #[command(arg_required_else_help = true, subcommand_required = true)]
+    Source(SourceArgs),
+}
+
+/// Everything at once on a made-up shop: generators, log, lake, SQL
+///
+/// Writes a commented config into DIR and runs it. A second start in the same folder goes on where the first stopped.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn demo                     in tarn-demo below the system's folder for temporary files
+  tarn demo ./shop              in a folder of your own
+  tarn demo ./shop --for 10s    for ten seconds, then a clean stop")]
+pub(crate) struct DemoArgs {
+    /// Folder of the config, the log and the lake [default: tarn-demo below the folder for temporary files]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Ends by itself after this time
+    #[arg(long = "for", value_name = "TIME")]
+    pub(crate) duration: Option<Span>,
+}
+
+/// Runs a config until Ctrl-C or SIGTERM
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn run configs/shop.toml                 until Ctrl-C
+  tarn run configs/flights.toml --drain      load what lies in the folder, commit it, end with 0
+
+--drain ends when every bounded source is read to its end and all of it is committed to the lake: of a spool folder the
+files that are there at start, of a growing file the end it has at start, of a database one run, of a generator its count.")]
+pub(crate) struct RunArgs {
+    /// The config file
+    pub(crate) config: PathBuf,
+
+    /// Ends by itself once everything that is there now is committed to the lake
+    #[arg(long)]
+    pub(crate) drain: bool,
+
+    /// Lets other machines in without asking who they are
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Says what a config means, or everything that is wrong with it
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn check tarn.toml
+  tarn check tarn.toml --output json | jq .
+
+Every problem is one line: FILE:LINE:COLUMN: FIELD: what is wrong. The exit code is 2 when there is one.")]
+pub(crate) struct CheckArgs {
+    /// The config file
+    #[arg(default_value = DEFAULT_CONFIG)]
+    pub(crate) config: PathBuf,
+
+    /// How the answer is written
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Report,
+
+    /// Allows addresses that other machines can reach
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Asks in SQL: the running pipeline, or straight the lake when none runs
+///
+/// A table `t` is the lake and what has arrived since, each row once; `lake.t` is what is committed to the lake, `live.t`
+/// what is not yet. Without QUERY it reads the statement from stdin, or opens a shell on a terminal.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn sql \"SELECT count(*) FROM orders\"
+  tarn sql -c configs/flights.toml --output csv \"SELECT * FROM flights LIMIT 5\" > five.csv
+  echo \"SELECT 1\" | tarn sql
+  tarn sql                                          a shell: statements end with ;, \\? shows its commands
+  tarn sql --as-of \"orders:0=17,1=4\" \"SELECT count(*) FROM orders\"
+                                                    what the tables held at that vector of offsets")]
+pub(crate) struct SqlArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+
+    /// The statement
+    pub(crate) query: Option<String>,
+
+    /// How rows are written
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Output,
+
+    /// Cuts every table at this vector of offsets, `topic:partition=offset,...;...`
+    #[arg(long, value_name = "VECTOR")]
+    pub(crate) as_of: Option<tarn_model::OffsetVector>,
+}
+
+/// Sources, topics and tables of the running pipeline: counts, lag, errors
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn status
+  tarn status --watch                       anew every second, until Ctrl-C
+  tarn status --output json | jq '.tables[] | {name, lag_records}'")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+
+    /// How the answer is written
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Report,
+
+    /// Shows it anew every second
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+}
+
+/// Proves that log = table + dead letters, partition by partition
+///
+/// Compares offsets and, while the log still has the records, their content with an order-independent hash. Ends with 1
+/// when something does not agree.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn verify -c configs/flights.toml
+  tarn verify --output json")]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+
+    /// How the answer is written
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Report,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TableArgs {
+    #[command(subcommand)]
+    pub(crate) verb: TableVerb,
+
+    #[command(flatten)]
+    pub(crate) config: GlobalConfigArg,
+
+    /// How the answer is written
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    pub(crate) output: Report,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TableVerb {
+    /// All tables of the lake, with their sizes
+    List,
+    /// One table: columns, boundary, properties
+    Describe {
+        /// The table
+        name: String,
+    },
+    /// Merges small files into large ones; the pipeline does it by itself, too
+    Optimize {
+        /// The table
+        name: String,
+    },
+    /// Deletes files that no version within the retention needs
+    Vacuum {
+        /// The table
+        name: String,
+        /// How long files that no longer belong to the table are kept [default: `lake.vacuum_retention`]
+        #[arg(long, value_name = "TIME")]
+        retention: Option<Span>,
+        /// Only says what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Parts a table from the log that fed it: the table stays, with its rows, and takes no more
+    ///
+    /// For a lake whose log is gone for good. Afterwards `adopt` lets a new log feed it from its first record on.
+    Detach {
+        /// The table
+        name: String,
+    },
+    /// Lets the log of this config feed a table that is detached
+    Adopt {
+        /// The table
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TopicArgs {
+    #[command(subcommand)]
+    pub(crate) verb: TopicVerb,
+
+    #[command(flatten)]
+    pub(crate) config: GlobalConfigArg,
+
+    /// How the answer is written
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    pub(crate) output: Report,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicVerb {
+    /// All topics, with their sizes
+    List,
+    /// One topic, partition by partition
+    Describe {
+        /// The topic
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SourceArgs {
+    #[command(subcommand)]
+    pub(crate) verb: SourceVerb,
+
+    #[command(flatten)]
+    pub(crate) config: GlobalConfigArg,
+
+    /// How the answer is written
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    pub(crate) output: Report,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourceVerb {
+    /// All sources, with what they have read
+    List,
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns in a frame
+    #[default]
+    Table,
+    /// One array of objects
+    Json,
+    /// One object a line
+    Ndjson,
+    /// Comma-separated values with a header
+    Csv,
+}
+
+/// How a report is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Report {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+const DEFAULT_CONFIG: &str = "tarn.toml";
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigArg {
+    /// The config file of the pipeline
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GlobalConfigArg {
+    /// The config file of the pipeline
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, global = true)]
+    config: PathBuf,
+}
+
+impl ConfigArg {
+    /// The config, for a command that asks a pipeline rather than running it.
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        load(&self.config)
+    }
+}
+
+impl GlobalConfigArg {
+    /// The config, for a command that asks a pipeline rather than running it.
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        load(&self.config)
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    if path == Path::new(DEFAULT_CONFIG) && !path.exists() {
+        let here = std::env::current_dir().context("the current folder cannot be named")?;
+        return Err(Usage::new(format!("there is no tarn.toml in {}", here.display()))
+            .with_hint("name the config file: -c FILE; or try `tarn demo`")
+            .into());
+    }
+    // Whoever runs the pipeline has decided where it listens.
+    Ok(loader(true).load(path)?)
+}
+
+/// Reads configs for `run` and `check`.
+pub(crate) fn loader<'a>(insecure: bool) -> Loader<'a> {
+    Loader::new().insecure(insecure)
+}

@@ -1,0 +1,110 @@
+//! `tarn check`: what a config means, or everything that is wrong with it.
+
+use std::io::Write as _;
+
+use serde_json::json;
+use tarn_model::config::{Config, SourceConfig, SourceKind, TableConfig};
+
+use crate::args::{CheckArgs, Report, loader};
+use crate::failure::Silent;
+use crate::render::{Grid, out};
+
+pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let loaded = loader(args.insecure).load(&args.config);
+    if args.output == Report::Json {
+        let answer = match &loaded {
+            Ok(config) => json!({"ok": true, "problems": [], "config": config}),
+            Err(problems) => json!({"ok": false, "problems": problems}),
+        };
+        writeln!(out(), "{answer:#}")?;
+        return loaded.map(drop).map_err(|_| Silent(2).into());
+    }
+    let config = loaded?;
+    let mut out = out();
+    writeln!(out, "{} is right: {}", args.config.display(), in_short(&config))?;
+    writeln!(
+        out,
+        "data_dir {}, lake {}, http {}",
+        config.data_dir.display(),
+        config.lake.url,
+        config.serving.http
+    )?;
+    if !config.sources.is_empty() {
+        let mut grid = Grid::new(&["source", "type", "reads", "topic", "key"]);
+        for source in &config.sources {
+            let key = source.key.as_deref().unwrap_or("-");
+            grid.row([source.name.as_str(), kind(source), &reads(source), &source.topic, key]);
+        }
+        write!(out, "\n{grid}")?;
+    }
+    if !config.tables.is_empty() {
+        let mut grid = Grid::new(&["table", "topic", "columns", "partition by", "commit every"]);
+        for table in &config.tables {
+            let by = if table.partition_by.is_empty() { "-".into() } else { table.partition_by.join(", ") };
+            grid.row([
+                table.name.as_str(),
+                table.topic_name(),
+                &columns(table),
+                &by,
+                &table.commit_every.to_string(),
+            ]);
+        }
+        write!(out, "\n{grid}")?;
+    }
+    Ok(())
+}
+
+fn in_short(config: &Config) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let (topics, sources) =
+        (count(config.topics.len(), "declared topic"), count(config.sources.len(), "source"));
+    format!("{topics}, {sources}, {}", count(config.tables.len(), "table"))
+}
+
+fn kind(source: &SourceConfig) -> &'static str {
+    match source.kind {
+        SourceKind::Spooldir(_) => "spooldir",
+        SourceKind::Taildir(_) => "taildir",
+        SourceKind::Http(_) => "http",
+        SourceKind::Database(_) => "database",
+        SourceKind::Generator(_) => "generator",
+    }
+}
+
+/// What a source reads, without its secrets.
+fn reads(source: &SourceConfig) -> String {
+    match &source.kind {
+        SourceKind::Spooldir(spool) => spool.path.join(&spool.pattern).display().to_string(),
+        SourceKind::Taildir(tail) => tail.path.display().to_string(),
+        SourceKind::Http(_) => format!("POST /v1/ingest/{}", source.topic),
+        SourceKind::Database(database) => match (&database.table, &database.every, &database.cron) {
+            (table, every, cron) => {
+                let what =
+                    table.as_deref().map_or_else(|| "a query".into(), |table| format!("table {table}"));
+                let when = match (every, cron) {
+                    (Some(every), _) => format!(", every {every}"),
+                    (None, Some(cron)) => format!(", at `{cron}`"),
+                    (None, None) => ", once".into(),
+                };
+                what + &when
+            }
+        },
+        SourceKind::Generator(generator) => {
+            let count = generator.count.map(|count| format!(", {count} in all")).unwrap_or_default();
+            let rate = if generator.rate == 0 {
+                "as fast as it goes".into()
+            } else {
+                format!("{} per second", generator.rate)
+            };
+            format!("{rate}{count}")
+        }
+    }
+}
+
+fn columns(table: &TableConfig) -> String {
+    let parsed = table.columns.as_deref().map(tarn_model::columns::Columns::parse);
+    match parsed {
+        Some(Ok(columns)) => columns.len().to_string(),
+        _ => "inferred".into(),
+    }
+}

@@ -1,0 +1,202 @@
+//! The HTTP door of the running process, found through `process.json` in its data folder.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use futures::TryStreamExt as _;
+use reqwest::{Client, Method, Response};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tarn_model::config::Config;
+use tarn_model::status::Status;
+use tarn_model::{Error, Kind, OffsetVector};
+use tarn_table::verify::TableReport;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::rows::Rows;
+
+/// Header in which an answer says what it saw.
+const VECTOR: &str = "tarn-vector";
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a running process says of itself, in `<data_dir>/process.json`.
+#[derive(Debug, Deserialize)]
+struct Process {
+    pid: i32,
+    http: String,
+}
+
+/// The way to a running process.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    client: Client,
+    address: String,
+}
+
+impl Door {
+    /// The process that runs this config; `None` when none does.
+    pub(crate) async fn find(config: &Config) -> anyhow::Result<Option<Door>> {
+        let path = process_file(config);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        };
+        // A process that was killed leaves its file, perhaps while it wrote it.
+        let Ok(process) = serde_json::from_slice::<Process>(&text) else { return Ok(None) };
+        if !is_alive(process.pid) {
+            return Ok(None);
+        }
+        let address = reachable(&process.http);
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+            Ok(Ok(_)) => Door::at(&address).map(Some),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+            Ok(Err(error)) => {
+                Err(error).with_context(|| format!("cannot reach process {} at {address}", process.pid))
+            }
+            Err(_) => Err(anyhow!("process {} does not answer at {address}", process.pid)),
+        }
+    }
+
+    /// The door at an address.
+    pub(crate) fn at(address: &str) -> anyhow::Result<Door> {
+        // It is this machine's own process: no proxy stands between.
+        let client = Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build()?;
+        Ok(Door { client, address: address.to_owned() })
+    }
+
+    /// `127.0.0.1:8080`
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) async fn status(&self) -> anyhow::Result<Status> {
+        self.json(Method::GET, "/v1/status", None).await
+    }
+
+    pub(crate) async fn verify(&self) -> anyhow::Result<Vec<TableReport>> {
+        self.json(Method::POST, "/v1/verify", None).await
+    }
+
+    /// `POST /v1/table/{name}/{action}` with `options` as its query.
+    pub(crate) async fn table(
+        &self,
+        name: &str,
+        action: &str,
+        options: &[(&str, String)],
+    ) -> anyhow::Result<Value> {
+        let request = self.request(Method::POST, &format!("/v1/table/{name}/{action}")).query(options);
+        let answer = accepted(request.send().await.context("the running process went away")?).await?;
+        let text = answer.text().await.context("the answer broke off")?;
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// Runs a statement; the rows stream.
+    pub(crate) async fn sql(&self, sql: &str, as_of: Option<&OffsetVector>) -> anyhow::Result<Rows> {
+        let mut body = json!({"sql": sql});
+        if let Some(vector) = as_of {
+            body["as_of"] = json!(vector.to_string());
+        }
+        let request = self.request(Method::POST, "/v1/sql").header("accept", ARROW).json(&body);
+        let answer = accepted(request.send().await.context("the running process went away")?).await?;
+        let vector =
+            answer.headers().get(VECTOR).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let chunks = answer.bytes_stream().map_err(|error| anyhow!(error).context("the answer broke off"));
+        Rows::from_ipc(vector, chunks).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<T> {
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = accepted(request.send().await.context("the running process went away")?).await?;
+        let text = answer.text().await.context("the answer broke off")?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("the process at {} answers {path} in another language", self.address))
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.address))
+    }
+}
+
+/// Where a running process says who it is.
+pub(crate) fn process_file(config: &Config) -> PathBuf {
+    config.data_dir.join("process.json")
+}
+
+/// The answer, or the error that it tells: `{"error": …, "hint": …}`.
+async fn accepted(answer: Response) -> anyhow::Result<Response> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let text = answer.text().await.unwrap_or_default();
+    let told: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    let word = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
+    let kind = if status.is_client_error() { Kind::Invalid } else { Kind::Unavailable };
+    let message = word("error").or_else(|| word("message")).unwrap_or_else(|| match text.trim() {
+        "" => format!("the running process answered {status}"),
+        text => text.to_owned(),
+    });
+    let error = Error::new(kind, message);
+    Err(match word("hint") {
+        Some(hint) => error.with_hint(hint).into(),
+        None => error.into(),
+    })
+}
+
+/// Where to reach a server that listens on `address`: one that listens everywhere is reached here.
+fn reachable(address: &str) -> String {
+    match address.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()).to_string()
+        }
+        _ => address.to_owned(),
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
+    // A process of another user is alive, too.
+    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_listens_everywhere_is_reached_here() {
+        assert_eq!(reachable("0.0.0.0:8080"), "127.0.0.1:8080");
+        assert_eq!(reachable("[::]:8080"), "127.0.0.1:8080");
+        assert_eq!(reachable("127.0.0.1:1"), "127.0.0.1:1");
+        assert_eq!(reachable("localhost:1"), "localhost:1");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_gone_is_not_found() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
+        assert!(Door::find(&config).await.expect("no file").is_none());
+        for text in ["", "{\"pid\": 999999999, \"http\": \"127.0.0.1:1\"}", "{\"pid\":"] {
+            std::fs::write(process_file(&config), text).expect("written");
+            assert!(Door::find(&config).await.expect("nobody").is_none(), "{text}");
+        }
+        // Alive, but nothing listens there: the id was given to another process since.
+        let text = format!("{{\"pid\": {}, \"http\": \"127.0.0.1:1\"}}", std::process::id());
+        std::fs::write(process_file(&config), text).expect("written");
+        assert!(Door::find(&config).await.expect("nobody").is_none());
+    }
+}

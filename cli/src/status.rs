@@ -1,0 +1,196 @@
+//! `tarn status`, `tarn topic`, `tarn source`: what a running pipeline says of itself.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+use tarn_model::clock::{self, Clock as _};
+use tarn_model::config::Config;
+use tarn_model::status::{LastError, SourceStatus, Status, TableStatus, TopicStatus};
+use tarn_model::{Error, clock::SystemClock};
+
+use crate::args::{Report, SourceArgs, SourceVerb, StatusArgs, TopicArgs, TopicVerb};
+use crate::door::Door;
+use crate::failure::Usage;
+use crate::render::{Grid, bytes, number, out, seconds};
+
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<()> {
+    let config = args.config.load()?;
+    let door = running(&config).await?;
+    loop {
+        let status = door.status().await?;
+        if args.watch && args.output == Report::Table && io::stdout().is_terminal() {
+            // From the first line of an empty screen.
+            write!(out(), "\x1b[2J\x1b[H")?;
+        }
+        match args.output {
+            Report::Table => show(&door, &status)?,
+            Report::Json if args.watch => writeln!(out(), "{}", serde_json::to_string(&status)?)?,
+            Report::Json => write_json(&status)?,
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        tokio::select! {
+            () = clock::pause(WATCH_EVERY) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+    }
+}
+
+pub(crate) async fn topic(args: TopicArgs) -> anyhow::Result<()> {
+    let status = running(&args.config.load()?).await?.status().await?;
+    match (args.verb, args.output) {
+        (TopicVerb::List, Report::Json) => write_json(&status.topics),
+        (TopicVerb::List, Report::Table) => Ok(write!(out(), "{}", topics(&status.topics))?),
+        (TopicVerb::Describe { name }, output) => {
+            let Some(topic) = status.topics.iter().find(|topic| topic.name == name) else {
+                let known: Vec<&str> = status.topics.iter().map(|topic| topic.name.as_str()).collect();
+                return Err(Usage::new(format!("there is no topic `{name}`"))
+                    .with_hint(format!("topics: {}", known.join(", ")))
+                    .into());
+            };
+            match output {
+                Report::Json => write_json(topic),
+                Report::Table => Ok(write!(out(), "{}", partitions(topic))?),
+            }
+        }
+    }
+}
+
+pub(crate) async fn source(args: SourceArgs) -> anyhow::Result<()> {
+    let status = running(&args.config.load()?).await?.status().await?;
+    match (args.verb, args.output) {
+        (SourceVerb::List, Report::Json) => write_json(&status.sources),
+        (SourceVerb::List, Report::Table) => Ok(write!(out(), "{}", sources(&status.sources))?),
+    }
+}
+
+async fn running(config: &Config) -> anyhow::Result<Door> {
+    let door = Door::find(config).await?;
+    door.ok_or_else(|| {
+        Error::unavailable(format!("nothing runs on {}", config.data_dir.display()))
+            .with_hint(
+                "start it with `tarn run CONFIG`; what lies in the lake is told by `tarn table list` and `tarn verify`",
+            )
+            .into()
+    })
+}
+
+/// Pretty JSON on stdout.
+pub(crate) fn write_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = out();
+    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn show(door: &Door, status: &Status) -> anyhow::Result<()> {
+    let mut out = out();
+    let ready = if status.ready { "ready" } else { "catching up: SQL answers soon" };
+    writeln!(out, "tarn {} at {}, up {}, {ready}", status.version, door.address(), seconds(status.uptime_s))?;
+    if !status.sources.is_empty() {
+        write!(out, "\n{}", sources(&status.sources))?;
+    }
+    if !status.topics.is_empty() {
+        write!(out, "\n{}", topics(&status.topics))?;
+    }
+    if !status.tables.is_empty() {
+        write!(out, "\n{}", tables(&status.tables))?;
+    }
+    let errors = status.sources.iter().map(|s| ("source", &s.name, &s.last_error));
+    let errors = errors.chain(status.tables.iter().map(|t| ("table", &t.name, &t.last_error)));
+    for (what, name, error) in errors {
+        if let Some(LastError { message, at_ms }) = error {
+            let ago = SystemClock.now_ms().saturating_sub(*at_ms).max(0);
+            writeln!(out, "\n{what} {name}, {} ago: {message}", seconds(ago as f64 / 1000.0))?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+pub(crate) fn sources(sources: &[SourceStatus]) -> Grid {
+    let mut grid = Grid::new(&["source", "type", "topic", "state", "#records", "#read", "#left", "#dropped"]);
+    for source in sources {
+        grid.row([
+            source.name.clone(),
+            source.kind.clone(),
+            source.topic.clone(),
+            source.state.clone(),
+            number(source.records),
+            bytes(source.bytes),
+            source.lag_bytes.map_or_else(|| "-".into(), bytes),
+            number(source.dropped),
+        ]);
+    }
+    grid
+}
+
+fn topics(topics: &[TopicStatus]) -> Grid {
+    let mut grid = Grid::new(&["topic", "#partitions", "#records", "#committed end", "#on disk"]);
+    for topic in topics {
+        let sum = |of: fn(&tarn_model::status::PartitionStatus) -> u64| {
+            number(topic.partitions.iter().map(of).sum())
+        };
+        grid.row([
+            topic.name.clone(),
+            topic.partitions.len().to_string(),
+            sum(|p| u64::try_from(p.end - p.start).unwrap_or(0)),
+            sum(|p| u64::try_from(p.end).unwrap_or(0)),
+            bytes(topic.partitions.iter().map(|p| p.size_bytes).sum()),
+        ]);
+    }
+    grid
+}
+
+fn partitions(topic: &TopicStatus) -> Grid {
+    let mut grid = Grid::new(&["#partition", "#first offset", "#committed end", "#on disk"]);
+    for partition in &topic.partitions {
+        grid.row([
+            partition.partition.to_string(),
+            partition.start.to_string(),
+            partition.end.to_string(),
+            bytes(partition.size_bytes),
+        ]);
+    }
+    grid
+}
+
+pub(crate) fn tables(tables: &[TableStatus]) -> Grid {
+    let mut grid = Grid::new(&[
+        "table",
+        "topic",
+        "state",
+        "#rows",
+        "#in the lake",
+        "#in the tail",
+        "#dead letters",
+        "#lag",
+        "#not in the lake",
+        "#files",
+        "#size",
+    ]);
+    for table in tables {
+        let late = match table.uncommitted_records {
+            0 => "0".into(),
+            records => format!("{}, {}", number(records), seconds(table.uncommitted_s)),
+        };
+        grid.row([
+            table.name.clone(),
+            table.topic.clone(),
+            table.state.clone(),
+            number(table.lake_rows + table.tail_rows),
+            number(table.lake_rows),
+            number(table.tail_rows),
+            number(table.dead_letters),
+            number(table.lag_records),
+            late,
+            number(table.files),
+            bytes(table.lake_bytes),
+        ]);
+    }
+    grid
+}
