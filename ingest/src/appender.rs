@@ -10,12 +10,37 @@ use tarn_log::{Append, Appended, RecordRef, TopicInfo};
 use tarn_model::{Error, Result};
 use tokio::task::JoinHandle;
 
+use crate::lines::Oversize;
 use crate::source::Source;
 
 /// Size at which an append is handed to an idle log.
 const ENOUGH_BYTES: usize = 1 << 20;
 /// Size at which building waits for the append under way.
 const MOST_BYTES: usize = 4 << 20;
+
+/// Header of a record that could not be what its source's format says: it becomes a dead letter.
+pub(crate) const ERROR_HEADER: &str = "tarn.error";
+/// Header with the size of a record of which only the head is kept.
+const OVERSIZE_HEADER: &str = "tarn.oversize";
+/// Header with the hash of such a record.
+const HASH_HEADER: &str = "tarn.xxh3";
+
+/// Where in a file a record stands.
+pub(crate) struct Place<'a> {
+    pub(crate) file: &'a str,
+    /// From 1; unknown in a file that was begun at its end.
+    pub(crate) line: Option<u64>,
+}
+
+/// What was found there.
+pub(crate) struct Found<'a> {
+    pub(crate) value: &'a [u8],
+    pub(crate) key: Option<&'a str>,
+    /// When `value` is only the head of it.
+    pub(crate) oversize: Option<Oversize>,
+    /// Why `value` is not what the source's format says.
+    pub(crate) error: Option<&'a str>,
+}
 
 /// Builds and submits the appends of one source.
 pub(crate) struct Appender<'a> {
@@ -32,6 +57,42 @@ impl<'a> Appender<'a> {
     #[inline]
     pub(crate) fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
         self.building.push(topic, record)
+    }
+
+    /// Pushes a record of a file, with headers that say where it stands and what is wrong with it.
+    pub(crate) fn push_found(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        timestamp_ms: i64,
+        place: &Place<'_>,
+        found: &Found<'_>,
+    ) -> Result<()> {
+        const NO_HEADER: (&str, &[u8]) = ("", b"");
+        let (mut line, mut size) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let mut headers = [NO_HEADER; 5];
+        let mut count = 0;
+        let mut add = |name, value| {
+            headers[count] = (name, value);
+            count += 1;
+        };
+        add("file", place.file.as_bytes());
+        if let Some(number) = place.line {
+            add("line", line.format(number).as_bytes());
+        }
+        let hash;
+        if let Some(oversize) = found.oversize {
+            hash = format!("{:032x}", oversize.hash);
+            add(OVERSIZE_HEADER, size.format(oversize.size).as_bytes());
+            add(HASH_HEADER, hash.as_bytes());
+        }
+        if let Some(error) = found.error {
+            add(ERROR_HEADER, error.as_bytes());
+        }
+        let key = found.key.map(str::as_bytes);
+        self.push(
+            topic,
+            &RecordRef { timestamp_ms, key, value: Some(found.value), headers: &headers[..count] },
+        )
     }
 
     /// Whether it is time to set positions and [`Appender::submit`].

@@ -10,11 +10,13 @@ use tarn_model::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::database::Database;
 use crate::generator::Generator;
 use crate::http::Door;
 use crate::monitor::{Monitor, State};
 use crate::source::{Collector, Ended, Source, Stop, spawn};
 use crate::spooldir::Spooldir;
+use crate::taildir::Taildir;
 
 /// How long collectors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +103,9 @@ impl Collectors {
     }
 
     fn start_source(&mut self, config: &Config, source_config: &SourceConfig, source: Source) -> Result<()> {
-        let _ = config;
         match &source_config.kind {
             SourceKind::Spooldir(kind) => self.run(source, true, Spooldir::new(kind.clone())?),
+            SourceKind::Taildir(kind) => self.run(source, true, Taildir::new(kind.clone())?),
             SourceKind::Generator(kind) => {
                 self.run(source, kind.count.is_some(), Generator::new(kind.clone()))
             }
@@ -113,10 +115,7 @@ impl Collectors {
                 source.monitor.state(State::Running);
                 door.open(&source.topic, source.key, source.monitor)
             }
-            SourceKind::Taildir(_) | SourceKind::Database(_) => Err(Error::invalid(format!(
-                "a source of the type `{}` cannot run yet",
-                kind_name(&source_config.kind)
-            ))),
+            SourceKind::Database(kind) => self.run(source, true, Database::new(kind.clone(), config)?),
         }
     }
 

@@ -25,6 +25,7 @@
 
 mod appender;
 mod collectors;
+mod database;
 mod feed;
 mod generator;
 mod http;
@@ -34,6 +35,7 @@ mod monitor;
 mod rows;
 mod source;
 mod spooldir;
+mod taildir;
 mod unpack;
 
 pub use collectors::{Collectors, RunMode};

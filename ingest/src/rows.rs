@@ -155,7 +155,7 @@ impl<R: Read> RowCutter<R> {
                 found = matches!(result, ReadRecordResult::Record | ReadRecordResult::End);
             }
         }
-        let oversize = Some(Oversize { size, hash: hash.digest() });
+        let oversize = Some(Oversize { size, hash: hash.digest128() });
         Ok(Row { raw: &self.head, line, oversize, cells: &[], ends: &[] })
     }
 }

@@ -3,25 +3,18 @@
 use std::io;
 use std::sync::Arc;
 
-use tarn_log::{RecordRef, TopicInfo};
+use tarn_log::TopicInfo;
 use tarn_model::config::{CsvHeader, FileFormat, SpooldirConfig};
 use tarn_model::{Error, Result};
 use tracing::{info, warn};
 
 use super::{Position, Progress, SpoolFile, at_path};
-use crate::appender::Appender;
+use crate::appender::{Appender, Found, Place};
 use crate::json;
 use crate::lines::{Limits, LineCutter, Oversize};
 use crate::rows::{RowCutter, Shape};
 use crate::source::Source;
 use crate::unpack::{self, Packing};
-
-/// Header of a record that could not be what its source's format says: it becomes a dead letter.
-pub(crate) const ERROR_HEADER: &str = "tarn.error";
-/// Size of a record of which only the head is kept.
-const OVERSIZE_HEADER: &str = "tarn.oversize";
-/// Hash of such a record.
-const HASH_HEADER: &str = "tarn.xxh3";
 
 /// Reads `spool` from `resumed` (or its start) on. `None` when the source is to stop before the file's end.
 pub(super) fn read(
@@ -210,27 +203,9 @@ impl Writer<'_> {
         oversize: Option<Oversize>,
         error: Option<&str>,
     ) -> Result<()> {
-        let (mut number, mut size) = (itoa::Buffer::new(), itoa::Buffer::new());
-        let file = ("file", self.spool.name.as_bytes());
-        let line = ("line", number.format(line).as_bytes());
-        let record = |headers: &[(&str, &[u8])], appender: &mut Appender<'_>| {
-            let key = key.map(str::as_bytes);
-            appender.push(
-                &self.topic,
-                &RecordRef { timestamp_ms: self.timestamp_ms, key, value: Some(value), headers },
-            )
-        };
-        match (oversize, error) {
-            (None, None) => record(&[file, line], &mut self.appender)?,
-            (None, Some(error)) => {
-                record(&[file, line, (ERROR_HEADER, error.as_bytes())], &mut self.appender)?
-            }
-            (Some(Oversize { size: bytes, hash }), _) => {
-                let hash = format!("{hash:016x}");
-                let size = (OVERSIZE_HEADER, size.format(bytes).as_bytes());
-                record(&[file, line, size, (HASH_HEADER, hash.as_bytes())], &mut self.appender)?;
-            }
-        }
+        let place = Place { file: &self.spool.name, line: Some(line) };
+        let record = Found { value, key, oversize, error };
+        self.appender.push_found(&self.topic, self.timestamp_ms, &place, &record)?;
         self.position.records += 1;
         Ok(())
     }

@@ -1,0 +1,125 @@
+//! `mode = "append"`: rows at or above the last cursor, without those that were taken before.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tarn_log::{RecordRef, TopicInfo};
+use tarn_model::{Error, Result};
+use tracing::warn;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::row::{Cursor, RowWriter};
+use super::{After, Rows, Selection, from_json, to_json};
+use crate::appender::{Appender, ERROR_HEADER};
+use crate::json;
+use crate::source::Source;
+
+/// Rows with one cursor that are remembered; more than that is no cursor.
+const MOST_TIES: usize = 100_000;
+
+/// How far a table was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Reached {
+    cursor: Option<Cursor>,
+    /// Hashes of the rows that have this cursor and were taken.
+    ties: Vec<String>,
+    rows: u64,
+}
+
+/// Takes what is new in `what`.
+pub(super) fn run(
+    source: &Source,
+    topic: &Arc<TopicInfo>,
+    database: &mut dyn Rows,
+    what: &Selection,
+    column: &str,
+) -> Result<()> {
+    let key = format!("append:{}", what.name());
+    let mut reached: Reached =
+        source.log.position(&source.name, &key)?.map(from_json).transpose()?.unwrap_or_default();
+    let bound = reached.cursor.clone();
+    let mut taken: HashMap<String, u32> = HashMap::new();
+    for tie in &reached.ties {
+        *taken.entry(tie.clone()).or_default() += 1;
+    }
+    let writer = RowWriter::new(&database.columns(what)?);
+    let mut appender = Appender::new(source);
+    let mut value = Vec::new();
+    let mut stopped = false;
+    let after = After { column, from: bound.as_ref() };
+    let without_cursor = database.rows(what, Some(&after), &mut |row, cursor| {
+        let wrong = writer.write(row, &mut value).err();
+        let hash = format!("{:032x}", xxh3_128(&value));
+        if cursor != reached.cursor {
+            reached.ties.clear();
+            reached.cursor = cursor;
+        } else if reached.cursor == bound
+            && let Some(count) = taken.get_mut(&hash).filter(|count| **count > 0)
+        {
+            *count -= 1;
+            return Ok(true);
+        }
+        if reached.ties.len() >= MOST_TIES {
+            return Err(Error::invalid(format!(
+                "more than {MOST_TIES} rows of `{}` have one `{column}`",
+                what.name()
+            ))
+            .with_hint("choose a `cursor` that grows with every row, such as `rowid`"));
+        }
+        reached.ties.push(hash);
+        reached.rows += 1;
+        push(source, topic, &mut appender, &value, wrong.as_deref())?;
+        if appender.is_full() {
+            stopped = source.stopping();
+            if stopped {
+                return Ok(false);
+            }
+            appender.position(&key, Some(to_json(&reached)?));
+            appender.submit()?;
+        }
+        Ok(true)
+    })?;
+    if stopped {
+        return Ok(());
+    }
+    if !appender.is_empty() {
+        appender.position(&key, Some(to_json(&reached)?));
+    }
+    appender.finish()?;
+    if without_cursor {
+        let error =
+            Error::invalid(format!("rows of `{}` have no `{column}`: they are not read", what.name()))
+                .with_hint("choose a `cursor` that is never NULL, such as `rowid`");
+        warn!(
+            source = source.name,
+            table = what.name(),
+            cursor = column,
+            "rows without a cursor are not read"
+        );
+        source.monitor.error(&error);
+    }
+    Ok(())
+}
+
+/// Pushes a row, with what is wrong with it.
+pub(super) fn push(
+    source: &Source,
+    topic: &Arc<TopicInfo>,
+    appender: &mut Appender<'_>,
+    value: &[u8],
+    wrong: Option<&str>,
+) -> Result<()> {
+    source.monitor.read(value.len() as u64);
+    let key = source.key.as_deref().and_then(|name| json::field(value, name).ok().flatten());
+    let header = wrong.map(|wrong| (ERROR_HEADER, wrong.as_bytes()));
+    appender.push(
+        topic,
+        &RecordRef {
+            timestamp_ms: source.clock.now_ms(),
+            key: key.as_deref().map(str::as_bytes),
+            value: Some(value),
+            headers: header.as_slice(),
+        },
+    )
+}

@@ -1,0 +1,180 @@
+//! Rows as JSON objects, and cursors as positions.
+
+use std::io::Write;
+
+use serde::{Deserialize, Serialize};
+use tarn_model::columns::ColumnType;
+
+use crate::json;
+
+/// A value as the database gives it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Value<'a> {
+    Null,
+    Int(i64),
+    Float(f64),
+    /// Text that may not be UTF-8.
+    Text(&'a [u8]),
+    Bytes(&'a [u8]),
+}
+
+/// A cursor's value, exactly: also floats, by their bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Cursor {
+    Int(i64),
+    /// The bits of the number, in hex.
+    Float(String),
+    Text(String),
+    /// In hex.
+    Bytes(String),
+}
+
+impl Cursor {
+    /// `None` for NULL.
+    pub(super) fn of(value: Value<'_>) -> Option<Cursor> {
+        Some(match value {
+            Value::Null => return None,
+            Value::Int(number) => Cursor::Int(number),
+            Value::Float(number) => Cursor::Float(format!("{:016x}", number.to_bits())),
+            Value::Text(text) => match std::str::from_utf8(text) {
+                Ok(text) => Cursor::Text(text.to_owned()),
+                Err(_) => Cursor::Bytes(hex(text)),
+            },
+            Value::Bytes(bytes) => Cursor::Bytes(hex(bytes)),
+        })
+    }
+}
+
+/// Names and types of the columns, ready to write rows with.
+pub(super) struct RowWriter {
+    /// `{"name":` and `,"name":`.
+    before: Vec<Vec<u8>>,
+    names: Vec<String>,
+    types: Vec<Option<ColumnType>>,
+}
+
+impl RowWriter {
+    pub(super) fn new(columns: &[(String, Option<ColumnType>)]) -> RowWriter {
+        let before = |(i, (name, _)): (usize, &(String, Option<ColumnType>))| {
+            let mut text = vec![if i == 0 { b'{' } else { b',' }];
+            json::write_string(&mut text, name);
+            text.push(b':');
+            text
+        };
+        RowWriter {
+            before: columns.iter().enumerate().map(before).collect(),
+            names: columns.iter().map(|(name, _)| name.clone()).collect(),
+            types: columns.iter().map(|(_, column_type)| *column_type).collect(),
+        }
+    }
+
+    /// Writes a row as a JSON object: whole numbers and floats as numbers, decimals as strings, bytes as strings in hex.
+    /// The error says which text is none; it stands in the object with its odd bytes replaced.
+    pub(super) fn write(&self, row: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), String> {
+        out.clear();
+        let mut wrong = Ok(());
+        for (i, (value, before)) in row.iter().zip(&self.before).enumerate() {
+            out.extend_from_slice(before);
+            match (*value, self.types[i]) {
+                (Value::Null, _) => out.extend_from_slice(b"null"),
+                (Value::Int(0), Some(ColumnType::Boolean)) => out.extend_from_slice(b"false"),
+                (Value::Int(1), Some(ColumnType::Boolean)) => out.extend_from_slice(b"true"),
+                (Value::Int(number), Some(ColumnType::Decimal(..))) => {
+                    let _ = write!(out, "\"{number}\"");
+                }
+                (Value::Int(number), _) => json::write_int(out, number),
+                (Value::Float(number), Some(ColumnType::Decimal(..))) => {
+                    let _ = write!(out, "\"{number}\"");
+                }
+                (Value::Float(number), _) => match serde_json::Number::from_f64(number) {
+                    Some(number) => {
+                        let _ = write!(out, "{number}");
+                    }
+                    // JSON has no infinity.
+                    None => {
+                        let _ = write!(out, "\"{}Infinity\"", if number < 0.0 { "-" } else { "" });
+                    }
+                },
+                (Value::Text(text), _) => match std::str::from_utf8(text) {
+                    Ok(text) => json::write_string(out, text),
+                    Err(_) => {
+                        wrong = Err(format!("the column `{}` is not valid UTF-8", self.names[i]));
+                        json::write_string(out, &String::from_utf8_lossy(text));
+                    }
+                },
+                (Value::Bytes(bytes), _) => {
+                    out.push(b'"');
+                    out.extend_from_slice(hex(bytes).as_bytes());
+                    out.push(b'"');
+                }
+            }
+        }
+        out.extend_from_slice(if row.is_empty() { b"{}" } else { b"}" });
+        wrong
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|digit| digit.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
+    let digits = digits?;
+    let pairs = digits.chunks_exact(2);
+    pairs.remainder().is_empty().then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(column_type: Option<ColumnType>, value: Value<'_>) -> (String, Result<(), String>) {
+        let mut out = Vec::new();
+        let wrong = RowWriter::new(&[("a".to_owned(), column_type)]).write(&[value], &mut out);
+        (String::from_utf8(out).unwrap(), wrong)
+    }
+
+    #[test]
+    fn values_keep_what_they_are() {
+        for (column_type, value, text) in [
+            (Some(ColumnType::BigInt), Value::Int(i64::MIN), r#"{"a":-9223372036854775808}"#),
+            (Some(ColumnType::Decimal(10, 2)), Value::Float(0.99), r#"{"a":"0.99"}"#),
+            (Some(ColumnType::Decimal(38, 0)), Value::Float(1e21), r#"{"a":"1000000000000000000000"}"#),
+            (Some(ColumnType::Decimal(10, 2)), Value::Int(5), r#"{"a":"5"}"#),
+            (Some(ColumnType::Double), Value::Float(0.1), r#"{"a":0.1}"#),
+            (None, Value::Float(f64::NEG_INFINITY), r#"{"a":"-Infinity"}"#),
+            (Some(ColumnType::Binary), Value::Bytes(&[0, 255]), r#"{"a":"00ff"}"#),
+            (Some(ColumnType::Boolean), Value::Int(1), r#"{"a":true}"#),
+            (Some(ColumnType::Boolean), Value::Int(2), r#"{"a":2}"#),
+            (Some(ColumnType::Int), Value::Text(b"a word"), r#"{"a":"a word"}"#),
+            (None, Value::Null, r#"{"a":null}"#),
+        ] {
+            assert_eq!(written(column_type, value), (text.to_owned(), Ok(())));
+        }
+        let (text, wrong) = written(None, Value::Text(b"x\xff"));
+        assert_eq!(text, "{\"a\":\"x\u{fffd}\"}");
+        assert_eq!(wrong, Err("the column `a` is not valid UTF-8".into()));
+    }
+
+    #[test]
+    fn cursors_come_back_exactly() {
+        for value in
+            [Value::Int(-3), Value::Float(0.1 + 0.2), Value::Text("ü".as_bytes()), Value::Bytes(&[1, 0xab])]
+        {
+            let cursor = Cursor::of(value).unwrap();
+            let back: Cursor = serde_json::from_value(serde_json::to_value(&cursor).unwrap()).unwrap();
+            assert_eq!(back, cursor);
+        }
+        assert_eq!(from_hex("01ab"), Some(vec![1, 0xab]));
+        assert_eq!(from_hex("01a"), None);
+    }
+}

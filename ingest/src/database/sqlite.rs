@@ -1,0 +1,236 @@
+//! SQLite: opened to read only, one read transaction (so one snapshot) for each table of a run.
+//!
+//! SQLite's types are a habit, not a rule: a declared type says what is meant, and a value that is something else comes
+//! all the same, to become a dead letter of the table.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tarn_model::columns::ColumnType;
+use tarn_model::config::DatabaseConfig;
+use tarn_model::{Error, Kind, Result};
+
+use super::row::{Cursor, Value, from_hex};
+use super::{After, Each, Rows, Selection};
+
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Names that every table of SQLite answers to, unless it was made without.
+const ROW_IDS: &[&str] = &["rowid", "_rowid_", "oid"];
+
+/// The file of `sqlite:PATH`.
+pub(super) fn path_of(config: &DatabaseConfig) -> Result<PathBuf> {
+    match config.url.reveal().strip_prefix("sqlite:") {
+        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        _ => Err(Error::invalid("`url` names no database that can be read").with_hint("write `sqlite:PATH`")),
+    }
+}
+
+/// Opens the database of `config`.
+pub(super) fn open(config: &DatabaseConfig) -> Result<Sqlite> {
+    let path = path_of(config)?;
+    if !path.exists() {
+        return Err(Error::unavailable(format!("there is no database `{}`", path.display()))
+            .with_hint("mend `url`, or put the file there: it is tried again"));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&path, flags).map_err(failed("open the database"))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed("open the database"))?;
+    Ok(Sqlite { connection })
+}
+
+/// An open database.
+pub(super) struct Sqlite {
+    connection: Connection,
+}
+
+impl Sqlite {
+    fn select(what: &Selection) -> String {
+        match what {
+            Selection::Table(name) => format!("SELECT * FROM {}", quoted(name)),
+            Selection::Query(query) => format!("SELECT * FROM ({})", query.trim().trim_end_matches(';')),
+        }
+    }
+}
+
+impl Rows for Sqlite {
+    fn tables(&mut self) -> Result<Vec<String>> {
+        let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1";
+        let list = || {
+            let mut statement = self.connection.prepare(sql)?;
+            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        list().map_err(failed("list the tables"))
+    }
+
+    fn columns(&mut self, what: &Selection) -> Result<Vec<(String, Option<ColumnType>)>> {
+        let read = || {
+            let statement = self.connection.prepare(&Sqlite::select(what))?;
+            let columns = statement.columns();
+            Ok::<_, rusqlite::Error>(columns.map(|c| (c.name().to_owned(), c.decl_type().and_then(column_type))).collect())
+        };
+        read().map_err(failed(&format!("read `{}`", what.name())))
+    }
+
+    fn rows(&mut self, what: &Selection, after: Option<&After<'_>>, each: &mut Each<'_>) -> Result<bool> {
+        let doing = format!("read `{}`", what.name());
+        let failed = |error| failed(&doing)(error);
+        let columns = self.columns(what)?;
+        let transaction = self.connection.transaction().map_err(failed)?;
+        let mut without_cursor = false;
+        let sql = match after {
+            None => Sqlite::select(what),
+            Some(After { column, from }) => {
+                let cursor = cursor_expression(what, &columns, column)?;
+                let from_what = Sqlite::select(what).split_off("SELECT * ".len());
+                let sql = format!("SELECT EXISTS (SELECT 1 {from_what} WHERE {cursor} IS NULL)");
+                without_cursor = transaction.query_row(&sql, [], |row| row.get(0)).map_err(failed)?;
+                let bound =
+                    if from.is_some() { format!("{cursor} >= ?1") } else { format!("{cursor} IS NOT NULL") };
+                format!("SELECT *, {cursor} {from_what} WHERE {bound} ORDER BY {cursor}")
+            }
+        };
+        let mut statement = transaction.prepare(&sql).map_err(failed)?;
+        if let Some(from) = after.and_then(|after| after.from) {
+            statement.raw_bind_parameter(1, to_sql(from)?).map_err(failed)?;
+        }
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let mut values = Vec::with_capacity(columns.len());
+            for i in 0..columns.len() {
+                values.push(value_of(row.get_ref(i).map_err(failed)?));
+            }
+            let cursor = match after {
+                Some(_) => Cursor::of(value_of(row.get_ref(columns.len()).map_err(failed)?)),
+                None => None,
+            };
+            if !each(&values, cursor)? {
+                break;
+            }
+        }
+        Ok(without_cursor)
+    }
+}
+
+/// The cursor in SQL. Text is compared by its bytes whatever the column's collation, as hashes of ties are.
+fn cursor_expression(
+    what: &Selection,
+    columns: &[(String, Option<ColumnType>)],
+    column: &str,
+) -> Result<String> {
+    if let Some((name, column_type)) = columns.iter().find(|(name, _)| name.eq_ignore_ascii_case(column)) {
+        let collate = if *column_type == Some(ColumnType::BigInt) { "" } else { " COLLATE BINARY" };
+        return Ok(format!("{}{collate}", quoted(name)));
+    }
+    if matches!(what, Selection::Table(_)) && ROW_IDS.contains(&column.to_ascii_lowercase().as_str()) {
+        return Ok(column.to_ascii_lowercase());
+    }
+    Err(Error::invalid(format!("`{}` has no column `{column}` to be its cursor", what.name()))
+        .with_hint("name a column that grows with every new row, or `rowid`"))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn value_of(value: ValueRef<'_>) -> Value<'_> {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Int(number),
+        ValueRef::Real(number) => Value::Float(number),
+        ValueRef::Text(text) => Value::Text(text),
+        ValueRef::Blob(bytes) => Value::Bytes(bytes),
+    }
+}
+
+fn to_sql(cursor: &Cursor) -> Result<rusqlite::types::Value> {
+    use rusqlite::types::Value as Sql;
+    let broken = || Error::internal("a cursor in a position cannot be read");
+    Ok(match cursor {
+        Cursor::Int(number) => Sql::Integer(*number),
+        Cursor::Float(bits) => {
+            Sql::Real(f64::from_bits(u64::from_str_radix(bits, 16).map_err(|_| broken())?))
+        }
+        Cursor::Text(text) => Sql::Text(text.clone()),
+        Cursor::Bytes(bytes) => Sql::Blob(from_hex(bytes).ok_or_else(broken)?),
+    })
+}
+
+/// What a declared type means; SQLite's whole numbers have 64 bits whatever they are called.
+fn column_type(declared: &str) -> Option<ColumnType> {
+    let upper = declared.trim().to_ascii_uppercase();
+    let (name, arguments) = match upper.split_once('(') {
+        Some((name, rest)) => (name.trim(), rest.split(')').next()),
+        None => (upper.as_str(), None),
+    };
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    Some(match name {
+        "DATE" => ColumnType::Date,
+        "DATETIME" | "TIMESTAMP" | "TIMESTAMPTZ" => ColumnType::Timestamp,
+        _ if has(&["BOOL"]) => ColumnType::Boolean,
+        _ if has(&["DECIMAL", "NUMERIC"]) => decimal(arguments)?,
+        _ if has(&["CHAR", "CLOB", "TEXT", "STRING", "JSON", "UUID", "GUID"]) => ColumnType::Varchar,
+        _ if has(&["BLOB", "BINARY"]) => ColumnType::Binary,
+        _ if has(&["REAL", "FLOA", "DOUB"]) => ColumnType::Double,
+        _ if has(&["INT"]) => ColumnType::BigInt,
+        _ => return None,
+    })
+}
+
+fn decimal(arguments: Option<&str>) -> Option<ColumnType> {
+    let Some(arguments) = arguments else { return Some(ColumnType::Decimal(38, 10)) };
+    let mut numbers = arguments.split(',').map(|number| number.trim().parse::<u8>());
+    let precision = numbers.next()?.ok()?;
+    let scale = i8::try_from(numbers.next().unwrap_or(Ok(0)).ok()?).ok()?;
+    let fits = (1..=38).contains(&precision) && scale.unsigned_abs() <= precision;
+    fits.then_some(ColumnType::Decimal(precision, scale))
+}
+
+/// What an error of SQLite means: what is wrong with the statement or the file stays wrong, the rest passes.
+fn failed(doing: &str) -> impl FnOnce(rusqlite::Error) -> Error {
+    let message = format!("cannot {doing}");
+    move |error| {
+        let (kind, hint) = match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                (Kind::Unavailable, "another process has locked the database: it is tried again")
+            }
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => (
+                Kind::Invalid,
+                "the file is no SQLite database, or it is damaged: `PRAGMA integrity_check` says more",
+            ),
+            Some(ErrorCode::Unknown) | None => {
+                (Kind::Invalid, "mend `table`, `query` or `cursor` of the source")
+            }
+            Some(_) => (Kind::Unavailable, "look at the file and its permissions: it is tried again"),
+        };
+        Error::new(kind, message).with_hint(hint).with_source(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declared_types_mean_what_people_mean_by_them() {
+        for (declared, meant) in [
+            ("INTEGER", Some(ColumnType::BigInt)),
+            ("tinyint(1)", Some(ColumnType::BigInt)),
+            ("NUMERIC(10,2)", Some(ColumnType::Decimal(10, 2))),
+            ("decimal(5)", Some(ColumnType::Decimal(5, 0))),
+            ("NUMERIC", Some(ColumnType::Decimal(38, 10))),
+            ("NUMERIC(99,2)", None),
+            ("NVARCHAR(160)", Some(ColumnType::Varchar)),
+            ("DATETIME", Some(ColumnType::Timestamp)),
+            ("BLOB", Some(ColumnType::Binary)),
+            ("double precision", Some(ColumnType::Double)),
+            ("BOOLEAN", Some(ColumnType::Boolean)),
+            ("POINT", Some(ColumnType::BigInt)),
+            ("", None),
+            ("ANY", None),
+        ] {
+            assert_eq!(column_type(declared), meant, "{declared}");
+        }
+    }
+}
