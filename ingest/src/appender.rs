@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tarn_log::{Append, Appended, RecordRef, TopicInfo};
+use tarn_log::{Append, Appended, OVERSIZE_HEADER, RecordRef, TopicInfo, XXH3_HEADER};
 use tarn_model::{Error, Result};
 use tokio::task::JoinHandle;
 
@@ -14,16 +14,12 @@ use crate::lines::Oversize;
 use crate::source::Source;
 
 /// Size at which an append is handed to an idle log.
-const ENOUGH_BYTES: usize = 1 << 20;
-/// Size at which building waits for the append under way.
-const MOST_BYTES: usize = 4 << 20;
+pub(crate) const ENOUGH_BYTES: usize = 1 << 20;
+/// At so many times that size, building waits for the append under way.
+const MOST: usize = 4;
 
 /// Header of a record that could not be what its source's format says: it becomes a dead letter.
 pub(crate) const ERROR_HEADER: &str = "tarn.error";
-/// Header with the size of a record of which only the head is kept.
-const OVERSIZE_HEADER: &str = "tarn.oversize";
-/// Header with the hash of such a record.
-const HASH_HEADER: &str = "tarn.xxh3";
 
 /// Where in a file a record stands.
 pub(crate) struct Place<'a> {
@@ -83,7 +79,7 @@ impl<'a> Appender<'a> {
         if let Some(oversize) = found.oversize {
             hash = format!("{:032x}", oversize.hash);
             add(OVERSIZE_HEADER, size.format(oversize.size).as_bytes());
-            add(HASH_HEADER, hash.as_bytes());
+            add(XXH3_HEADER, hash.as_bytes());
         }
         if let Some(error) = found.error {
             add(ERROR_HEADER, error.as_bytes());
@@ -98,9 +94,9 @@ impl<'a> Appender<'a> {
     /// Whether it is time to set positions and [`Appender::submit`].
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        let bytes = self.building.bytes();
-        bytes >= ENOUGH_BYTES
-            && (bytes >= MOST_BYTES || self.under_way.as_ref().is_none_or(JoinHandle::is_finished))
+        let (bytes, enough) = (self.building.bytes(), self.source.append_bytes);
+        bytes >= enough
+            && (bytes >= MOST * enough || self.under_way.as_ref().is_none_or(JoinHandle::is_finished))
     }
 
     /// Whether there is nothing to submit.

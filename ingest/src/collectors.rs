@@ -10,6 +10,7 @@ use tarn_model::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::appender::ENOUGH_BYTES;
 use crate::database::Database;
 use crate::generator::Generator;
 use crate::http::Door;
@@ -59,6 +60,17 @@ impl Collectors {
     /// Creates the topics that the sources fill (as the config declares them), and starts one thread per source. Called
     /// within a tokio runtime, on which the appends run.
     pub fn start(config: &Config, log: Log, clock: Arc<dyn Clock>, mode: RunMode) -> Result<Collectors> {
+        Collectors::start_with(config, log, clock, mode, ENOUGH_BYTES)
+    }
+
+    /// The same with another size of appends.
+    pub(crate) fn start_with(
+        config: &Config,
+        log: Log,
+        clock: Arc<dyn Clock>,
+        mode: RunMode,
+        append_bytes: usize,
+    ) -> Result<Collectors> {
         let runtime = Handle::try_current()
             .map_err(|error| Error::internal("collectors start within a runtime").with_source(error))?;
         let mut collectors = Collectors {
@@ -96,6 +108,7 @@ impl Collectors {
                 mode,
                 runtime: runtime.clone(),
                 stop: collectors.stop.clone(),
+                append_bytes,
             };
             collectors.start_source(config, source_config, source).map_err(in_source)?;
         }

@@ -27,6 +27,8 @@ mod appender;
 mod collectors;
 mod database;
 mod feed;
+#[cfg(test)]
+mod fixture;
 mod generator;
 mod http;
 mod json;

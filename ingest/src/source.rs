@@ -42,6 +42,8 @@ pub(crate) struct Source {
     pub(crate) mode: RunMode,
     pub(crate) runtime: Handle,
     pub(crate) stop: Arc<Stop>,
+    /// Size of an append.
+    pub(crate) append_bytes: usize,
 }
 
 impl Source {
@@ -158,7 +160,8 @@ fn run(source: &Source, collector: &mut impl Collector) -> Result<()> {
             Err(_) if source.stopping() => return Ok(()),
             Err(error) => error,
         };
-        if !matches!(error.kind(), Kind::Unavailable | Kind::Conflict) {
+        // A log that has stopped does not start again within this process.
+        if !matches!(error.kind(), Kind::Unavailable | Kind::Conflict) || source.log.failure().is_some() {
             return Err(error);
         }
         if source.monitor.records() > before {

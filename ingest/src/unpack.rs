@@ -30,8 +30,9 @@ impl Packing {
         }
     }
 
-    /// Reads the first bytes of `file`, which it leaves at its start.
+    /// Reads the first bytes of `file`.
     pub(crate) fn detect(file: &mut File) -> io::Result<Packing> {
+        file.seek(SeekFrom::Start(0))?;
         let mut first = [0; 4];
         let mut filled = 0;
         while filled < first.len() {
@@ -42,7 +43,6 @@ impl Packing {
                 Err(error) => return Err(error),
             }
         }
-        file.seek(SeekFrom::Start(0))?;
         Ok(Packing::of(&first[..filled]))
     }
 
@@ -79,6 +79,7 @@ pub(crate) fn open(
         file.seek(SeekFrom::Start(offset))?;
         return Ok(Box::new(Counted { file, monitor: monitor.clone() }));
     }
+    file.seek(SeekFrom::Start(0))?;
     let packed = BufReader::with_capacity(PACKED_BLOCK_BYTES, Counted { file, monitor: monitor.clone() });
     let mut unpacked: Box<dyn Read + Send> = match packing {
         Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),

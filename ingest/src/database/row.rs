@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use tarn_model::columns::ColumnType;
 
@@ -26,7 +28,7 @@ pub(super) enum Cursor {
     /// The bits of the number, in hex.
     Float(String),
     Text(String),
-    /// In hex.
+    /// In base64.
     Bytes(String),
 }
 
@@ -39,9 +41,9 @@ impl Cursor {
             Value::Float(number) => Cursor::Float(format!("{:016x}", number.to_bits())),
             Value::Text(text) => match std::str::from_utf8(text) {
                 Ok(text) => Cursor::Text(text.to_owned()),
-                Err(_) => Cursor::Bytes(hex(text)),
+                Err(_) => Cursor::Bytes(BASE64.encode(text)),
             },
-            Value::Bytes(bytes) => Cursor::Bytes(hex(bytes)),
+            Value::Bytes(bytes) => Cursor::Bytes(BASE64.encode(bytes)),
         })
     }
 }
@@ -69,7 +71,7 @@ impl RowWriter {
         }
     }
 
-    /// Writes a row as a JSON object: whole numbers and floats as numbers, decimals as strings, bytes as strings in hex.
+    /// Writes a row as a JSON object: whole numbers and floats as numbers, decimals as strings, bytes as strings in base64.
     /// The error says which text is none; it stands in the object with its odd bytes replaced.
     pub(super) fn write(&self, row: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), String> {
         out.clear();
@@ -105,7 +107,7 @@ impl RowWriter {
                 },
                 (Value::Bytes(bytes), _) => {
                     out.push(b'"');
-                    out.extend_from_slice(hex(bytes).as_bytes());
+                    out.extend_from_slice(BASE64.encode(bytes).as_bytes());
                     out.push(b'"');
                 }
             }
@@ -113,24 +115,6 @@ impl RowWriter {
         out.extend_from_slice(if row.is_empty() { b"{}" } else { b"}" });
         wrong
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
-}
-
-pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|digit| digit.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
-    let digits = digits?;
-    let pairs = digits.chunks_exact(2);
-    pairs.remainder().is_empty().then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 #[cfg(test)]
@@ -152,7 +136,7 @@ mod tests {
             (Some(ColumnType::Decimal(10, 2)), Value::Int(5), r#"{"a":"5"}"#),
             (Some(ColumnType::Double), Value::Float(0.1), r#"{"a":0.1}"#),
             (None, Value::Float(f64::NEG_INFINITY), r#"{"a":"-Infinity"}"#),
-            (Some(ColumnType::Binary), Value::Bytes(&[0, 255]), r#"{"a":"00ff"}"#),
+            (Some(ColumnType::Binary), Value::Bytes(&[0, 255]), r#"{"a":"AP8="}"#),
             (Some(ColumnType::Boolean), Value::Int(1), r#"{"a":true}"#),
             (Some(ColumnType::Boolean), Value::Int(2), r#"{"a":2}"#),
             (Some(ColumnType::Int), Value::Text(b"a word"), r#"{"a":"a word"}"#),
@@ -174,7 +158,5 @@ mod tests {
             let back: Cursor = serde_json::from_value(serde_json::to_value(&cursor).unwrap()).unwrap();
             assert_eq!(back, cursor);
         }
-        assert_eq!(from_hex("01ab"), Some(vec![1, 0xab]));
-        assert_eq!(from_hex("01a"), None);
     }
 }

@@ -6,13 +6,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tarn_model::columns::ColumnType;
 use tarn_model::config::DatabaseConfig;
 use tarn_model::{Error, Kind, Result};
 
-use super::row::{Cursor, Value, from_hex};
+use super::row::{Cursor, Value};
 use super::{After, Each, Rows, Selection};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,7 +70,9 @@ impl Rows for Sqlite {
         let read = || {
             let statement = self.connection.prepare(&Sqlite::select(what))?;
             let columns = statement.columns();
-            Ok::<_, rusqlite::Error>(columns.map(|c| (c.name().to_owned(), c.decl_type().and_then(column_type))).collect())
+            Ok::<_, rusqlite::Error>(
+                columns.map(|c| (c.name().to_owned(), c.decl_type().and_then(column_type))).collect(),
+            )
         };
         read().map_err(failed(&format!("read `{}`", what.name())))
     }
@@ -153,7 +157,7 @@ fn to_sql(cursor: &Cursor) -> Result<rusqlite::types::Value> {
             Sql::Real(f64::from_bits(u64::from_str_radix(bits, 16).map_err(|_| broken())?))
         }
         Cursor::Text(text) => Sql::Text(text.clone()),
-        Cursor::Bytes(bytes) => Sql::Blob(from_hex(bytes).ok_or_else(broken)?),
+        Cursor::Bytes(bytes) => Sql::Blob(BASE64.decode(bytes).map_err(|_| broken())?),
     })
 }
 
