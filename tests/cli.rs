@@ -48,7 +48,7 @@ fn check_reports_every_problem_at_once() {
         Folder::new(&CONFIG.replace("partitions = 2", "partitions = 0").replace("rate = 0", "rat = 0"));
     let ended = folder.tarn(&["check", "tarn.toml"]);
     assert_eq!(ended.code, Some(2), "{}", ended.said);
-    for word in ["partitions", "`rat`", "rate"] {
+    for word in ["partitions", "source[0].rat:", "`rate`"] {
         assert!(ended.said.contains(word), "`{word}` is not said: {}", ended.said);
     }
 }

@@ -12,6 +12,7 @@ mod cli;
 mod crash;
 mod exactly_once;
 mod flights;
+mod messages;
 mod serving;
 mod tidy;
 mod union_read;

@@ -1,6 +1,7 @@
 //! `tarn check`: what a config means, or everything that is wrong with it.
 
 use std::io::Write as _;
+use std::path::Path;
 
 use serde_json::json;
 use tarn_model::config::{Config, SourceConfig, SourceKind, TableConfig};
@@ -29,11 +30,12 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         config.lake.url,
         config.serving.http
     )?;
+    let folder = std::path::absolute(&args.config)?.parent().map(Path::to_owned).unwrap_or_default();
     if !config.sources.is_empty() {
         let mut grid = Grid::new(&["source", "type", "reads", "topic", "key"]);
         for source in &config.sources {
             let key = source.key.as_deref().unwrap_or("-");
-            grid.row([source.name.as_str(), kind(source), &reads(source), &source.topic, key]);
+            grid.row([source.name.as_str(), kind(source), &reads(source, &folder), &source.topic, key]);
         }
         write!(out, "\n{grid}")?;
     }
@@ -71,24 +73,23 @@ fn kind(source: &SourceConfig) -> &'static str {
     }
 }
 
-/// What a source reads, without its secrets.
-fn reads(source: &SourceConfig) -> String {
+/// What a source reads, without its secrets; paths as they are seen from the config's `folder`.
+fn reads(source: &SourceConfig, folder: &Path) -> String {
+    let shown = |path: &Path| path.strip_prefix(folder).unwrap_or(path).display().to_string();
     match &source.kind {
-        SourceKind::Spooldir(spool) => spool.path.join(&spool.pattern).display().to_string(),
-        SourceKind::Taildir(tail) => tail.path.display().to_string(),
+        SourceKind::Spooldir(spool) => shown(&spool.path.join(&spool.pattern)),
+        SourceKind::Taildir(tail) => shown(&tail.path),
         SourceKind::Http(_) => format!("POST /v1/ingest/{}", source.topic),
-        SourceKind::Database(database) => match (&database.table, &database.every, &database.cron) {
-            (table, every, cron) => {
-                let what =
-                    table.as_deref().map_or_else(|| "a query".into(), |table| format!("table {table}"));
-                let when = match (every, cron) {
-                    (Some(every), _) => format!(", every {every}"),
-                    (None, Some(cron)) => format!(", at `{cron}`"),
-                    (None, None) => ", once".into(),
-                };
-                what + &when
-            }
-        },
+        SourceKind::Database(database) => {
+            let what =
+                database.table.as_deref().map_or_else(|| "a query".into(), |table| format!("table {table}"));
+            let when = match (&database.every, &database.cron) {
+                (Some(every), _) => format!("every {every}"),
+                (None, Some(cron)) => format!("at `{cron}`"),
+                (None, None) => "once".into(),
+            };
+            format!("{what}, {when}")
+        }
         SourceKind::Generator(generator) => {
             let count = generator.count.map(|count| format!(", {count} in all")).unwrap_or_default();
             let rate = if generator.rate == 0 {

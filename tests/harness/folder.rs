@@ -112,7 +112,7 @@ impl Folder {
 
     /// Starts `tarn demo` in the folder `demo` of this one.
     pub(crate) fn start_demo(&self) -> Running {
-        let (command, said) = self.command(&["demo", "--dir", "demo"]);
+        let (command, said) = self.command(&["demo", "demo"]);
         Running::spawn(command, said, self.path("demo/data/process.json"))
     }
 
