@@ -317,6 +317,11 @@ impl Log {
         self.shared().commits.subscribe()
     }
 
+    /// Appends that wait for their answer; under 16,384 of them and 64 MiB of records, more wait outside.
+    pub fn waiting(&self) -> usize {
+        WAITING_APPENDS - self.shared().slots.available_permits().min(WAITING_APPENDS)
+    }
+
     /// Why the log has stopped, if it has: after a failed sync, say. It must be opened anew, in a new process at best.
     pub fn failure(&self) -> Option<Error> {
         self.shared().stopped().filter(|cause| !matches!(cause, LogError::Closed)).map(Error::from)

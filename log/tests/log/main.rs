@@ -1,4 +1,7 @@
 //! What users of the log rely on, seen from outside.
 
 mod committing;
+mod keeping;
+mod model;
+mod recovering;
 mod support;
