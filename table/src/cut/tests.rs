@@ -54,6 +54,7 @@ fn snapshot(version: u64) -> Arc<LakeSnapshot> {
             max: HashMap::new(),
             nulls: HashMap::new(),
         },
+        foreign_version: None,
     })
 }
 

@@ -1,0 +1,324 @@
+//! What is counted and summed of one partition, on both sides.
+//!
+//! *Content.* Each record has a hash (xxh3-128 of a canonical encoding of its row, offset and timestamp included), and each
+//! block of offsets the wrapping sum of its records' hashes: the order in which they are read does not matter, and a
+//! difference is found to within a block. A dead letter's hash is of what came (timestamp, key, value, headers), not of
+//! the reason: its words may change with the version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use arrow::array::{Array, RecordBatch};
+use arrow::row::{RowConverter, SortField};
+use tarn_model::{Error, Offset, OffsetRange, PartitionId, Result};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use super::PartitionReport;
+use super::offsets::Offsets;
+use crate::open;
+
+/// Offsets that share a sum.
+const BLOCK: i64 = 4096;
+/// Places that a report names of each kind.
+const NAMED_PLACES: usize = 3;
+
+/// Which of the two tables rows belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Rows,
+    DeadLetters,
+}
+
+/// Hashes the rows of one schema.
+#[derive(Debug)]
+pub(super) struct Hasher {
+    kind: Kind,
+    converter: RowConverter,
+    columns: Vec<usize>,
+}
+
+impl Hasher {
+    /// For batches of `schema`.
+    pub(super) fn new(kind: Kind, schema: &arrow::datatypes::Schema) -> Result<Hasher> {
+        let of_the_record = |name: &str| kind == Kind::Rows || !matches!(name, "reason" | "field");
+        let fields = schema.fields().iter().enumerate().filter(|(_, field)| of_the_record(field.name()));
+        let (columns, types): (Vec<_>, Vec<_>) =
+            fields.map(|(at, field)| (at, SortField::new(field.data_type().clone()))).unzip();
+        let converter = RowConverter::new(types)
+            .map_err(|e| Error::internal("a table's columns have no row encoding").with_source(e))?;
+        Ok(Hasher { kind, converter, columns })
+    }
+
+    fn hashes(&mut self, batch: &RecordBatch) -> Result<Vec<u128>> {
+        let columns: Vec<_> = self.columns.iter().map(|at| batch.column(*at).clone()).collect();
+        let rows = self.converter.convert_columns(&columns);
+        let rows = rows.map_err(|e| Error::internal("rows have no row encoding").with_source(e))?;
+        let seed = if self.kind == Kind::Rows { 0 } else { 1 };
+        Ok(rows.iter().map(|row| xxh3_128_with_seed(row.as_ref(), seed)).collect())
+    }
+}
+
+/// One partition.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    partition: PartitionId,
+    /// Offsets that the table should cover.
+    covered: OffsetRange,
+    /// Offsets whose content is compared: those that the log still has.
+    compared: OffsetRange,
+    lost: Vec<OffsetRange>,
+    seen: Offsets,
+    dead: Offsets,
+    rows: u64,
+    dead_letters: u64,
+    repeated: u64,
+    repeated_at: Places,
+    beyond: u64,
+    before: u64,
+    records: u64,
+    undecided: Places,
+    lake_sums: BTreeMap<i64, u128>,
+    log_sums: BTreeMap<i64, u128>,
+    problems: Vec<String>,
+}
+
+impl Ledger {
+    /// A partition whose table covers `covered`, of which the log still has `compared`.
+    pub(super) fn new(
+        partition: PartitionId,
+        covered: OffsetRange,
+        compared: OffsetRange,
+        lost: Vec<OffsetRange>,
+    ) -> Ledger {
+        Ledger {
+            partition,
+            covered,
+            compared,
+            lost,
+            seen: Offsets::default(),
+            dead: Offsets::default(),
+            rows: 0,
+            dead_letters: 0,
+            repeated: 0,
+            repeated_at: Places::default(),
+            beyond: 0,
+            before: 0,
+            records: 0,
+            undecided: Places::default(),
+            lake_sums: BTreeMap::new(),
+            log_sums: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// The partition.
+    pub(super) fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// Offsets whose content is compared.
+    pub(super) fn compared(&self) -> OffsetRange {
+        self.compared
+    }
+
+    /// Whether the lake holds `offset` as a dead letter.
+    pub(super) fn is_dead(&self, offset: Offset) -> bool {
+        self.dead.contains(offset)
+    }
+
+    /// Says what else is wrong.
+    pub(super) fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    /// The log lost records below `start` while they were read: they are not compared.
+    pub(super) fn trimmed_to(&mut self, start: Offset) {
+        let whole_blocks = start.saturating_add(BLOCK - 1).div_euclid(BLOCK) * BLOCK;
+        let from = whole_blocks.clamp(self.compared.from, self.compared.to);
+        self.compared = OffsetRange::new(from, self.compared.to);
+        self.records = 0;
+        self.log_sums.clear();
+        self.undecided = Places::default();
+        self.lake_sums.retain(|block, _| *block * BLOCK >= from);
+    }
+
+    /// Takes rows of the lake, all of this partition; their content only with a hasher.
+    pub(super) fn lake(
+        &mut self,
+        kind: Kind,
+        batch: &RecordBatch,
+        hasher: Option<&mut Hasher>,
+    ) -> Result<()> {
+        let hashes = hasher.map(|hasher| hasher.hashes(batch)).transpose()?;
+        for (row, offset) in open::offsets(batch).values().iter().enumerate() {
+            self.count(kind, *offset);
+            if let (Some(hashes), true) = (&hashes, self.compared.contains(*offset)) {
+                add(&mut self.lake_sums, *offset, hashes[row]);
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, kind: Kind, offset: Offset) {
+        if !self.covered.contains(offset) {
+            // A dead letter's commit comes before its rows': it may be ahead.
+            if offset < self.covered.from {
+                self.before += 1;
+            } else if kind == Kind::Rows {
+                self.beyond += 1;
+            }
+            return;
+        }
+        match kind {
+            Kind::Rows => self.rows += 1,
+            Kind::DeadLetters => {
+                self.dead_letters += 1;
+                self.dead.insert(offset);
+            }
+        }
+        if !self.seen.insert(offset) {
+            self.repeated += 1;
+            let dead = if self.dead.contains(offset) { " (a dead letter)" } else { "" };
+            self.repeated_at.add(|| format!("{offset}{dead}"));
+        }
+    }
+
+    /// Takes rows as the log gives them.
+    pub(super) fn log(&mut self, batch: &RecordBatch, hasher: &mut Hasher) -> Result<()> {
+        let hashes = hasher.hashes(batch)?;
+        for (offset, hash) in open::offsets(batch).values().iter().zip(hashes) {
+            if self.compared.contains(*offset) {
+                self.records += 1;
+                add(&mut self.log_sums, *offset, hash);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes dead letters as the log gives them for offsets that the lake does not hold as dead.
+    pub(super) fn undecided(&mut self, dead: &RecordBatch) {
+        let reasons = dead
+            .column_by_name("reason")
+            .and_then(|c| c.as_any().downcast_ref::<arrow::array::StringArray>());
+        for (row, offset) in open::offsets(dead).values().iter().enumerate() {
+            if self.compared.contains(*offset) {
+                self.records += 1;
+                let reason = reasons.map_or("", |reasons| reasons.value(row));
+                self.undecided.add(|| format!("{offset} ({reason})"));
+            }
+        }
+    }
+
+    /// What both sides say.
+    pub(super) fn report(mut self) -> PartitionReport {
+        let (mut missing, mut lost, mut missing_at) = (0, 0, Places::default());
+        self.seen.gaps(self.covered, |gap| {
+            let taken = self.lost.iter().map(|lost| overlap(&gap, lost)).sum::<u64>().min(gap.len());
+            lost += taken;
+            missing += gap.len() - taken;
+            if taken < gap.len() {
+                missing_at.add(|| gap.to_string());
+            }
+        });
+        let mut problems = std::mem::take(&mut self.problems);
+        if missing > 0 {
+            problems.push(format!("{missing} offsets are neither row nor dead letter: {missing_at}"));
+        }
+        if self.repeated > 0 {
+            problems.push(format!("{} offsets occur more than once: {}", self.repeated, self.repeated_at));
+        }
+        if self.beyond > 0 {
+            problems.push(format!("{} rows lie at or above the boundary {}", self.beyond, self.covered.to));
+        }
+        if self.before > 0 {
+            problems
+                .push(format!("{} offsets lie below the table's start {}", self.before, self.covered.from));
+        }
+        let content_agrees = self.compare(&mut problems);
+        PartitionReport {
+            partition: self.partition,
+            boundary: self.covered.to,
+            rows: self.rows,
+            dead_letters: self.dead_letters,
+            missing,
+            repeated: self.repeated,
+            lost,
+            compared: self.records,
+            content_agrees,
+            problems,
+        }
+    }
+
+    fn compare(&self, problems: &mut Vec<String>) -> Option<bool> {
+        if self.compared.is_empty() {
+            return None;
+        }
+        if self.undecided.count > 0 {
+            problems.push(format!(
+                "offsets are no dead letters in the lake, but the log decodes them as such: {}",
+                self.undecided
+            ));
+        }
+        let blocks: BTreeSet<i64> = self.lake_sums.keys().chain(self.log_sums.keys()).copied().collect();
+        let mut differing = Places::default();
+        for block in blocks.into_iter().filter(|block| self.lake_sums.get(block) != self.log_sums.get(block))
+        {
+            differing.add(|| self.block(block).to_string());
+        }
+        if differing.count > 0 {
+            problems.push(format!("the content differs from the log's within offsets {differing}"));
+        }
+        let agrees = differing.count == 0 && self.undecided.count == 0;
+        if self.records != self.compared.len() {
+            problems.push(format!(
+                "the log has {} records in offsets {}, {} were expected",
+                self.records,
+                self.compared,
+                self.compared.len()
+            ));
+            return Some(false);
+        }
+        Some(agrees)
+    }
+
+    fn block(&self, block: i64) -> OffsetRange {
+        let from = (block * BLOCK).max(self.compared.from);
+        OffsetRange::new(from, ((block + 1) * BLOCK).min(self.compared.to).max(from))
+    }
+}
+
+fn add(sums: &mut BTreeMap<i64, u128>, offset: Offset, hash: u128) {
+    let sum = sums.entry(offset.div_euclid(BLOCK)).or_default();
+    *sum = sum.wrapping_add(hash);
+}
+
+fn overlap(a: &OffsetRange, b: &OffsetRange) -> u64 {
+    let (from, to) = (a.from.max(b.from), a.to.min(b.to));
+    if from < to { from.abs_diff(to) } else { 0 }
+}
+
+/// The first places of a kind, and how many there are.
+#[derive(Debug, Default)]
+struct Places {
+    first: Vec<String>,
+    count: usize,
+}
+
+impl Places {
+    fn add(&mut self, place: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < NAMED_PLACES {
+            self.first.push(place());
+        }
+    }
+}
+
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.first.join(", "))?;
+        match self.count - self.first.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
