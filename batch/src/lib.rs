@@ -14,4 +14,4 @@ mod owner;
 mod prepare;
 
 pub use adopt::{adopt, detach};
-pub use owner::{OwnerOptions, TableOwner};
+pub use owner::{OwnerOptions, TableOwner, show_snapshot};

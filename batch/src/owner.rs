@@ -395,7 +395,7 @@ impl Owner {
     fn failed(&self, error: &Error) {
         let mut state = self.state.lock();
         let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        let message = format!("{}{hint}", chain(error));
+        let message = format!("{}{hint}", error.chain());
         if !state.waiting {
             tracing::warn!(table = %self.table.config.name, error = %message, "the lake refuses; trying again until it takes the commit");
         }
@@ -426,7 +426,7 @@ impl Owner {
 
 /// Lets readers see a rewritten lake part. The boundary is the snapshot's own, for a commit may have come between; a commit
 /// that was shown meanwhile is newer and stays.
-fn show_snapshot(hub: &TopicHub, table: &str, snapshot: Arc<LakeSnapshot>) {
+pub fn show_snapshot(hub: &TopicHub, table: &str, snapshot: Arc<LakeSnapshot>) {
     let cut = hub.cut();
     let Some(known) = cut.tables.get(table) else { return };
     let boundary = known.boundary.join(&boundary_of(&snapshot));
@@ -443,16 +443,4 @@ fn tail_end(table: &tarn_table::CutTable) -> Boundary {
         }
     }
     end
-}
-
-/// The error and its causes, in one line.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

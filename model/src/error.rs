@@ -89,6 +89,18 @@ impl Error {
         self.kind
     }
 
+    /// The message and its causes in one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause: Option<&(dyn StdError + 'static)> = self.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
     /// What the user should do, in words.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
@@ -103,12 +115,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.kind, self.message)?;
-        let mut cause: Option<&(dyn StdError + 'static)> = self.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
+        write!(f, "{:?}: {}", self.kind, self.chain())?;
         if let Some(hint) = &self.hint {
             write!(f, " (hint: {hint})")?;
         }

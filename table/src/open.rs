@@ -129,15 +129,14 @@ impl TableOpener {
         TableOpener { log, lake }
     }
 
-    /// Opens the table. Where nothing tells its columns yet, waits for records and infers them.
-    pub async fn open(&self, config: &TableConfig) -> Result<OpenTable> {
+    /// Opens the table, or creates it when its columns are known. `None`: they are not, see [`TableOpener::infer`].
+    pub async fn open(&self, config: &TableConfig) -> Result<Option<OpenTable>> {
         let topic = self.topic(config)?;
         let Some(lake) = self.lake.load(&config.name, true).await? else {
-            let columns = match self.declared_columns(config, &topic)? {
-                Some(columns) => columns,
-                None => self.infer(&topic).await?,
+            return match self.declared_columns(config, &topic)? {
+                Some(columns) => self.create(config, topic, columns).await.map(Some),
+                None => Ok(None),
             };
-            return self.create(config, topic, columns).await;
         };
         self.check_identity(config, &topic, &lake)?;
         let old = stored_format(&lake)?;
@@ -149,16 +148,14 @@ impl TableOpener {
             None => TableFormat { columns: old.columns.clone(), ..self.format(config, Columns::default()) },
         };
         evolve(config, &old, &format, &lake).await?;
-        let snapshot = lake.snapshot();
-        Ok(OpenTable {
-            config: config.clone(),
-            boundary: boundary_of(&snapshot),
-            schema: Arc::clone(&snapshot.schema),
-            topic,
-            format,
-            lake,
-            dead_letters,
-        })
+        Ok(Some(open(config, topic, format, lake, dead_letters)))
+    }
+
+    /// Waits for the table's first records, infers its columns from them, and creates it.
+    pub async fn infer(&self, config: &TableConfig) -> Result<OpenTable> {
+        let topic = self.topic(config)?;
+        let columns = self.columns_of_first_records(&topic).await?;
+        self.create(config, topic, columns).await
     }
 
     fn topic(&self, config: &TableConfig) -> Result<Arc<TopicInfo>> {
@@ -178,7 +175,7 @@ impl TableOpener {
     }
 
     /// Columns from the first records of all partitions: 10,000 of them, or what has come a second after the first.
-    async fn infer(&self, topic: &TopicInfo) -> Result<Columns> {
+    async fn columns_of_first_records(&self, topic: &TopicInfo) -> Result<Columns> {
         let mut commits = self.log.commits();
         let mut first_seen = None;
         loop {
@@ -245,16 +242,7 @@ impl TableOpener {
         };
         let lake = self.lake.create(&config.name, &table).await?;
         tracing::info!(table = %config.name, columns = %format.columns, "table created");
-        let snapshot = lake.snapshot();
-        Ok(OpenTable {
-            config: config.clone(),
-            boundary: boundary_of(&snapshot),
-            schema: Arc::clone(&snapshot.schema),
-            topic,
-            format,
-            lake,
-            dead_letters,
-        })
+        Ok(open(config, topic, format, lake, dead_letters))
     }
 
     async fn create_dead_letters(
@@ -354,6 +342,25 @@ impl TableOpener {
     }
 }
 
+fn open(
+    config: &TableConfig,
+    topic: Arc<TopicInfo>,
+    format: TableFormat,
+    lake: LakeTable,
+    dead_letters: LakeTable,
+) -> OpenTable {
+    let snapshot = lake.snapshot();
+    OpenTable {
+        config: config.clone(),
+        boundary: boundary_of(&snapshot),
+        schema: Arc::clone(&snapshot.schema),
+        topic,
+        format,
+        lake,
+        dead_letters,
+    }
+}
+
 struct DecodedRange {
     rows: Vec<RecordBatch>,
     dead: Vec<RecordBatch>,
@@ -439,7 +446,8 @@ fn properties(topic: &TopicInfo, kind: &str, format: &TableFormat) -> BTreeMap<S
     ])
 }
 
-fn stored_format(lake: &LakeTable) -> Result<TableFormat> {
+/// The format that the rows of a table were decoded with.
+pub fn stored_format(lake: &LakeTable) -> Result<TableFormat> {
     let snapshot = lake.snapshot();
     match snapshot.properties.get(FORMAT) {
         Some(json) => serde_json::from_str::<StoredFormat>(json)

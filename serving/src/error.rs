@@ -1,0 +1,115 @@
+//! Turns DataFusion's errors into errors that people can act on; the one place where that happens.
+
+use std::error::Error as StdError;
+
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use datafusion::object_store;
+use tarn_model::{Error, Kind};
+
+/// What went wrong, without DataFusion's wrapping, and what to do about it.
+pub fn from_datafusion(error: DataFusionError) -> Error {
+    if let Some(inner) = find::<Error>(&error) {
+        let copy = Error::new(inner.kind(), inner.to_string());
+        return match inner.hint() {
+            Some(hint) => copy.with_hint(hint),
+            None => copy,
+        };
+    }
+    if find::<object_store::Error>(&error).is_some_and(|e| matches!(e, object_store::Error::NotFound { .. }))
+    {
+        return Error::conflict("a file of the lake is gone: it was vacuumed while the statement ran").with_source(error).with_hint(
+            "run the statement again; if that happens often, raise `lake.vacuum_retention` above the longest statement",
+        );
+    }
+    let root = error.find_root();
+    let message = lower_first(&root.message());
+    match root {
+        DataFusionError::SQL(..) => Error::invalid(format!("the statement cannot be parsed: {message}")),
+        DataFusionError::SchemaError(schema, _) => unknown_field(schema, message),
+        DataFusionError::Plan(_)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Configuration(_)
+        | DataFusionError::ArrowError(..)
+        | DataFusionError::Execution(_)
+        | DataFusionError::Diagnostic(..)
+        | DataFusionError::Collection(_) => Error::invalid(message),
+        DataFusionError::ResourcesExhausted(_) => {
+            Error::invalid("the statement needs more memory than it may have")
+                .with_hint("ask for fewer rows or groups at once, or raise `serving.statement_memory`")
+                .with_source(error)
+        }
+        DataFusionError::ParquetError(_) => {
+            Error::corrupt("a file of the lake cannot be read").with_source(error)
+        }
+        DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
+            Error::unavailable("the lake cannot be read").with_source(error)
+        }
+        _ => Error::new(Kind::Internal, format!("the statement failed: {message}")),
+    }
+}
+
+/// An error that passes through DataFusion and comes out of [`from_datafusion`] as it was.
+pub(crate) fn into_datafusion(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// The name among `known` that `name` was probably meant to be.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let distances =
+        known.into_iter().map(|other| (strsim::damerau_levenshtein(&name, &other.to_lowercase()), other));
+    let (distance, other) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 1 + name.chars().count() / 3).then_some(other)
+}
+
+fn unknown_field(schema: &SchemaError, message: String) -> Error {
+    let SchemaError::FieldNotFound { field, valid_fields } = schema else { return Error::invalid(message) };
+    let known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+    let error = Error::invalid(format!("there is no column `{}`", field.flat_name()));
+    match nearest(&field.name, known.iter().copied()) {
+        Some(near) if near.to_lowercase() != near => {
+            error.with_hint(format!("there is `{near}`: write it in double quotes, \"{near}\""))
+        }
+        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+        None if known.is_empty() => error,
+        None => {
+            let some: Vec<String> = known.iter().take(20).map(|name| format!("`{name}`")).collect();
+            let more = if known.len() > some.len() { ", ..." } else { "" };
+            error.with_hint(format!("columns here: {}{more}", some.join(", ")))
+        }
+    }
+}
+
+fn find<T: StdError + 'static>(error: &DataFusionError) -> Option<&T> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        // Errors in boxes and behind `Arc` answer for what they hold only through `source`.
+        if let Some(DataFusionError::External(inner)) = error.downcast_ref::<DataFusionError>()
+            && let Some(found) = inner.downcast_ref::<T>()
+        {
+            return Some(found);
+        }
+        if let Some(DataFusionError::ObjectStore(inner)) = error.downcast_ref::<DataFusionError>()
+            && let Some(found) = (inner.as_ref() as &(dyn StdError + 'static)).downcast_ref::<T>()
+        {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn lower_first(text: &str) -> String {
+    let text = text.trim().trim_end_matches('.');
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) if chars.as_str().starts_with(|c: char| c.is_lowercase() || c == ' ') => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
