@@ -2,12 +2,15 @@
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line or the config is wrong.
 
+mod admin;
 mod args;
 mod check;
 mod demo;
 mod door;
 mod failure;
 mod logging;
+mod pipeline;
+mod progress;
 mod render;
 mod rest;
 mod rows;

@@ -1,7 +1,35 @@
 //! Runs a pipeline until it is told to stop, or until it is drained.
+//!
+//! Order of a start: address taken, log opened (which locks the data folder), `process.json` written, lake opened, tables
+//! opened, collectors started. Ingestion answers from then on; SQL answers once every tail has reached the committed end
+//! found at open. A stop goes the other way round.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tarn_ingest::{Collectors, RunMode};
+use tarn_lake::Lake;
+use tarn_log::{Log, LogOptions};
 use tarn_model::config::Config;
-use tokio::sync::oneshot;
+use tarn_model::status::Status;
+use tarn_model::{Error, clock};
+use tarn_serving::{Engine, EngineOptions, Hosts, StatusSource};
+use tarn_table::Catalog;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+
+use crate::admin;
+use crate::door::process_file;
+use crate::pipeline::Pipeline;
+use crate::progress::Progress;
+use crate::rest;
+
+/// How often segments are looked through for what retention lets go.
+const RETENTION_EVERY: Duration = Duration::from_secs(30);
+/// Requests under way get this long when the process stops.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 /// How a pipeline runs.
 #[derive(Debug, Default)]
@@ -15,9 +43,228 @@ pub(crate) struct RunOptions {
 }
 
 /// Runs `config`. SIGTERM and Ctrl-C stop it cleanly.
-#[expect(clippy::unused_async, reason = "skeleton")]
 pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
-    let RunOptions { drain, quiet, stop } = options;
-    drop((config, drain, quiet, stop));
-    anyhow::bail!("running is not wired yet")
+    let listener = bind(&config.serving.http).await?;
+    let address = listener.local_addr()?;
+    let log = open_log(&config).await?;
+    let _process = ProcessFile::write(&config, &address.to_string())?;
+    let clock = clock::system();
+    let lake_url = &config.lake.url;
+    let store_options = rest::store_options(&config.lake);
+    let lake = Lake::open(lake_url, &store_options, rest::lake_options(&config.lake), Arc::clone(&clock))
+        .await
+        .with_context(|| format!("cannot open the lake at {lake_url}"))?;
+    let catalog = Catalog::new(lake);
+    let pipeline = Pipeline::new(
+        log.clone(),
+        catalog.clone(),
+        config.serving.tail_memory.as_usize(),
+        Arc::clone(&clock),
+    );
+    pipeline.create_topics(&config)?;
+    let ends_at_open = pipeline.ends(&config.tables)?;
+    pipeline.start(&config.tables).await?;
+
+    let mode = if options.drain { RunMode::Drain } else { RunMode::Continuous };
+    let collectors =
+        Arc::new(Collectors::start(&without_refused(&config, &pipeline), log.clone(), clock, mode)?);
+    let running = Arc::new(Running {
+        started: Instant::now(),
+        catalog: catalog.clone(),
+        pipeline: Arc::clone(&pipeline),
+        collectors: Arc::clone(&collectors),
+    });
+    let engine = Engine::new(
+        catalog.clone(),
+        EngineOptions {
+            statement_memory_bytes: config.serving.statement_memory.as_usize(),
+            statement_timeout: config.serving.statement_timeout.0,
+        },
+    )?;
+    let routes =
+        collectors.router().merge(admin::router(log.clone(), catalog.clone(), Arc::clone(&pipeline)));
+    let hosts = Hosts::bound_to(address);
+    let status: Arc<dyn StatusSource> = Arc::clone(&running) as _;
+    let (stop_serving, serving_stopped) = watch::channel(false);
+    let server =
+        tokio::spawn(serve(listener, tarn_serving::router(engine, status, hosts, routes), serving_stopped));
+    tracing::info!(http = %address, data_dir = %config.data_dir.display(), "running");
+
+    let ended = {
+        let progress = Progress::start(Arc::clone(&running) as _, options.drain && !options.quiet);
+        let ended = work(&config, &options_of(options), &running, &log, &ends_at_open).await;
+        progress.finish();
+        ended
+    };
+
+    collectors.stop().await;
+    stop_serving.send_replace(true);
+    let _ = tokio::time::timeout(LAST_REQUESTS, server).await;
+    pipeline.stop().await;
+    log.close().await?;
+    tracing::info!("stopped");
+    ended
+}
+
+/// What [`work`] needs of the options.
+struct Until {
+    drain: bool,
+    stop: parking_lot::Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+fn options_of(options: RunOptions) -> Until {
+    Until { drain: options.drain, stop: parking_lot::Mutex::new(options.stop) }
+}
+
+/// Everything between start and stop: returns when told to stop, when drained, or when something cannot go on.
+async fn work(
+    config: &Config,
+    until: &Until,
+    running: &Running,
+    log: &Log,
+    ends_at_open: &std::collections::BTreeMap<String, tarn_model::Boundary>,
+) -> anyhow::Result<()> {
+    let pipeline = &running.pipeline;
+    let ready = async {
+        pipeline.reach(ends_at_open).await?;
+        running.catalog.set_ready();
+        tracing::info!(after_ms = running.started.elapsed().as_millis(), "ready for SQL");
+        std::future::pending::<Result<(), Error>>().await
+    };
+    let drained = async {
+        running.collectors.drained().await?;
+        if !until.drain {
+            return std::future::pending::<Result<(), Error>>().await;
+        }
+        pipeline.flush(&pipeline.ends(&config.tables)?).await
+    };
+    let told = until.stop.lock().take();
+    tokio::select! {
+        ended = ready => ended?,
+        ended = drained => {
+            ended?;
+            let refused = pipeline.refused();
+            if let Some((table, reason)) = refused.first() {
+                anyhow::bail!("{} of {} tables were refused; table `{table}`: {reason}", refused.len(), config.tables.len());
+            }
+        }
+        error = pipeline.failed() => return Err(error.into()),
+        () = retention(log) => {}
+        () = signal() => tracing::info!("told to stop"),
+        () = async { match told { Some(told) => { let _ = told.await; } None => std::future::pending().await } } => {}
+    }
+    Ok(())
+}
+
+async fn retention(log: &Log) {
+    loop {
+        clock::pause(RETENTION_EVERY).await;
+        match log.apply_retention().await {
+            Ok(gone) => {
+                for (topic, partition, range) in gone {
+                    tracing::info!(topic, partition, %range, "segments dropped");
+                }
+            }
+            Err(error) => tracing::warn!(error = ?error, "retention did not finish; it is tried again"),
+        }
+    }
+}
+
+/// Completes at Ctrl-C or SIGTERM.
+async fn signal() {
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be caught");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        caught = tokio::signal::ctrl_c() => if caught.is_err() { std::future::pending().await },
+    }
+}
+
+async fn serve(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let stopping = async move {
+        // A sender that is gone means stop, too.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopping).await {
+        tracing::error!(%error, "the HTTP server ended");
+    }
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        let told = Error::unavailable(format!("cannot listen on {address}")).with_source(error);
+        let hint =
+            "another program listens there; set `serving.http` to another port, or to port 0 for a free one";
+        if taken { told.with_hint(hint).into() } else { told.into() }
+    })
+}
+
+async fn open_log(config: &Config) -> anyhow::Result<Log> {
+    let (dir, options) = (config.data_dir.clone(), LogOptions::from(&config.log));
+    let opened = tokio::task::spawn_blocking(move || Log::open(&dir, options, clock::system())).await?;
+    Ok(opened?)
+}
+
+/// The config without the sources that fill a refused table's topic.
+fn without_refused(config: &Config, pipeline: &Pipeline) -> Config {
+    let mut config = config.clone();
+    config.sources.retain(|source| {
+        let held = pipeline.is_refused(&source.topic);
+        if held {
+            tracing::error!(source = %source.name, topic = %source.topic, "source does not start: a table on its topic was refused");
+        }
+        !held
+    });
+    config
+}
+
+/// `<data_dir>/process.json` while the process runs: how `tarn sql` and the others find it.
+struct ProcessFile {
+    path: PathBuf,
+}
+
+impl ProcessFile {
+    fn write(config: &Config, http: &str) -> anyhow::Result<ProcessFile> {
+        let path = process_file(config);
+        let text = serde_json::json!({ "pid": std::process::id(), "http": http }).to_string();
+        let aside = path.with_extension("json.new");
+        std::fs::write(&aside, text)
+            .and_then(|()| std::fs::rename(&aside, &path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(ProcessFile { path })
+    }
+}
+
+impl Drop for ProcessFile {
+    fn drop(&mut self) {
+        // A file that stays behind names a process that is gone, which its readers check.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What runs, for its status.
+struct Running {
+    started: Instant,
+    catalog: Catalog,
+    pipeline: Arc<Pipeline>,
+    collectors: Arc<Collectors>,
+}
+
+impl StatusSource for Running {
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: self.catalog.is_ready(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            sources: self.collectors.status(),
+            topics: self.pipeline.topic_status(),
+            tables: self.pipeline.table_status(),
+        }
+    }
 }

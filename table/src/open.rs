@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, Int64Array, RecordBatch, new_null_array};
+use arrow::array::{Array, Int32Array, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use tarn_lake::{Advance, Commit, Lake, LakeSnapshot, LakeTable, NewTable};
 use tarn_log::{Log, TopicInfo};
@@ -408,7 +408,7 @@ async fn dead_offsets(
     dead: &LakeSnapshot,
     boundary: &Boundary,
 ) -> Result<Vec<(PartitionId, Offset)>> {
-    let lowest = boundary.iter().map(|(_, next)| next).min().unwrap_or(0);
+    let lowest = boundary_of(dead).iter().map(|(partition, _)| boundary.next(partition)).min().unwrap_or(0);
     let mut found = Vec::new();
     for (i, file) in dead.files.iter().enumerate() {
         let max = dead.statistics.max.get(OFFSET).and_then(|max| {
@@ -418,16 +418,18 @@ async fn dead_offsets(
         if max.is_some_and(|max| max < lowest) {
             continue;
         }
-        let unreadable =
-            |error| Error::unavailable(format!("cannot read `{}`", file.path)).with_source(error);
-        let reader = ParquetObjectReader::new(lake.store(), file.path.clone());
-        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
+        let unreadable = || Error::unavailable(format!("cannot read `{}`", file.path));
+        let got = lake.store().get(&file.path).await.map_err(|error| unreadable().with_source(error))?;
+        let bytes = got.bytes().await.map_err(|error| unreadable().with_source(error))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)
+            .map_err(|error| unreadable().with_source(error))?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), [PARTITION, OFFSET]);
-        let mut stream = builder.with_projection(mask).build().map_err(unreadable)?;
-        while let Some(rows) = stream.try_next().await.map_err(unreadable)? {
-            let partitions = rows
-                .column_by_name(PARTITION)
-                .and_then(|p| p.as_any().downcast_ref::<arrow::array::Int32Array>());
+        let reader =
+            builder.with_projection(mask).build().map_err(|error| unreadable().with_source(error))?;
+        for rows in reader {
+            let rows = rows.map_err(|error| unreadable().with_source(error))?;
+            let partitions =
+                rows.column_by_name(PARTITION).and_then(|p| p.as_any().downcast_ref::<Int32Array>());
             let partitions =
                 partitions.ok_or_else(|| Error::corrupt(format!("`{}` has no `_partition`", file.path)))?;
             let pairs = partitions.values().iter().zip(offsets(&rows).values());

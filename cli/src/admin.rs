@@ -1,0 +1,119 @@
+//! HTTP routes by which `tarn verify` and `tarn table` work on a running process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::Deserialize;
+use tarn_log::Log;
+use tarn_model::{Error, Kind, Result};
+use tarn_table::verify::{TableReport, verify};
+use tarn_table::{Catalog, OpenTable};
+
+use crate::pipeline::Pipeline;
+
+struct Admin {
+    log: Log,
+    catalog: Catalog,
+    pipeline: Arc<Pipeline>,
+}
+
+/// `POST /v1/verify` and `POST /v1/table/{name}/{action}`.
+pub(crate) fn router(log: Log, catalog: Catalog, pipeline: Arc<Pipeline>) -> Router {
+    let admin = Arc::new(Admin { log, catalog, pipeline });
+    Router::new()
+        .route("/v1/verify", post(verify_all))
+        .route("/v1/table/{name}/{action}", post(act))
+        .with_state(admin)
+}
+
+/// An error as `{"error": …, "hint": …}`.
+struct Refusal(Error);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self.0.kind() {
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Conflict | Kind::Fenced => StatusCode::CONFLICT,
+            Kind::Corrupt | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let body = serde_json::json!({ "error": self.0.chain(), "hint": self.0.hint() });
+        (status, Json(body)).into_response()
+    }
+}
+
+async fn verify_all(State(admin): State<Arc<Admin>>) -> std::result::Result<Json<Vec<TableReport>>, Refusal> {
+    let mut reports = Vec::new();
+    for table in admin.pipeline.tables() {
+        let report =
+            verify(&admin.log, admin.catalog.lake(), &table.topic.name, &table.config.name, &table.format);
+        reports.push(report.await.map_err(Refusal)?);
+    }
+    Ok(Json(reports))
+}
+
+/// Options of an action, in the query.
+#[derive(Debug, Default, Deserialize)]
+struct Options {
+    retention: Option<tarn_model::config::Span>,
+    dry_run: Option<bool>,
+}
+
+async fn act(
+    State(admin): State<Arc<Admin>>,
+    Path((name, action)): Path<(String, String)>,
+    Query(options): Query<Options>,
+) -> std::result::Result<Response, Refusal> {
+    // Whoever asked may go away; what was begun is finished.
+    let done = tokio::spawn(async move { admin.act(&name, &action, options).await }).await;
+    match done {
+        Ok(Ok(done)) => Ok(Json(done).into_response()),
+        Ok(Err(error)) => Err(Refusal(error)),
+        Err(error) => Err(Refusal(Error::internal("the action broke off").with_source(error))),
+    }
+}
+
+impl Admin {
+    async fn act(&self, name: &str, action: &str, options: Options) -> Result<serde_json::Value> {
+        let tables = self.pipeline.tables();
+        let table =
+            tables.iter().find(|table| table.config.name == name || table.config.dead_letters_name() == name);
+        let table = table.ok_or_else(|| Error::invalid(format!("table `{name}` does not run here")))?;
+        let lake = if table.config.name == name { &table.lake } else { &table.dead_letters };
+        let report = match action {
+            "optimize" => json(&lake.optimize().await?),
+            "vacuum" => {
+                let retention =
+                    options.retention.map_or(Duration::from_secs(7 * 86_400), |retention| retention.0);
+                json(&lake.vacuum(retention, options.dry_run.unwrap_or(false)).await?)
+            }
+            "detach" | "adopt" => {
+                return Err(Error::unavailable(format!("`{action}` needs the log and the lake at rest"))
+                    .with_hint("stop the process first"));
+            }
+            _ => {
+                return Err(Error::invalid(format!("there is no action `{action}`"))
+                    .with_hint("actions: optimize, vacuum, detach, adopt"));
+            }
+        };
+        self.show(table);
+        Ok(report)
+    }
+
+    /// Lets statements see what was rewritten.
+    fn show(&self, table: &OpenTable) {
+        let hub = self.catalog.hub(&table.topic.name);
+        for lake in [&table.lake, &table.dead_letters] {
+            tarn_batch::show_snapshot(&hub, lake.name(), lake.snapshot());
+        }
+    }
+}
+
+fn json(report: &impl serde::Serialize) -> serde_json::Value {
+    serde_json::to_value(report).unwrap_or_default()
+}

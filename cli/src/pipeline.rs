@@ -1,0 +1,351 @@
+//! Topics with their tables: opened, read, committed, watched and stopped together.
+//!
+//! A topic's tables start at once, because every partition is decoded once for all of them. A table whose columns must be
+//! inferred holds its topic until the first records are there. A table that the lake and the log disagree about is refused:
+//! it does not start, and neither do the sources that fill its topic, so that nothing is collected that cannot be stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tarn_batch::{OwnerOptions, TableOwner};
+use tarn_log::{Log, TopicOptions};
+use tarn_model::clock::Clock;
+use tarn_model::config::{Config, TableConfig};
+use tarn_model::status::{LastError, PartitionStatus, TableStatus, TopicStatus};
+use tarn_model::{Boundary, Error, Result, clock};
+use tarn_speed::{TopicReader, has_reached};
+use tarn_table::{Catalog, CutTable, OpenTable, TableOpener, TailBudget, TopicHub};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+
+/// All topics that have tables.
+pub(crate) struct Pipeline {
+    log: Log,
+    catalog: Catalog,
+    clock: Arc<dyn Clock>,
+    opener: TableOpener,
+    budget: TailBudget,
+    decoders: Arc<Semaphore>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    running: BTreeMap<String, Arc<TopicPipeline>>,
+    inferring: BTreeMap<String, Vec<TableConfig>>,
+    refused: Vec<Refused>,
+    failure: Option<Error>,
+}
+
+/// A table that did not start.
+#[derive(Clone)]
+struct Refused {
+    table: String,
+    topic: String,
+    error: LastError,
+}
+
+struct TopicPipeline {
+    hub: Arc<TopicHub>,
+    reader: TopicReader,
+    owners: Vec<TableOwner>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(log: Log, catalog: Catalog, tail_bytes: usize, clock: Arc<dyn Clock>) -> Arc<Pipeline> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Arc::new(Pipeline {
+            opener: TableOpener::new(log.clone(), catalog.lake().clone()),
+            budget: TailBudget::new(catalog.clone(), tail_bytes),
+            decoders: Arc::new(Semaphore::new(cores)),
+            log,
+            catalog,
+            clock,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Creates the topics that the config names or implies.
+    pub(crate) fn create_topics(&self, config: &Config) -> Result<()> {
+        for topic in &config.topics {
+            let options = TopicOptions {
+                partitions: topic.partitions,
+                retention_time: topic.retention_time.map(|time| time.0),
+                retention_bytes: topic.retention_size.map(|size| size.0),
+            };
+            self.log.create_topic(&topic.name, &options)?;
+        }
+        for table in &config.tables {
+            if self.log.topic(table.topic_name()).is_none() {
+                let options = TopicOptions { partitions: 1, retention_time: None, retention_bytes: None };
+                self.log.create_topic(table.topic_name(), &options)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the tables and starts every topic whose tables are all known. The others start by themselves once their first
+    /// records have shown their columns.
+    pub(crate) async fn start(self: &Arc<Pipeline>, tables: &[TableConfig]) -> Result<()> {
+        let mut topics: BTreeMap<String, Vec<TableConfig>> = BTreeMap::new();
+        for table in tables {
+            topics.entry(table.topic_name().to_owned()).or_default().push(table.clone());
+        }
+        let mut openings = JoinSet::new();
+        for (topic, tables) in topics {
+            let pipeline = Arc::clone(self);
+            openings.spawn(async move { pipeline.open_topic(topic, tables).await });
+        }
+        while let Some(opened) = openings.join_next().await {
+            opened.map_err(|error| Error::internal("opening a topic broke off").with_source(error))??;
+        }
+        Ok(())
+    }
+
+    async fn open_topic(self: Arc<Pipeline>, topic: String, configs: Vec<TableConfig>) -> Result<()> {
+        let (mut open, mut unknown) = (Vec::new(), Vec::new());
+        for config in configs {
+            match self.opener.open(&config).await {
+                Ok(Some(table)) => open.push(table),
+                Ok(None) => unknown.push(config),
+                Err(error) => self.refuse(&config, &error),
+            }
+        }
+        if unknown.is_empty() {
+            return self.start_topic(&topic, open);
+        }
+        self.state.lock().inferring.insert(topic.clone(), unknown.clone());
+        let pipeline = Arc::clone(&self);
+        tokio::spawn(async move {
+            for config in unknown {
+                match pipeline.opener.infer(&config).await {
+                    Ok(table) => open.push(table),
+                    Err(error) => pipeline.refuse(&config, &error),
+                }
+            }
+            if let Err(error) = pipeline.start_topic(&topic, open) {
+                pipeline.state.lock().failure.get_or_insert(error);
+            }
+            pipeline.state.lock().inferring.remove(&topic);
+            pipeline.changed.notify_waiters();
+        });
+        Ok(())
+    }
+
+    fn refuse(&self, config: &TableConfig, error: &Error) {
+        let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        tracing::error!(table = %config.name, error = ?error, "table refused");
+        let error = LastError { message: format!("{}{hint}", error.chain()), at_ms: self.clock.now_ms() };
+        let (table, topic) = (config.name.clone(), config.topic_name().to_owned());
+        self.state.lock().refused.push(Refused { table, topic, error });
+    }
+
+    fn start_topic(&self, topic: &str, tables: Vec<OpenTable>) -> Result<()> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let hub = self.catalog.hub(topic);
+        for table in &tables {
+            for (lake, dead_letters) in [(&table.lake, false), (&table.dead_letters, true)] {
+                let snapshot = lake.snapshot();
+                hub.add_table(CutTable {
+                    name: lake.name().into(),
+                    schema: Arc::clone(&snapshot.schema),
+                    dead_letters,
+                    boundary: table.boundary.clone(),
+                    lake: Some(snapshot),
+                    tail: Vec::new(),
+                    tail_bytes: 0,
+                })?;
+            }
+        }
+        let owners = tables.iter().map(|table| {
+            let options = OwnerOptions {
+                commit_every: table.config.commit_every.0,
+                commit_bytes: table.config.commit_size.as_usize().min(self.budget.limit_bytes() / 2).max(1),
+            };
+            let (log, hub, clock) = (self.log.clone(), Arc::clone(&hub), Arc::clone(&self.clock));
+            TableOwner::start(log, hub, table.clone(), self.budget.clone(), options, clock)
+        });
+        let owners = owners.collect();
+        let (log, decoders) = (self.log.clone(), Arc::clone(&self.decoders));
+        let reader = TopicReader::start(log, Arc::clone(&hub), topic, tables, self.budget.clone(), decoders);
+        self.state.lock().running.insert(topic.to_owned(), Arc::new(TopicPipeline { hub, reader, owners }));
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Names and reasons of the tables that were refused.
+    pub(crate) fn refused(&self) -> Vec<(String, String)> {
+        self.state
+            .lock()
+            .refused
+            .iter()
+            .map(|refused| (refused.table.clone(), refused.error.message.clone()))
+            .collect()
+    }
+
+    /// Whether a table on `topic` was refused.
+    pub(crate) fn is_refused(&self, topic: &str) -> bool {
+        self.state.lock().refused.iter().any(|refused| refused.topic == topic)
+    }
+
+    /// The tables that run.
+    pub(crate) fn tables(&self) -> Vec<OpenTable> {
+        self.topics()
+            .iter()
+            .flat_map(|topic| topic.owners.iter().map(|owner| owner.table().clone()))
+            .collect()
+    }
+
+    fn topics(&self) -> Vec<Arc<TopicPipeline>> {
+        self.state.lock().running.values().cloned().collect()
+    }
+
+    /// Waits until every tail has reached `ends`: topic by topic, the committed ends found at open.
+    pub(crate) async fn reach(&self, ends: &BTreeMap<String, Boundary>) -> Result<()> {
+        for (topic, ends) in ends {
+            if ends.iter().all(|(_, end)| end == 0) {
+                continue;
+            }
+            let Some(running) = self.started(topic).await? else { continue };
+            let mut changes = running.hub.changes();
+            while !has_reached(&running.hub, ends) {
+                self.catalog.set_records_to_go(ends.records_above(&running.hub.cut().decoded));
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The topic once it runs; `None` when it has no table that can.
+    async fn started(&self, topic: &str) -> Result<Option<Arc<TopicPipeline>>> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state.lock();
+                if let Some(error) = state.failure.take() {
+                    return Err(error);
+                }
+                if let Some(running) = state.running.get(topic) {
+                    return Ok(Some(Arc::clone(running)));
+                }
+                if !state.inferring.contains_key(topic) {
+                    return Ok(None);
+                }
+            }
+            // A change between the look above and the wait is seen at the latest after this time.
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(100), changed).await;
+        }
+    }
+
+    /// Committed ends of all topics that have tables.
+    pub(crate) fn ends(&self, tables: &[TableConfig]) -> Result<BTreeMap<String, Boundary>> {
+        let topics = tables.iter().map(TableConfig::topic_name);
+        topics.map(|topic| Ok((topic.to_owned(), self.log.ends(topic)?))).collect()
+    }
+
+    /// Waits until everything below `ends` is in the lake.
+    pub(crate) async fn flush(&self, ends: &BTreeMap<String, Boundary>) -> Result<()> {
+        self.reach(ends).await?;
+        for (topic, ends) in ends {
+            let running = self.state.lock().running.get(topic).cloned();
+            let Some(running) = running else { continue };
+            for owner in &running.owners {
+                owner.flush(ends.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes when a reader or an owner cannot go on, with the reason.
+    pub(crate) async fn failed(&self) -> Error {
+        loop {
+            let changed = self.changed.notified();
+            let topics = self.topics();
+            if let Some(error) = self.state.lock().failure.take() {
+                return error;
+            }
+            let mut watches: Vec<std::pin::Pin<Box<dyn Future<Output = Error> + Send + '_>>> = Vec::new();
+            for topic in &topics {
+                watches.push(Box::pin(topic.reader.failed()));
+                watches.extend(topic.owners.iter().map(|owner| Box::pin(owner.failed()) as _));
+            }
+            let any = async {
+                if watches.is_empty() {
+                    std::future::pending().await
+                } else {
+                    futures::future::select_all(watches).await.0
+                }
+            };
+            tokio::select! {
+                error = any => return error,
+                () = changed => {}
+                // A change between the look above and the wait is seen at the latest after this time.
+                () = clock::pause(std::time::Duration::from_secs(1)) => {}
+            }
+        }
+    }
+
+    /// Stops readers, then owners after the commit under way.
+    pub(crate) async fn stop(&self) {
+        for topic in self.topics() {
+            topic.reader.stop().await;
+            for owner in &topic.owners {
+                owner.stop().await;
+            }
+        }
+    }
+
+    /// What each table does.
+    pub(crate) fn table_status(&self) -> Vec<TableStatus> {
+        let mut tables = Vec::new();
+        for topic in self.topics() {
+            for owner in &topic.owners {
+                let ends = self.log.ends(&owner.table().topic.name).unwrap_or_default();
+                tables.push(owner.status(&ends));
+            }
+        }
+        let state = self.state.lock();
+        for (topic, configs) in &state.inferring {
+            let lag_records = self.log.ends(topic).map_or(0, |ends| ends.records_above(&Boundary::new()));
+            tables.extend(configs.iter().map(|config| TableStatus {
+                name: config.name.clone(),
+                topic: topic.clone(),
+                state: "inferring".to_owned(),
+                lag_records,
+                ..TableStatus::default()
+            }));
+        }
+        tables.extend(state.refused.iter().map(|refused| TableStatus {
+            name: refused.table.clone(),
+            topic: refused.topic.clone(),
+            state: "refused".to_owned(),
+            last_error: Some(refused.error.clone()),
+            ..TableStatus::default()
+        }));
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        tables
+    }
+
+    /// What the log holds.
+    pub(crate) fn topic_status(&self) -> Vec<TopicStatus> {
+        let mut topics: BTreeMap<String, TopicStatus> = BTreeMap::new();
+        for stats in self.log.stats().unwrap_or_default() {
+            let topic = topics.entry(stats.topic.clone()).or_default();
+            topic.name = stats.topic;
+            topic.partitions.push(PartitionStatus {
+                partition: stats.partition,
+                start: stats.start,
+                end: stats.end,
+                size_bytes: stats.size_bytes,
+            });
+        }
+        topics.into_values().collect()
+    }
+}

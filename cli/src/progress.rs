@@ -1,0 +1,60 @@
+//! A progress bar over the bounded sources of a drain, on a terminal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tarn_model::clock;
+use tarn_serving::StatusSource;
+use tokio::task::JoinHandle;
+
+const EVERY: Duration = Duration::from_millis(200);
+
+/// The bar, drawn on stderr while the drain goes on; nothing where stderr is not a terminal.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    drawing: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    pub(crate) fn start(status: Arc<dyn StatusSource>, wanted: bool) -> Progress {
+        let target = if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let style =
+            ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let drawing = (wanted && !bar.is_hidden()).then(|| {
+            let bar = bar.clone();
+            tokio::spawn(async move {
+                loop {
+                    draw(&bar, status.as_ref());
+                    clock::pause(EVERY).await;
+                }
+            })
+        });
+        Progress { bar, drawing }
+    }
+
+    pub(crate) fn finish(self) {
+        if let Some(drawing) = self.drawing {
+            drawing.abort();
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+fn draw(bar: &ProgressBar, status: &dyn StatusSource) {
+    let status = status.status();
+    let total = status.sources.iter().filter_map(|source| source.total_bytes).sum::<u64>();
+    let done = status
+        .sources
+        .iter()
+        .filter(|source| source.total_bytes.is_some())
+        .map(|source| source.bytes)
+        .sum::<u64>();
+    let records = status.sources.iter().map(|source| source.records).sum::<u64>();
+    let rows = status.tables.iter().map(|table| table.lake_rows).sum::<u64>();
+    bar.set_length(total.max(done));
+    bar.set_position(done);
+    bar.set_message(format!("{records} records collected, {rows} rows in the lake"));
+}
