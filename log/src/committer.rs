@@ -286,8 +286,9 @@ impl Committer {
             // What the disk holds cannot be known before it is read again from the beginning.
             return Err(self.stop(&cause));
         }
-        tracing::warn!(error = %cause, "a commit failed; the ledger is opened anew to see whether it was made");
-        match self.ledger.settle(seq) {
+        let made =
+            if cause.is_full_ledger() { self.ledger.settle_full(seq) } else { self.ledger.settle(seq) };
+        match made {
             Ok(true) => Ok(()),
             Ok(false) => Err(cause),
             Err(undecided) => Err(self.stop(&undecided)),

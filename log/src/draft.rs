@@ -195,6 +195,11 @@ pub(crate) fn open_dir(dir: &Path) -> Result<File, LogError> {
     File::open(dir).map_err(LogError::io("open", dir))
 }
 
+/// Syncs a folder: the names in it.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), LogError> {
+    open_dir(dir)?.sync_all().map_err(LogError::io("sync", dir))
+}
+
 /// Syncs all files, several at once.
 pub(crate) fn sync(files: &Unsynced) -> Result<(), LogError> {
     const AT_ONCE: usize = 8;

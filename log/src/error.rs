@@ -51,11 +51,14 @@ impl LogError {
     pub(crate) fn passes(&self) -> bool {
         match self {
             LogError::Full { .. } | LogError::Injected(_) => true,
-            LogError::Ledger { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
-            _ => false,
+            cause => cause.is_full_ledger(),
         }
+    }
+
+    /// Whether the ledger had no room on the disk.
+    pub(crate) fn is_full_ledger(&self) -> bool {
+        let LogError::Ledger { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
     }
 
     fn kind(&self) -> Kind {
@@ -80,9 +83,7 @@ impl LogError {
                 )
             }
             LogError::Io { .. } => "look at the disk and at the folder's permissions".to_owned(),
-            LogError::Ledger { source, .. }
-                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
-            {
+            cause if cause.is_full_ledger() => {
                 "free space on the file system of `data_dir`; appends go on by themselves then".to_owned()
             }
             LogError::Ledger { .. } => "look at the disk of `data_dir`".to_owned(),

@@ -22,7 +22,7 @@
 //! finds another boot id than that of the last run, and then takes back all commits that still have undo rows.
 //!
 //! A commit that fails may have been made or not. [`Ledger::settle`] closes all connections, so that SQLite recovers as
-//! after a crash, and looks.
+//! after a crash, and looks; [`Ledger::settle_full`] does without when the disk was full.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -218,8 +218,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// After a failed commit: whether it, the one with the number `seq`, was made. Every connection is closed first, so that SQLite judges its WAL as it
-    /// would after a crash, and never differently later.
+    /// After a failed commit: whether it, the one with the number `seq`, was made. Every connection is closed first, so that
+    /// SQLite judges its WAL as it would after a crash, and never differently later.
     pub(crate) fn settle(&mut self, seq: i64) -> Result<bool, LogError> {
         let undecided = |source| LogError::Undecided { source: Arc::new(source) };
         let reader = self.reader.clone();
@@ -232,6 +232,14 @@ impl Ledger {
         self.connection = Some(connection);
         self.seq = found;
         Ok(found == seq)
+    }
+
+    /// After a commit for which the disk had no room: whether it was made. SQLite says so only when a write fell short, which
+    /// leaves no whole commit in its WAL; so the connection, which could not be opened anew without room, is asked.
+    pub(crate) fn settle_full(&mut self, seq: i64) -> Result<bool, LogError> {
+        let undecided = |source| LogError::Undecided { source: Arc::new(source) };
+        self.seq = self.connection().and_then(|connection| meta(connection, "commit")).map_err(undecided)?;
+        Ok(self.seq == seq)
     }
 
     /// The segment bytes of all commits up to `seq` are synced: nothing of them need be taken back. Durable itself, with

@@ -7,7 +7,7 @@
 //! *Invariants*: a record counts once its commit is in the ledger, and never without it; readers see whole commits; under
 //! `sync = "group"` what is visible is durable; what an append was answered with stays.
 //!
-//! *Layout, failure*: `docs/log-format.md`, and the modules [`batch`], [`segment`], [`ledger`], [`recovery`].
+//! *Layout, failure*: `docs/log-format.md`, and the modules `batch`, `segment`, `ledger`, `recovery`.
 //!
 //! *Not here*: what is in a record; the lake; Kafka's wire protocol, for which [`Append::push_batch`] and [`Fetch`] are made.
 
@@ -84,6 +84,21 @@ impl Drop for Handle {
     }
 }
 
+/// Whatever ends the committer, nobody waits for it in vain.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let cause = if std::thread::panicking() {
+            self.0.stop(&LogError::Stopped { cause: "its thread panicked".to_owned() })
+        } else {
+            LogError::Closed
+        };
+        self.0.queue.abandon();
+        self.0.queue.refuse_all(|| cause.clone().into());
+    }
+}
+
 impl Log {
     /// Opens (or creates) the log in `dir`, locks the folder against other processes and recovers: every partition is
     /// cut to its committed end. Blocking.
@@ -107,6 +122,7 @@ impl Log {
         let synced = options.sync == SyncMode::Group;
         let Opened { mut ledger, topics, leader_epoch } =
             Ledger::open(&log_dir.join("ledger.sqlite"), boot_id, synced)?;
+        draft::sync_dir(&log_dir)?;
         let visible = recovery::recover(&log_dir, &topics, &options)?;
         if ledger.has_undo()? {
             recovery::sync_all(&visible, &mut ledger)?;
@@ -124,11 +140,13 @@ impl Log {
             stopped: Mutex::new(None),
         });
         let committer = Committer::new(shared.clone(), ledger, leader_epoch);
-        let thread =
-            std::thread::Builder::new()
-                .name("tarn-log".to_owned())
-                .spawn(move || committer.run())
-                .map_err(|error| Error::unavailable("cannot start the log's thread").with_source(error))?;
+        let thread = std::thread::Builder::new()
+            .name("tarn-log".to_owned())
+            .spawn(move || {
+                let _ended = Ended(committer.shared.clone());
+                committer.run()
+            })
+            .map_err(|error| Error::unavailable("cannot start the log's thread").with_source(error))?;
         let handle = Handle { shared, thread: Mutex::new(Some(thread)), lock: Mutex::new(Some(lock)) };
         Ok(Log { handle: Arc::new(handle) })
     }
@@ -191,10 +209,7 @@ impl Log {
         let sealed =
             sealed.map_err(|error| Error::internal("a batch cannot be compressed").with_source(error))?;
         let (answer, answered) = oneshot::channel();
-        let pending = Pending { sealed, bytes, answer, room: (slot, room) };
-        if let Err(pending) = shared.queue.append(pending) {
-            pending.answer(Err(LogError::Closed.into()));
-        }
+        shared.queue.append(Pending { sealed, bytes, answer, room: (slot, room) });
         answered.await.unwrap_or_else(|_| Err(shared.stopped().unwrap_or(LogError::Closed).into()))
     }
 

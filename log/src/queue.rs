@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::append::{Appended, Sealed};
 use crate::committer::Committer;
+use crate::error::LogError;
 
 /// Most bytes of appends that one commit takes.
 const COMMIT_BYTES: usize = 64 << 20;
@@ -73,15 +74,15 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Adds an append; gives it back when the log is closed.
-    pub(crate) fn append(&self, pending: Pending) -> std::result::Result<(), Pending> {
+    /// Adds an append; a closed log answers it at once.
+    pub(crate) fn append(&self, pending: Pending) {
         let mut waiting = self.waiting.lock();
         if waiting.end.is_some() {
-            return Err(pending);
+            drop(waiting);
+            return pending.answer(Err(LogError::Closed.into()));
         }
         waiting.appends.push_back(pending);
         self.changed.notify_one();
-        Ok(())
     }
 
     /// Adds a job; a closed log drops it.
@@ -101,6 +102,9 @@ impl Queue {
     /// Nothing that waits is done.
     pub(crate) fn abandon(&self) {
         self.end(End::Abrupt);
+        // Whoever waits for a job sees that it was dropped; dropped outside the lock.
+        let jobs = std::mem::take(&mut self.waiting.lock().jobs);
+        drop(jobs);
     }
 
     fn end(&self, end: End) {

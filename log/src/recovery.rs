@@ -66,7 +66,9 @@ pub(crate) fn check_version(dir: &Path) -> std::result::Result<(), LogError> {
                 writeln!(file, "{VERSION}")?;
                 file.sync_all()?;
                 std::fs::rename(&new, &path)?;
-                File::open(dir)?.sync_all()
+                File::open(dir)?.sync_all()?;
+                // The folder may be new itself.
+                dir.canonicalize()?.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
             };
             write().map_err(LogError::io("write", &path))
         }

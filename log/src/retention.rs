@@ -12,6 +12,7 @@ use std::time::Duration;
 use tarn_model::{Boundary, Error, Offset, OffsetRange, PartitionId, Result, fault};
 
 use crate::committer::Committer;
+use crate::draft::sync_dir;
 use crate::segment::{Extent, Segment};
 use crate::topics::number;
 use crate::visible::{Partition, Placed, Topic};
@@ -151,7 +152,7 @@ impl Committer {
         for (name, topic, index, dir, last) in old {
             fault::point("log.roll.before")?;
             let segment = Segment::create(&dir, last.end)?;
-            crate::draft::open_dir(&dir)?.sync_all().map_err(crate::error::LogError::io("sync", &dir))?;
+            sync_dir(&dir)?;
             let extent = Extent::empty(last.end, now_ms, last.last_append_ms);
             self.ledger
                 .add_segment(topic, number(index), &extent)

@@ -1,6 +1,6 @@
 //! Creating and changing topics: jobs of the committer.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tarn_model::clock::new_id;
@@ -9,7 +9,7 @@ use tarn_model::{Boundary, Error, PartitionId, Result};
 use uuid::Uuid;
 
 use crate::committer::Committer;
-use crate::draft::open_dir;
+use crate::draft::sync_dir;
 use crate::error::LogError;
 use crate::ledger::{PartitionRow, TopicRow};
 use crate::options::{TopicInfo, TopicOptions};
@@ -229,10 +229,6 @@ fn check_name(name: &str) -> Result<()> {
     }
     Err(Error::invalid(format!("`{name}` cannot be the name of a topic"))
         .with_hint("use letters, digits, `.`, `_` and `-`, at most 249 of them"))
-}
-
-fn sync_dir(dir: &Path) -> std::result::Result<(), LogError> {
-    open_dir(dir)?.sync_all().map_err(LogError::io("sync", dir))
 }
 
 /// The number of a partition from its place.

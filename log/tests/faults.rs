@@ -174,3 +174,53 @@ async fn one_sync_serves_all_appends_that_wait() {
     assert_eq!(log.append(Append::new()).await.expect("empty").records, 0);
     scenario.teardown();
 }
+
+/// `mount -t tmpfs -o size=4m tmpfs FOLDER`, then `TARN_SMALL_DISK=FOLDER cargo test -p tarn-log -- --ignored`.
+#[tokio::test]
+#[ignore = "needs a small file system"]
+async fn a_disk_that_is_really_full_is_waited_out_without_a_restart() {
+    let scenario = FailScenario::setup();
+    let folder =
+        std::env::var("TARN_SMALL_DISK").expect("TARN_SMALL_DISK names a folder on a small file system");
+    for room in [0, 4096, 20_000, 40_000, 100_000] {
+        let mut bench = Bench::with(|o| (o.segment_bytes, o.compression) = (16 << 10, Compression::None));
+        bench.dir = tempfile::tempdir_in(&folder).expect("a folder");
+        let log = bench.open();
+        topic(&log, "t", 2);
+        let filler = std::path::Path::new(&folder).join("filler");
+        let (mut n, mut refused) = (0, 0);
+        while n < 60 {
+            if n % 20 == 10 && !filler.exists() && refused % 3 == 0 {
+                fill(&filler, room);
+            }
+            match step(&log, n).await {
+                Ok(()) => n += 1,
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+                    assert!(error.hint().is_some_and(|hint| hint.contains("free space")), "{error:?}");
+                    refused += 1;
+                    if refused % 3 == 0 {
+                        std::fs::remove_file(&filler).expect("free space");
+                        step(&log, n).await.expect("there is room again");
+                        n += 1;
+                    }
+                }
+            }
+        }
+        assert!(refused >= 3, "the disk was full: {refused}");
+        let _ = std::fs::remove_file(&filler);
+        assert_all(&log, 59);
+        drop(log);
+        assert_all(&bench.open(), 59);
+    }
+    scenario.teardown();
+}
+
+/// Fills the file system but for about `room` bytes.
+fn fill(path: &std::path::Path, room: u64) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path).expect("create");
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let length = file.metadata().expect("metadata").len();
+    file.set_len(length.saturating_sub(room)).expect("make room");
+}
