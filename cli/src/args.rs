@@ -223,14 +223,17 @@ pub(crate) enum TableVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Parts a table from the log that fed it: the table stays, with its rows, and takes no more
+    /// Parts a table from the log that fed it: its rows stay and can be read, no topic feeds it any more
     ///
-    /// For a lake whose log is gone for good. Afterwards `adopt` lets a new log feed it from its first record on.
+    /// At rest only. For a table whose name another table is to have, or whose log is gone for good; `adopt` takes it back.
     Detach {
         /// The table
         name: String,
     },
-    /// Lets the log of this config feed a table that is detached
+    /// Lets the log go on where the table ends, when the two no longer know each other
+    ///
+    /// At rest only. For a data folder that was deleted, exchanged or put back from an older copy: the topic takes over the
+    /// table's identity and starts at its boundary, so that no offset is ever given twice.
     Adopt {
         /// The table
         name: String,

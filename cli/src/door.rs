@@ -136,24 +136,43 @@ pub(crate) fn process_file(config: &Config) -> PathBuf {
     config.data_dir.join("process.json")
 }
 
-/// The answer, or the error that it tells: `{"error": …, "hint": …}`.
+/// The answer, or the error that it tells.
 async fn accepted(answer: Response) -> anyhow::Result<Response> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
-    let text = answer.text().await.unwrap_or_default();
-    let told: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-    let word = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
     let kind = if status.is_client_error() { Kind::Invalid } else { Kind::Unavailable };
-    let message = word("error").or_else(|| word("message")).unwrap_or_else(|| match text.trim() {
-        "" => format!("the running process answered {status}"),
-        text => text.to_owned(),
-    });
-    let error = Error::new(kind, message);
-    Err(match word("hint") {
-        Some(hint) => error.with_hint(hint).into(),
-        None => error.into(),
+    let text = answer.text().await.unwrap_or_default();
+    Err(told_error(kind, &text).unwrap_or_else(|| anyhow!("the running process answered {status}")))
+}
+
+/// `{"error": {"message": …, "hint": …, "causes": […]}}`, or `{"error": …, "hint": …}`, or plain text.
+fn told_error(kind: Kind, text: &str) -> Option<anyhow::Error> {
+    let told: Value = serde_json::from_str(text).unwrap_or_else(|_| json!({"error": text.trim()}));
+    let inner = if told["error"].is_object() { &told["error"] } else { &told };
+    let message = ["message", "error"].iter().find_map(|name| inner[*name].as_str())?;
+    if message.is_empty() {
+        return None;
+    }
+    let mut error = Error::new(kind, message);
+    if let Some(hint) = inner["hint"].as_str() {
+        error = error.with_hint(hint);
+    }
+    let causes = inner["causes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    if let Some(cause) = chain(causes) {
+        error = error.with_source(cause);
+    }
+    Some(error.into())
+}
+
+/// Causes as a chain again, the outermost first.
+fn chain<'c>(causes: impl DoubleEndedIterator<Item = &'c str>) -> Option<anyhow::Error> {
+    causes.rev().fold(None, |inner: Option<anyhow::Error>, cause| {
+        Some(match inner {
+            Some(inner) => inner.context(cause.to_owned()),
+            None => anyhow!("{cause}"),
+        })
     })
 }
 
@@ -176,6 +195,18 @@ fn is_alive(pid: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_told_in_three_ways() {
+        let nested = r#"{"error": {"message": "a", "hint": "b", "causes": ["c", "d"]}}"#;
+        let error = told_error(Kind::Invalid, nested).expect("an error");
+        assert_eq!(error.chain().map(ToString::to_string).collect::<Vec<_>>(), ["a", "c", "d"]);
+        assert_eq!(crate::failure::hint(&error), Some("b"));
+        let flat = told_error(Kind::Invalid, r#"{"error": "a", "hint": null}"#).expect("an error");
+        assert_eq!((flat.to_string().as_str(), crate::failure::hint(&flat)), ("a", None));
+        assert_eq!(told_error(Kind::Invalid, "too large\n").expect("an error").to_string(), "too large");
+        assert!(told_error(Kind::Invalid, "").is_none());
+    }
 
     #[test]
     fn a_server_that_listens_everywhere_is_reached_here() {

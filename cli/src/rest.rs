@@ -65,13 +65,18 @@ pub(crate) async fn lake_table(lake: &Lake, name: &str, writer: bool) -> anyhow:
 
 /// The log of a config, which must be there already. It is locked until it is dropped: nothing else works on the folder.
 pub(crate) async fn log(config: &Config) -> anyhow::Result<Log> {
-    let folder = config.data_dir.clone();
+    let folder = &config.data_dir;
     if !folder.is_dir() {
         return Err(Error::invalid(format!("there is no log at {} yet", folder.display()))
             .with_hint("`tarn run CONFIG` makes it")
             .into());
     }
-    let options = LogOptions::from(&config.log);
+    log_or_new(config).await
+}
+
+/// The log of a config, made when it is not there.
+pub(crate) async fn log_or_new(config: &Config) -> anyhow::Result<Log> {
+    let (folder, options) = (config.data_dir.clone(), LogOptions::from(&config.log));
     let log = tokio::task::spawn_blocking(move || Log::open(&folder, options, clock::system()));
     Ok(log.await.context("opening the log failed")??)
 }

@@ -163,9 +163,11 @@ fn in_words(verb: &TableVerb, done: &Value) -> String {
             let verb = if *dry_run { "would delete" } else { "deleted" };
             format!("{name}: {verb} {} files ({})", number(files), bytes(count("bytes")))
         }
-        TableVerb::Detach { name } => format!("{name} is detached: it stays as it is, and no log feeds it"),
+        TableVerb::Detach { name } => {
+            format!("{name} is detached: its rows stay, no topic feeds it any more")
+        }
         TableVerb::Adopt { name } => {
-            format!("{name} is adopted: the log of this config feeds it from now on")
+            format!("{name} is adopted: the log goes on where the table ends")
         }
         TableVerb::List | TableVerb::Describe { .. } => String::new(),
     }
