@@ -1,7 +1,7 @@
 //! Appends of about 1 MiB, the next one built while the last commits.
 //!
 //! *Invariant*: at most one append is under way. With two, the first could fail and the second commit a position beyond
-//! it: the first one's records would be lost. Whoever reads positions after an error must know how the last append
+//! it: the first one's records would be lost. No record is handed over without a position behind it. Whoever reads positions after an error must know how the last append
 //! ended, so dropping an [`Appender`] waits for it.
 
 use std::sync::Arc;
@@ -43,15 +43,18 @@ pub(crate) struct Appender<'a> {
     source: &'a Source,
     building: Append,
     under_way: Option<JoinHandle<Result<Appended>>>,
+    /// Whether records were pushed since the last position.
+    behind: bool,
 }
 
 impl<'a> Appender<'a> {
     pub(crate) fn new(source: &'a Source) -> Appender<'a> {
-        Appender { source, building: Append::new(), under_way: None }
+        Appender { source, building: Append::new(), under_way: None, behind: false }
     }
 
     #[inline]
     pub(crate) fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
+        self.behind = true;
         self.building.push(topic, record)
     }
 
@@ -105,17 +108,22 @@ impl<'a> Appender<'a> {
     }
 
     pub(crate) fn position(&mut self, key: &str, value: Option<serde_json::Value>) {
+        self.behind = false;
         self.building.position(&self.source.name, key, value);
     }
 
     /// Forgets what was not handed over.
     pub(crate) fn discard(&mut self) {
         self.building = Append::new();
+        self.behind = false;
     }
 
     /// Hands the append over, once the one before it is committed.
     pub(crate) fn submit(&mut self) -> Result<()> {
         self.settle()?;
+        if self.behind {
+            return Err(Error::internal("records would be appended without the position they reach"));
+        }
         if !self.building.is_empty() {
             let append = std::mem::replace(&mut self.building, Append::new());
             let log = self.source.log.clone();

@@ -112,8 +112,8 @@ impl Collector for Generator {
         let count = self.config.count.unwrap_or(u64::MAX);
         let mut appender = Appender::new(source);
         if self.config.rate == 0 {
-            self.fill(source, &mut appender, &mut made, count)?;
-            return appender.finish();
+            let all = self.fill(source, &mut appender, &mut made, count)?;
+            return if all { appender.finish() } else { Ok(()) };
         }
         let rate = u128::from(self.config.rate);
         let (mut since, mut base) = (Instant::now(), made);
@@ -128,7 +128,9 @@ impl Collector for Generator {
             let upto = due.min(count);
             if upto > made {
                 source.monitor.state(State::Running);
-                self.fill(source, &mut appender, &mut made, upto)?;
+                if !self.fill(source, &mut appender, &mut made, upto)? {
+                    return Ok(());
+                }
             }
             source.pause(TICK);
         }
@@ -139,6 +141,7 @@ impl Collector for Generator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::Fixture;
 
     fn generator(stream: GeneratorStream, seed: u64) -> Generator {
         Generator::new(GeneratorConfig { stream, rate: 0, count: None, seed })
@@ -198,5 +201,45 @@ mod tests {
             assert!(click["duration_ms"].as_u64().is_some());
             assert!(click["user_id"].is_u64() || click["user_id"].is_null());
         }
+    }
+
+    const SHOP: &str = r#"
+[[source]]
+name = "shop"
+type = "generator"
+topic = "orders"
+count = 3000
+rate = 0
+"#;
+
+    #[test]
+    fn a_restart_goes_on_where_it_stopped_and_the_records_are_the_same() {
+        let mut fixture = Fixture::new();
+        fixture.drain(SHOP).unwrap();
+        let whole = fixture.texts("orders");
+        assert_eq!(whole.len(), 3000);
+        assert!(whole[2999].starts_with("{\"order_id\":3000,"));
+        fixture.reopen();
+        fixture.drain(SHOP).unwrap();
+        assert_eq!(fixture.count("orders"), 3000);
+        let mut other = Fixture::new();
+        for stop in [10, 1500] {
+            let collectors = other.start(SHOP, crate::RunMode::Continuous);
+            other.wait_for_count("orders", stop);
+            other.stop(&collectors);
+            drop(collectors);
+            other.reopen();
+        }
+        other.drain(SHOP).unwrap();
+        assert!(other.texts("orders") == whole, "the records differ");
+    }
+
+    #[test]
+    fn a_rate_is_kept() {
+        let fixture = Fixture::new();
+        let since = Instant::now();
+        fixture.drain(&SHOP.replace("rate = 0", "rate = 10000").replace("orders", "clicks")).unwrap();
+        assert!(since.elapsed() >= Duration::from_millis(280), "{:?}", since.elapsed());
+        assert_eq!(fixture.count("clicks"), 3000);
     }
 }

@@ -150,10 +150,11 @@ impl Taildir {
         for (key, value) in source.log.positions(&source.name)? {
             match FileId::parse(&key) {
                 Some(id) => {
-                    let stored = serde_json::from_value(value).map_err(|error| {
+                    let stored: Stored = serde_json::from_value(value).map_err(|error| {
                         Error::internal(format!("the position of the file `{key}` cannot be read"))
                             .with_source(error)
                     })?;
+                    self.truncated.extend(stored.cut.as_deref().cloned());
                     self.absent.insert(id, stored);
                 }
                 None => started |= key == STARTED,
@@ -177,8 +178,8 @@ impl Taildir {
             Ok(Some(prints)) => Tailed::resumed(id.key(), path.to_owned(), file, &stored, prints),
             Ok(None) => {
                 info!(file = %path.display(), "the file has a new content: it is read from its start");
-                self.truncated.push(stored);
-                Tailed::at_start(id.key(), path.to_owned(), file)
+                self.truncated.push(stored.clone());
+                Tailed::after_cut(id.key(), path.to_owned(), file, stored)
             }
             Err(error) => return Err(at_path(path, error)),
         };
@@ -216,7 +217,7 @@ impl Taildir {
             }
         }
         for file in new {
-            let admitted = self.admit(source, &file, first_run);
+            let admitted = self.admit(source, appender, &file, first_run);
             self.or_trouble(admitted)?;
         }
         for (id, tailed) in &mut self.files {
@@ -323,7 +324,13 @@ impl Taildir {
     }
 
     /// Takes in a file that has no position, once it has a byte and is known not to be a copy.
-    fn admit(&mut self, source: &Source, seen: &Seen, first_run: bool) -> Result<()> {
+    fn admit(
+        &mut self,
+        source: &Source,
+        appender: &mut Appender<'_>,
+        seen: &Seen,
+        first_run: bool,
+    ) -> Result<()> {
         if self.packed.contains(&seen.id) || (self.not_in_drain(seen.id)) {
             return Ok(());
         }
@@ -344,6 +351,8 @@ impl Taildir {
             return Ok(());
         }
         if let Some(tailed) = self.as_copy(seen, &file)? {
+            // Known from now on, whether it has a rest to be read or not.
+            appender.position(&key, Some(tailed.to_json()?));
             self.watched.remove(&seen.id);
             self.files.insert(seen.id, tailed);
             return Ok(());

@@ -1,1 +1,257 @@
+use std::time::Duration as Time;
 
+use proptest::prelude::*;
+use rusqlite::Connection;
+use serde_json::Value as Json;
+use tarn_model::clock::ManualClock;
+
+use crate::RunMode;
+use crate::fixture::Fixture;
+
+fn source(rest: &str) -> String {
+    format!("[[source]]\nname = \"shop\"\ntype = \"database\"\nurl = \"sqlite:DIR/shop.sqlite\"\n{rest}\n")
+}
+
+fn full() -> String {
+    source("topic = \"orders\"\ntable = \"orders\"")
+}
+
+fn append(cursor: &str) -> String {
+    source(&format!("topic = \"orders\"\ntable = \"orders\"\nmode = \"append\"\ncursor = \"{cursor}\""))
+}
+
+fn shop(fixture: &Fixture) -> Connection {
+    let connection = Connection::open(fixture.path("shop.sqlite")).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL;
+             CREATE TABLE IF NOT EXISTS orders (
+                id INTEGER PRIMARY KEY, at INTEGER, price NUMERIC(10,2), name NVARCHAR(40), data BLOB, paid BOOLEAN)",
+        )
+        .unwrap();
+    connection
+}
+
+fn insert(connection: &Connection, id: i64, at: Option<i64>) {
+    connection
+        .execute("INSERT INTO orders VALUES (?1, ?2, ?3, 'Zoë', x'00ff', 1)", (id, at, 0.5 + id as f64))
+        .unwrap();
+}
+
+fn ids(fixture: &Fixture) -> Vec<i64> {
+    fixture
+        .records("orders")
+        .iter()
+        .map(|record| serde_json::from_slice::<Json>(&record.value).unwrap()["id"].as_i64().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_table_comes_in_whole_once_with_the_types_that_are_declared() {
+    let mut fixture = Fixture::new();
+    let connection = shop(&fixture);
+    (1..=300).for_each(|id| insert(&connection, id, None));
+    connection.execute("INSERT INTO orders (id, at, name) VALUES (301, 'a word', x'ff')", ()).unwrap();
+    fixture.drain(&full()).unwrap();
+    assert_eq!(ids(&fixture), (1..=301).collect::<Vec<_>>());
+    let records = fixture.records("orders");
+    let first = r#"{"id":1,"at":null,"price":"1.5","name":"Zoë","data":"AP8=","paid":true}"#;
+    assert_eq!(records[0].text(), first);
+    assert!(records[300].text().contains("\"at\":\"a word\""), "a value of another type comes all the same");
+    let columns = fixture.log().topic("orders").unwrap().columns.clone().unwrap();
+    let declared = "id BIGINT, at BIGINT, price DECIMAL(10,2), name VARCHAR, data BINARY, paid BOOLEAN";
+    assert_eq!(columns.to_string(), declared);
+    assert!(fixture.names("data/staging").is_empty(), "the staged rows are removed");
+    fixture.reopen();
+    let status = fixture.drain(&full()).unwrap();
+    assert_eq!(
+        (ids(&fixture).len(), status[0].state.as_str()),
+        (301, "done"),
+        "without a schedule there is one run"
+    );
+}
+
+#[test]
+fn text_that_is_none_becomes_a_dead_letter() {
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    connection.execute("INSERT INTO orders (id, name) VALUES (1, CAST(x'41ff' AS TEXT))", ()).unwrap();
+    fixture.drain(&full()).unwrap();
+    let records = fixture.records("orders");
+    assert_eq!(records[0].header("tarn.error"), "the column `name` is not valid UTF-8");
+    assert!(records[0].text().contains("\"name\":\"A\u{fffd}\""));
+}
+
+#[test]
+fn all_tables_come_in_and_on_schedule_only_what_is_new() {
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    connection
+        .execute_batch("CREATE TABLE \"odd name\" (x TEXT); INSERT INTO \"odd name\" VALUES ('a'), ('b')")
+        .unwrap();
+    (1..=5).for_each(|id| insert(&connection, id, None));
+    let config = source(
+        "topic = \"shop.{table}\"\ntable = \"*\"\nmode = \"append\"\ncursor = \"rowid\"\nevery = \"1h\"",
+    );
+    fixture.drain(&config).unwrap();
+    assert_eq!((fixture.count("shop.orders"), fixture.count("shop.odd_name")), (5, 2));
+    insert(&connection, 6, None);
+    fixture.drain(&config).unwrap();
+    fixture.drain(&config).unwrap();
+    assert_eq!((fixture.count("shop.orders"), fixture.count("shop.odd_name")), (6, 2));
+}
+
+#[test]
+fn a_query_is_read_whole_at_each_run_of_a_schedule() {
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    (1..=3).for_each(|id| insert(&connection, id, None));
+    let config = source(
+        "topic = \"orders\"\nquery = \"SELECT id, id * 2 AS twice FROM orders WHERE id < 3;\"\ncron = \"0 3 * * *\"",
+    );
+    fixture.drain(&config).unwrap();
+    fixture.drain(&config).unwrap();
+    assert_eq!(fixture.texts("orders"), [r#"{"id":1,"twice":2}"#, r#"{"id":2,"twice":4}"#].repeat(2));
+    assert!(fixture.log().topic("orders").unwrap().columns.is_none(), "an expression has no declared type");
+}
+
+#[test]
+fn runs_come_when_they_are_due() {
+    let clock = ManualClock::at(1_800_000_000_000_000);
+    let mut fixture = Fixture::new();
+    fixture.clock = clock.clone();
+    let connection = shop(&fixture);
+    insert(&connection, 1, None);
+    let config = append("id") + "every = \"50ms\"\n";
+    let collectors = fixture.start(&config, RunMode::Continuous);
+    fixture.wait_for_count("orders", 1);
+    insert(&connection, 2, None);
+    fixture.wait_for("the source to wait for its time", || collectors.status()[0].state == "idle");
+    assert_eq!(ids(&fixture), [1]);
+    clock.advance(Time::from_millis(50));
+    fixture.wait_for_count("orders", 2);
+    fixture.stop(&collectors);
+    assert_eq!(ids(&fixture), [1, 2]);
+}
+
+#[test]
+fn ties_at_the_bound_are_neither_lost_nor_doubled() {
+    let mut fixture = Fixture::new();
+    let connection = shop(&fixture);
+    [(1, 10), (2, 20), (3, 20)].iter().for_each(|(id, at)| insert(&connection, *id, Some(*at)));
+    fixture.drain(&append("at")).unwrap();
+    fixture.reopen();
+    [(4, 20), (5, 20), (6, 30)].iter().for_each(|(id, at)| insert(&connection, *id, Some(*at)));
+    fixture.drain(&append("at")).unwrap();
+    insert(&connection, 7, Some(30));
+    fixture.drain(&append("at")).unwrap();
+    fixture.drain(&append("at")).unwrap();
+    let mut ids = ids(&fixture);
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn rows_without_a_cursor_are_told_of() {
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    insert(&connection, 1, Some(1));
+    insert(&connection, 2, None);
+    let status = fixture.drain(&append("at")).unwrap();
+    assert_eq!(ids(&fixture), [1]);
+    let error = status[0].last_error.as_ref().unwrap();
+    assert!(error.message.contains("have no `at`"), "{error:?}");
+}
+
+#[test]
+fn what_is_wrong_with_the_config_fails_and_what_passes_is_waited_for() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&full(), RunMode::Continuous);
+    fixture.wait_for("the source to wait", || collectors.status()[0].state == "waiting");
+    assert!(collectors.status()[0].last_error.as_ref().unwrap().message.contains("there is no database"));
+    let connection = shop(&fixture);
+    insert(&connection, 1, None);
+    fixture.wait_for_count("orders", 1);
+    fixture.stop(&collectors);
+    let error = fixture.drain(&append("nothing")).unwrap_err();
+    assert!(error.to_string().contains("no column `nothing`"), "{error}");
+    let error = fixture.drain(&source("topic = \"t\"\ntable = \"nothing\"")).unwrap_err();
+    assert!(error.to_string().contains("no such table"), "{error}");
+}
+
+#[test]
+fn a_locked_database_is_waited_for() {
+    let fixture = Fixture::new();
+    let connection = Connection::open(fixture.path("shop.sqlite")).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY); INSERT INTO orders VALUES (1); BEGIN EXCLUSIVE",
+        )
+        .unwrap();
+    let collectors = fixture.start(&full(), RunMode::Continuous);
+    fixture.wait_for("the source to wait", || collectors.status()[0].state == "waiting");
+    connection.execute_batch("COMMIT").unwrap();
+    fixture.wait_for_count("orders", 1);
+    fixture.stop(&collectors);
+}
+
+#[test]
+fn a_key_and_its_partition_come_from_a_column() {
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    (1..=20).for_each(|id| insert(&connection, id, None));
+    let config = format!("[[topic]]\nname = \"orders\"\npartitions = 3\n{}key = \"id\"\n", full());
+    fixture.drain(&config).unwrap();
+    let records = fixture.records("orders");
+    assert_eq!(records.len(), 20);
+    assert!(
+        records.iter().all(|record| record.key.is_some())
+            && records.iter().any(|record| record.partition == 2)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10, max_shrink_iters: 20, ..ProptestConfig::default() })]
+
+    /// Wherever a run is stopped, and whatever comes with equal cursors meanwhile, each row is there once.
+    #[test]
+    fn stopped_anywhere_a_run_goes_on_exactly(
+        batches in prop::collection::vec((1_i64..150, 0_usize..300), 1..5),
+        is_append in any::<bool>(),
+        values_per_cursor in 1_i64..60,
+    ) {
+        let mut fixture = Fixture::new();
+        let connection = shop(&fixture);
+        let config = if is_append { append("at") } else { full() };
+        let mut next = 0;
+        for (rows, stop) in batches {
+            if is_append || next == 0 {
+                for _ in 0..rows {
+                    insert(&connection, next, Some(next / values_per_cursor));
+                    next += 1;
+                }
+            }
+            let collectors = fixture.start(&config, RunMode::Continuous);
+            let total = usize::try_from(next).unwrap();
+            fixture.wait_for("records", || fixture.count("orders") >= stop.min(total));
+            fixture.stop(&collectors);
+            drop(collectors);
+            fixture.reopen();
+        }
+        fixture.drain(&config).unwrap();
+        let mut ids = ids(&fixture);
+        ids.sort_unstable();
+        prop_assert_eq!(ids, (0..next).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_clock_is_the_injected_one() {
+    let mut fixture = Fixture::new();
+    fixture.clock = ManualClock::at(5_000_000);
+    let connection = shop(&fixture);
+    insert(&connection, 1, None);
+    fixture.drain(&full()).unwrap();
+    let run = fixture.log().position("shop", "run").unwrap().unwrap();
+    assert_eq!(run["started_ms"], 5_000);
+}

@@ -34,6 +34,9 @@ pub(super) struct Stored {
     pub(super) lines: Option<u64>,
     #[serde(flatten)]
     pub(super) prints: StoredPrints,
+    /// What had been read of the content that was truncated last: a copy of it goes on there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cut: Option<Box<Stored>>,
     #[serde(skip)]
     pub(super) looked_for: bool,
 }
@@ -48,6 +51,8 @@ pub(super) struct Tailed {
     offset: u64,
     lines: Option<u64>,
     prints: Prints,
+    /// What had been read of the content that was truncated last.
+    cut: Option<Stored>,
     /// What the file was like when it was last read to its end.
     stamp: Option<Stamp>,
     /// A line that is longer than a turn, as far as it was seen.
@@ -116,6 +121,7 @@ impl Tailed {
             offset: 0,
             lines: Some(0),
             prints: Prints::default(),
+            cut: None,
             stamp: None,
             long_line: None,
             active: Instant::now(),
@@ -124,7 +130,19 @@ impl Tailed {
     }
 
     pub(super) fn resumed(key: String, path: PathBuf, file: File, stored: &Stored, prints: Prints) -> Tailed {
-        Tailed { offset: stored.offset, lines: stored.lines, prints, ..Tailed::at_start(key, path, file) }
+        let cut = stored.cut.as_deref().cloned();
+        Tailed {
+            offset: stored.offset,
+            lines: stored.lines,
+            prints,
+            cut,
+            ..Tailed::at_start(key, path, file)
+        }
+    }
+
+    /// From the start of a content that came after `cut`.
+    pub(super) fn after_cut(key: String, path: PathBuf, file: File, cut: Stored) -> Tailed {
+        Tailed { cut: Some(Stored { cut: None, ..cut }), ..Tailed::at_start(key, path, file) }
     }
 
     /// After the last newline there is: a line is not begun in its middle.
@@ -215,6 +233,7 @@ impl Tailed {
             offset: self.offset,
             lines: self.lines,
             prints: self.prints.to_stored(),
+            cut: self.cut.clone().map(Box::new),
             looked_for: false,
         }
     }
@@ -301,10 +320,11 @@ impl Tailed {
     /// Begins the new content of a file that was truncated.
     fn cut(&mut self, appender: &mut Appender<'_>) -> Result<Stored> {
         info!(file = %self.path.display(), offset = self.offset, "the file was truncated: it is read from its start");
-        let cut = self.to_stored();
+        let cut = Stored { cut: None, ..self.to_stored() };
         self.offset = 0;
         self.lines = Some(0);
         self.prints = Prints::default();
+        self.cut = Some(cut.clone());
         self.long_line = None;
         self.stamp = None;
         self.active = Instant::now();

@@ -1,1 +1,368 @@
+use std::fs;
+use std::sync::Arc;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::fixture::{Fixture, gzip};
+use crate::source::{Stop, spawn};
+use crate::{Collectors, RunMode};
+
+const LINES: &str = r#"
+[[source]]
+name = "tail"
+type = "taildir"
+path = "DIR/log/app.log*"
+topic = "lines"
+every = "2ms"
+"#;
+
+fn only_app_log() -> String {
+    LINES.replace("app.log*", "app.log")
+}
+
+fn run(fixture: &Fixture, config: &str) -> Collectors {
+    fixture.start(config, RunMode::Continuous)
+}
+
+/// The lines in their order, which is that of the offsets: there is one partition.
+fn told(fixture: &Fixture) -> Vec<String> {
+    fixture.texts("lines")
+}
+
+fn stop(fixture: &Fixture, collectors: Collectors) {
+    fixture.stop(&collectors);
+}
+
+#[test]
+fn lines_come_as_they_are_written_and_the_unfinished_one_is_held_back() {
+    let fixture = Fixture::new();
+    fixture.append_to("log/app.log", "one\ntw");
+    let collectors = run(&fixture, LINES);
+    fixture.wait_for_count("lines", 1);
+    fixture.append_to("log/app.log", "o\r\nthree\n");
+    fixture.wait_for_count("lines", 3);
+    stop(&fixture, collectors);
+    assert_eq!(told(&fixture), ["one", "two", "three"]);
+    let records = fixture.records("lines");
+    assert_eq!(records[2].header("line"), "3");
+    assert!(records[2].header("file").ends_with("/log/app.log"));
+}
+
+#[test]
+fn a_renamed_file_is_read_to_its_end_and_not_again() {
+    for config in [LINES.to_owned(), only_app_log()] {
+        let mut fixture = Fixture::new();
+        fixture.append_to("log/app.log", "1\n2\n");
+        let collectors = run(&fixture, &config);
+        fixture.wait_for_count("lines", 2);
+        fs::rename(fixture.path("log/app.log"), fixture.path("log/app.log.1")).unwrap();
+        fixture.append_to("log/app.log.1", "3\n");
+        fixture.wait_for_count("lines", 3);
+        fixture.append_to("log/app.log", "4\n");
+        fixture.wait_for_count("lines", 4);
+        stop(&fixture, collectors);
+        fixture.reopen();
+        fixture.drain(&config).unwrap();
+        assert_eq!(told(&fixture), ["1", "2", "3", "4"]);
+    }
+}
+
+#[test]
+fn a_file_that_was_renamed_while_nobody_looked_is_found_by_its_inode() {
+    let mut fixture = Fixture::new();
+    let config = only_app_log();
+    fixture.append_to("log/app.log", "1\n2\n");
+    fixture.drain(&config).unwrap();
+    fixture.reopen();
+    fixture.append_to("log/app.log", "3\n");
+    fs::rename(fixture.path("log/app.log"), fixture.path("log/app.log-20260101")).unwrap();
+    fixture.append_to("log/app.log", "4\n");
+    fixture.drain(&config).unwrap();
+    let mut lines = told(&fixture);
+    lines.sort();
+    assert_eq!(lines, ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn a_truncated_file_is_read_from_its_start() {
+    let fixture = Fixture::new();
+    fixture.append_to("log/app.log", "one\ntwo\n");
+    let collectors = run(&fixture, LINES);
+    fixture.wait_for_count("lines", 2);
+    fixture.put("log/app.log", "three\n");
+    fixture.wait_for_count("lines", 3);
+    // Truncated and written again past the position, between two looks: the bytes below it tell.
+    fixture.put("log/app.log", "four\nfive\nsix\nseven\n");
+    fixture.wait_for_count("lines", 7);
+    stop(&fixture, collectors);
+    assert_eq!(told(&fixture), ["one", "two", "three", "four", "five", "six", "seven"]);
+}
+
+#[test]
+fn a_file_that_is_truncated_and_rewritten_while_nobody_looks_is_new_content() {
+    let mut fixture = Fixture::new();
+    fixture.put("log/app.log", "header\none\n");
+    fixture.drain(LINES).unwrap();
+    fixture.reopen();
+    fixture.put("log/app.log", "header\ntwo\nthree\n");
+    fixture.drain(LINES).unwrap();
+    assert_eq!(told(&fixture), ["header", "one", "header", "two", "three"]);
+}
+
+#[test]
+fn copytruncate_gives_every_line_once() {
+    let fixture = Fixture::new();
+    fixture.append_to("log/app.log", "1\n2\n");
+    let collectors = run(&fixture, LINES);
+    fixture.wait_for_count("lines", 2);
+    fs::copy(fixture.path("log/app.log"), fixture.path("log/app.log.1")).unwrap();
+    fixture.put("log/app.log", "");
+    fixture.append_to("log/app.log", "3\n");
+    fixture.wait_for_count("lines", 3);
+    // Past the copy, so it has been looked at.
+    fixture.append_to("log/app.log", "4\n");
+    fixture.wait_for_count("lines", 4);
+    stop(&fixture, collectors);
+    fixture.drain(LINES).unwrap();
+    assert_eq!(told(&fixture), ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn copytruncate_while_nobody_looks_gives_the_rest_out_of_the_copy() {
+    let mut fixture = Fixture::new();
+    fixture.append_to("log/app.log", "1\n2\n");
+    fixture.drain(LINES).unwrap();
+    fixture.reopen();
+    fixture.append_to("log/app.log", "3\n");
+    fs::copy(fixture.path("log/app.log"), fixture.path("log/app.log.1")).unwrap();
+    fixture.put("log/app.log", "4\n");
+    fixture.drain(LINES).unwrap();
+    let mut lines = told(&fixture);
+    lines.sort();
+    assert_eq!(lines, ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn short_files_with_equal_first_bytes_are_files_of_their_own() {
+    let fixture = Fixture::new();
+    fixture.put("log/app.log.a", "started\n");
+    fixture.put("log/app.log.b", "started\n");
+    fixture.drain(LINES).unwrap();
+    assert_eq!(told(&fixture), ["started", "started"]);
+    fixture.append_to("log/app.log.a", "a\n");
+    fixture.append_to("log/app.log.b", "b\n");
+    fixture.drain(LINES).unwrap();
+    assert_eq!(told(&fixture), ["started", "started", "a", "b"]);
+}
+
+#[test]
+fn a_new_file_that_begins_like_another_is_read_once_its_watch_is_over() {
+    let fixture = Fixture::new();
+    fixture.put("log/app.log", "started\n");
+    let config: TaildirConfig = match &fixture.config(LINES).sources[0].kind {
+        tarn_model::config::SourceKind::Taildir(config) => config.clone(),
+        _ => unreachable!("a taildir"),
+    };
+    fixture
+        .log()
+        .create_topic(
+            "lines",
+            &tarn_log::TopicOptions { partitions: 1, retention_time: None, retention_bytes: None },
+        )
+        .unwrap();
+    let mut taildir = Taildir::new(config).unwrap();
+    taildir.copy_watch = Duration::from_millis(20);
+    let stop = Arc::new(Stop::default());
+    let monitor = crate::monitor::Monitor::new("tail", "taildir", "lines", fixture.clock.clone());
+    let source = Source {
+        name: "tail".into(),
+        topic: "lines".into(),
+        key: None,
+        log: fixture.log().clone(),
+        clock: fixture.clock.clone(),
+        monitor,
+        mode: RunMode::Continuous,
+        runtime: fixture.runtime.handle().clone(),
+        stop: stop.clone(),
+        append_bytes: 1024,
+    };
+    let mut ended = spawn(source, taildir).unwrap();
+    fixture.wait_for_count("lines", 1);
+    fixture.put("log/app.log.2", "started\n");
+    fixture.wait_for_count("lines", 2);
+    stop.set();
+    fixture.runtime.block_on(ended.wait_for(Option::is_some)).unwrap();
+    assert_eq!(told(&fixture), ["started", "started"]);
+}
+
+#[test]
+fn a_deleted_file_is_read_to_its_end_and_one_made_anew_from_its_start() {
+    let fixture = Fixture::new();
+    fixture.append_to("log/app.log", "1\n");
+    let collectors = run(&fixture, LINES);
+    fixture.wait_for_count("lines", 1);
+    fixture.append_to("log/app.log", "2\n");
+    fs::remove_file(fixture.path("log/app.log")).unwrap();
+    fixture.append_to("log/app.log", "other\n");
+    fixture.wait_for_count("lines", 3);
+    stop(&fixture, collectors);
+    let mut lines = told(&fixture);
+    lines.sort();
+    assert_eq!(lines, ["1", "2", "other"]);
+}
+
+#[test]
+fn a_file_made_anew_under_the_same_inode_while_nobody_looked_is_new_content() {
+    let mut fixture = Fixture::new();
+    fixture.put("log/app.log", "first\n");
+    fixture.drain(LINES).unwrap();
+    fixture.reopen();
+    // The same inode for certain: the file is emptied and filled, as if it had been used again.
+    fixture.put("log/app.log", "other, and longer than it was\n");
+    fixture.drain(LINES).unwrap();
+    assert_eq!(told(&fixture), ["first", "other, and longer than it was"]);
+}
+
+#[test]
+fn from_end_concerns_the_files_of_the_first_look_only() {
+    let fixture = Fixture::new();
+    let config = format!("{LINES}\nfrom = \"end\"\n");
+    fixture.append_to("log/app.log", "old\nhalf a ");
+    let collectors = run(&fixture, &config);
+    fixture.wait_for("the first look", || !fixture.log().positions("tail").unwrap().is_empty());
+    fixture.append_to("log/app.log", "line\n");
+    fixture.wait_for_count("lines", 1);
+    fixture.append_to("log/app.log.new", "from its start\n");
+    fixture.wait_for_count("lines", 2);
+    stop(&fixture, collectors);
+    assert_eq!(told(&fixture), ["half a line", "from its start"]);
+    assert_eq!(fixture.records("lines")[0].header("line"), "", "its number is not known");
+}
+
+#[test]
+fn a_drain_reads_to_the_last_newline_and_leaves_the_rest_for_later() {
+    let fixture = Fixture::new();
+    fixture.append_to("log/app.log", "one\npart");
+    let status = fixture.drain(LINES).unwrap();
+    assert_eq!((status[0].state.as_str(), status[0].lag_bytes), ("done", Some(4)));
+    fixture.append_to("log/app.log", "ial\n");
+    fixture.drain(LINES).unwrap();
+    assert_eq!(told(&fixture), ["one", "partial"]);
+}
+
+#[test]
+fn packed_files_are_not_followed() {
+    let fixture = Fixture::new();
+    fixture.put("log/app.log.1.gz", gzip(b"one\n"));
+    fixture.append_to("log/app.log", "two\n");
+    fixture.drain(LINES).unwrap();
+    assert_eq!(told(&fixture), ["two"]);
+}
+
+#[test]
+fn a_line_beyond_all_limits_is_a_head_with_its_size_however_it_arrives() {
+    let fixture = Fixture::new();
+    let collectors = run(&fixture, LINES);
+    fixture.append_to("log/app.log", "before\n");
+    fixture.wait_for_count("lines", 1);
+    let piece = vec![b'x'; 1_500_000];
+    for _ in 0..4 {
+        fixture.append_to("log/app.log", &piece);
+        let path = fixture.path("log/app.log");
+        fixture.wait_for("the file to be read", || fs::metadata(&path).is_ok());
+    }
+    fixture.append_to("log/app.log", "\nafter\n");
+    fixture.wait_for_count("lines", 3);
+    fixture.append_to("log/app.log", "last\n");
+    fixture.wait_for_count("lines", 4);
+    stop(&fixture, collectors);
+    let records = fixture.records("lines");
+    assert_eq!(records[1].header("tarn.oversize"), (4 * piece.len()).to_string());
+    let whole: Vec<u8> = piece.iter().copied().cycle().take(4 * piece.len()).collect();
+    assert_eq!(records[1].header("tarn.xxh3"), format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&whole)));
+    assert_eq!((records[2].text().as_str(), records[3].text().as_str()), ("after", "last"));
+}
+
+#[test]
+fn a_busy_file_does_not_starve_its_neighbours() {
+    let mut fixture = Fixture::new();
+    fixture.append_bytes = 1 << 20;
+    let line = format!("{}\n", "x".repeat(999));
+    fixture.put("log/app.log.a", line.repeat(8000));
+    fixture.put("log/app.log.b", "short\n");
+    fixture.drain(LINES).unwrap();
+    let records = fixture.records("lines");
+    assert_eq!(records.len(), 8001);
+    let short = records.iter().position(|record| record.text() == "short").unwrap();
+    assert!(short < 3000, "the short file came after {short} lines of the long one");
+}
+
+/// What a test does to the file between two looks.
+#[derive(Debug, Clone)]
+enum Act {
+    Write(u8),
+    /// A piece of a line, whose end comes later.
+    Piece,
+    Rename,
+    CopyTruncate,
+    Restart,
+    Drain,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    /// Whatever happens to a log file, every line is there once, and the lines of one content are in order. What is not
+    /// read before a `copytruncate` comes out of the copy.
+    #[test]
+    fn every_line_is_there_once(acts in prop::collection::vec(
+        prop_oneof![
+            4 => (1_u8..20).prop_map(Act::Write),
+            1 => Just(Act::Piece),
+            1 => Just(Act::Rename),
+            1 => Just(Act::CopyTruncate),
+            1 => Just(Act::Restart),
+            3 => Just(Act::Drain),
+        ],
+        1..25,
+    )) {
+        let mut fixture = Fixture::new();
+        let (mut written, mut rotated) = (0_u32, 0);
+        let mut open_line = false;
+        for act in acts {
+            match act {
+                Act::Write(count) => {
+                    for _ in 0..count {
+                        let text = if open_line { format!("{written:05}\n") } else { format!("line {written:05}\n") };
+                        fixture.append_to("log/app.log", text);
+                        open_line = false;
+                        written += 1;
+                    }
+                }
+                Act::Piece if !open_line => {
+                    fixture.append_to("log/app.log", "line ");
+                    open_line = true;
+                }
+                // A line is not torn in two by its writer's rotation.
+                Act::Rename if !open_line && fixture.path("log/app.log").exists() => {
+                    rotated += 1;
+                    fs::rename(fixture.path("log/app.log"), fixture.path(&format!("log/app.log.{rotated}"))).unwrap();
+                }
+                Act::CopyTruncate if !open_line && fixture.path("log/app.log").exists() => {
+                    rotated += 1;
+                    fs::copy(fixture.path("log/app.log"), fixture.path(&format!("log/app.log.{rotated}"))).unwrap();
+                    fixture.put("log/app.log", "");
+                }
+                Act::Restart => fixture.reopen(),
+                Act::Drain => drop(fixture.drain(LINES).unwrap()),
+                _ => {}
+            }
+        }
+        fixture.drain(LINES).unwrap();
+        let mut lines = told(&fixture);
+        lines.sort();
+        let finished: Vec<String> = (0..written).map(|n| format!("line {n:05}")).collect();
+        prop_assert_eq!(lines, finished);
+    }
+}
