@@ -70,7 +70,7 @@ fn tear(bench: &Bench, bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn every_history_reads_as_its_model(steps in steps(), (sync, compression) in modes()) {
