@@ -178,14 +178,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Names and reasons of the tables that were refused.
-    pub(crate) fn refused(&self) -> Vec<(String, String)> {
-        self.state
-            .lock()
-            .refused
-            .iter()
-            .map(|refused| (refused.table.clone(), refused.error.message.clone()))
-            .collect()
+    /// Names of the tables that were refused.
+    pub(crate) fn refused(&self) -> Vec<String> {
+        self.state.lock().refused.iter().map(|refused| refused.table.clone()).collect()
     }
 
     /// Whether a table on `topic` was refused.

@@ -144,8 +144,9 @@ async fn work(
         ended = drained => {
             ended?;
             let refused = pipeline.refused();
-            if let Some((table, reason)) = refused.first() {
-                anyhow::bail!("{} of {} tables were refused; table `{table}`: {reason}", refused.len(), config.tables.len());
+            if !refused.is_empty() {
+                let told = format!("{} of {} tables were refused: {}", refused.len(), config.tables.len(), refused.join(", "));
+                return Err(Error::invalid(told).with_hint("the reasons stand above; `tarn check` cannot know them").into());
             }
         }
         error = pipeline.failed() => return Err(error.into()),
