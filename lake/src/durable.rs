@@ -26,8 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -287,12 +287,18 @@ impl ObjectStore for DurableLocal {
         self.reads.list(prefix)
     }
 
+    /// In the order of names, as other object stores list: readers of Delta's log count on it.
     fn list_with_offset(
         &self,
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.reads.list_with_offset(prefix, offset)
+        let listed = self.reads.list_with_offset(prefix, offset).try_collect::<Vec<_>>();
+        let sorted = listed.map_ok(|mut found| {
+            found.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+            futures::stream::iter(found.into_iter().map(Ok))
+        });
+        sorted.try_flatten_stream().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -3,12 +3,15 @@
 //! The only room that names `deltalake`.
 
 mod action;
+mod checkpoint;
 mod checkpoint_reader;
 mod commit;
+mod data_reader;
 mod durable;
 mod error;
 mod lake;
 mod log_reader;
+mod optimize;
 mod partition;
 mod schema;
 mod snapshot;
@@ -17,6 +20,7 @@ mod store;
 mod table;
 mod uncommitted;
 mod upkeep;
+mod vacuum;
 mod value;
 mod writer;
 

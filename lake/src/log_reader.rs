@@ -39,7 +39,6 @@ pub(crate) struct LogReader {
 /// What is known of a commit that was read.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    pub(crate) version: u64,
     pub(crate) signature: Option<Signature>,
     /// App ids that it moved.
     pub(crate) moved: Vec<String>,
@@ -179,7 +178,6 @@ impl LogReader {
                 }
             };
             seen.push(Seen {
-                version,
                 signature: actions.info.as_ref().and_then(|info| info.tarn.clone()),
                 moved: actions.txns.iter().map(|txn| txn.app_id.clone()).collect(),
             });

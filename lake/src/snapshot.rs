@@ -14,6 +14,9 @@ use crate::{FileStatistics, LakeFile, LakeSnapshot};
 /// Never expires progress; a table that does may forget what it has.
 const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
 
+/// Property: newest version, below the checkpoints, in which another engine changed rows.
+pub(crate) const FOREIGN_VERSION: &str = "tarn.foreign_version";
+
 /// The actions of one commit, or of a checkpoint, sorted by what they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Actions {
@@ -106,6 +109,8 @@ impl TableState {
         let metadata: Metadata = metadata.ok_or_else(|| missing("metaData"))?;
         protocol.check()?;
         check_properties(&metadata)?;
+        let remembered = metadata.configuration.get(FOREIGN_VERSION).and_then(|version| version.parse().ok());
+        let foreign_version = foreign_version.max(remembered);
         let schema = schema::parse(&metadata.schema_string)?;
         let partition_by = metadata.partition_columns.clone();
         let (paths, adds): (Vec<String>, Vec<Add>) = live.into_iter().flatten().unzip();

@@ -14,6 +14,7 @@ use tokio::sync::MutexGuard;
 
 use crate::lake::LakeInner;
 use crate::log_reader::{LogReader, Seen};
+use crate::optimize::BY_HAND;
 use crate::snapshot::{TableState, file_path};
 use crate::upkeep::UpkeepState;
 use crate::writer::{FileWriter, conform};
@@ -102,7 +103,7 @@ impl LakeTable {
     /// (`_partition`, `_offset`). Prepared aside, committed on the newest snapshot if every input is still live.
     pub async fn optimize(&self) -> Result<OptimizeReport> {
         let _only = self.lock_upkeep().await;
-        self.merge_small_files().await
+        self.merge_small_files(BY_HAND).await
     }
 
     /// Deletes files that no version newer than `retention` needs, and files that were never committed and are older
@@ -144,6 +145,12 @@ impl LakeTable {
     /// The table's folder in the lake.
     pub(crate) fn folder(&self) -> &Path {
         &self.inner.log.folder
+    }
+
+    /// A path of the lake as it stands relative to the table's folder.
+    pub(crate) fn relative(&self, path: &Path) -> String {
+        let relative = path.as_ref().strip_prefix(self.folder().as_ref()).unwrap_or(path.as_ref());
+        relative.trim_start_matches('/').to_owned()
     }
 
     pub(crate) fn writer_id(&self) -> &str {

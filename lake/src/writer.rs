@@ -251,7 +251,7 @@ impl OpenFile {
     }
 }
 
-fn has_nan(column: &dyn Array) -> bool {
+pub(crate) fn has_nan(column: &dyn Array) -> bool {
     match column.data_type() {
         DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().any(f32::is_nan),
         DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().any(f64::is_nan),

@@ -1,4 +1,8 @@
 //! Claims about the lake, checked through its public face on every kind of store.
 
+mod faulty;
+mod model;
+mod protocol;
 mod round_trip;
 mod rows;
+mod upkeep;

@@ -1,0 +1,200 @@
+//! Checkpoints, and the cleaning of the log below them.
+//!
+//! Checkpoints are written by `deltalake`; what it wrote is read back and compared with the version it stands for, because
+//! from then on it *is* the table's past: a `txn` or a file that is missing in it would be lost.
+//!
+//! *Failure*: a checkpoint that is half-written has no name; without it, or with one that cannot be read, the log is replayed
+//! from an older one. Commits are deleted oldest first, and only below a checkpoint that was just read.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use deltalake::DeltaTableBuilder;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use tarn_model::{Error, Result, fault};
+use tokio::runtime::Handle;
+use url::Url;
+
+use crate::action::decode_path;
+use crate::commit::Operation;
+use crate::log_reader::Listing;
+use crate::snapshot::{Actions, FOREIGN_VERSION};
+use crate::{LakeSnapshot, LakeTable, checkpoint_reader, error};
+
+impl LakeTable {
+    /// Whether upkeep should write a checkpoint.
+    pub(crate) async fn is_checkpoint_due(&self) -> bool {
+        let state = self.lock_state().await;
+        let commits = state.snapshot.version - state.checkpoint.unwrap_or(0).min(state.snapshot.version);
+        u64::try_from(self.lake().options.checkpoint_after_commits).is_ok_and(|due| commits >= due.max(1))
+    }
+
+    pub(crate) async fn write_checkpoint(&self) -> Result<()> {
+        self.remember_foreign_changes().await?;
+        let snapshot = {
+            let state = self.lock_state().await;
+            if state.checkpoint == Some(state.snapshot.version) {
+                return Ok(());
+            }
+            state.snapshot.clone()
+        };
+        fault::point("lake.checkpoint.before")?;
+        let this = self.clone();
+        let (version, runtime) = (snapshot.version, Handle::current());
+        // deltalake waits for its own tasks with blocking calls.
+        let written =
+            tokio::task::spawn_blocking(move || runtime.block_on(this.deltalake_checkpoint(version)));
+        written.await.map_err(error::task)??;
+        self.verify_checkpoint(&snapshot).await?;
+        fault::point("lake.checkpoint.after")?;
+        let mut state = self.lock_state().await;
+        state.checkpoint = state.checkpoint.max(Some(version));
+        tracing::info!(table = self.name(), version, files = snapshot.files.len(), "wrote a checkpoint");
+        Ok(())
+    }
+
+    async fn deltalake_checkpoint(&self, version: u64) -> Result<()> {
+        let failed = |e: deltalake::DeltaTableError| {
+            Error::unavailable(format!(
+                "a checkpoint could not be written: table=`{}` version=`{version}`",
+                self.name()
+            ))
+            .with_source(e)
+            .with_hint("the table is whole without it; it is tried again")
+        };
+        // The scheme only says that paths are the store's own: the store is the lake's.
+        let mut url = Url::parse("memory:///").map_err(|e| error::internal("naming the table", e))?;
+        url.path_segments_mut()
+            .map_err(|()| Error::internal("naming the table failed"))?
+            .pop_if_empty()
+            .push(self.name())
+            .push("");
+        let table = DeltaTableBuilder::from_url(url.clone())
+            .map_err(failed)?
+            .with_storage_backend(self.store().clone(), url)
+            .with_version(version)
+            .load()
+            .await
+            .map_err(failed)?;
+        deltalake::checkpoints::create_checkpoint(&table, None).await.map_err(failed)
+    }
+
+    /// Compares what the checkpoint says with what it stands for; one that differs is deleted.
+    async fn verify_checkpoint(&self, snapshot: &LakeSnapshot) -> Result<()> {
+        let path = self.checkpoint_path(snapshot.version);
+        let found = self.read_checkpoint(&[path.clone()]).await?;
+        let txns: HashMap<String, i64> =
+            found.txns.into_iter().map(|txn| (txn.app_id, txn.version)).collect();
+        let files = found
+            .adds
+            .iter()
+            .map(|add| Ok(self.folder().clone().to_string() + "/" + &decode_path(&add.path)?));
+        let files: HashSet<String> = files.collect::<Result<_>>()?;
+        let same_files = files.len() == snapshot.files.len()
+            && snapshot.files.iter().all(|file| files.contains(file.path.as_ref()));
+        let properties = found.metadata.map(|metadata| metadata.configuration);
+        if txns == snapshot.txns && same_files && properties.as_ref() == Some(&snapshot.properties) {
+            return Ok(());
+        }
+        self.store()
+            .delete(&path)
+            .await
+            .map_err(|e| error::store("deleting a wrong checkpoint", &path, e))?;
+        Err(Error::internal(format!(
+            "a checkpoint differs from its version: table=`{}` path=`{path}`",
+            self.name()
+        ))
+        .with_hint("it was deleted and the table is whole; please report this"))
+    }
+
+    async fn read_checkpoint(&self, parts: &[Path]) -> Result<Actions> {
+        let mut read = Vec::new();
+        for path in parts {
+            let bytes = async { self.store().get(path).await?.bytes().await };
+            read.push(bytes.await.map_err(|e| error::store("reading a checkpoint", path, e))?);
+        }
+        let parsed = tokio::task::spawn_blocking(move || {
+            let mut actions = Actions::default();
+            for bytes in read {
+                checkpoint_reader::read(bytes, &mut actions)?;
+            }
+            Ok(actions)
+        });
+        parsed.await.map_err(error::task)?
+    }
+
+    /// Commits below a checkpoint are not read again: that another engine changed rows is kept as a property.
+    async fn remember_foreign_changes(&self) -> Result<()> {
+        let operation = Operation { name: "SET TBLPROPERTIES".into(), ..Operation::default() };
+        let remembered = self.commit_on_newest(operation, |state, _| {
+            let Some(version) = state.snapshot.foreign_version.map(|version| version.to_string()) else {
+                return Ok(None);
+            };
+            if state.metadata.configuration.get(FOREIGN_VERSION) == Some(&version) {
+                return Ok(None);
+            }
+            let mut metadata = state.metadata.clone();
+            metadata.configuration.insert(FOREIGN_VERSION.into(), version);
+            Ok(Some(Actions { metadata: Some(metadata), ..Actions::default() }))
+        });
+        remembered.await.map(|_| ())
+    }
+
+    /// Deletes commits and checkpoints that are older than the log retention and below a checkpoint that can be read.
+    pub(crate) async fn delete_old_commits(&self) -> Result<usize> {
+        let listing = self.log().list(None).await?;
+        let Some((base, parts)) = listing.checkpoints.last_key_value() else { return Ok(0) };
+        let old = self.old_log_files(&listing, *base, self.lake().options.log_retention);
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let checked = self.read_checkpoint(parts).await?;
+        if checked.metadata.is_none() || checked.protocol.is_none() {
+            return Err(Error::corrupt(format!(
+                "a checkpoint is not whole: table=`{}` version=`{base}`",
+                self.name()
+            ))
+            .with_hint("commits below it are kept; write a new checkpoint"));
+        }
+        let count = old.len();
+        for chunk in old.chunks(1000) {
+            // Oldest first, so that a kill leaves no hole above what is left.
+            let locations: Vec<_> = chunk.iter().cloned().map(Ok).collect();
+            let mut deleted = self.store().delete_stream(futures::stream::iter(locations).boxed());
+            loop {
+                match deleted.try_next().await {
+                    Ok(None) => break,
+                    Ok(Some(_)) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(e) => return Err(error::store("cleaning the table's log", self.folder(), e)),
+                }
+            }
+        }
+        tracing::info!(table = self.name(), files = count, below = base, "cleaned the log");
+        Ok(count)
+    }
+
+    /// The oldest files below version `base`, up to the first that is younger than `retention`.
+    fn old_log_files(&self, listing: &Listing, base: u64, retention: Duration) -> Vec<Path> {
+        let cutoff_ms =
+            self.now_ms().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
+        let commits = listing.commits.range(..base);
+        let old: Vec<u64> = commits
+            .take_while(|(_, written_ms)| **written_ms < cutoff_ms)
+            .map(|(version, _)| *version)
+            .collect();
+        let Some(newest) = old.last().copied() else { return Vec::new() };
+        let commits = old.into_iter().map(|version| (version, self.log().commit_path(version)));
+        let checkpoints = listing.checkpoints.range(..=newest).filter(|(version, _)| **version < base);
+        let checkpoints =
+            checkpoints.flat_map(|(version, parts)| parts.iter().map(|part| (*version, part.clone())));
+        let mut files: Vec<(u64, Path)> = commits.chain(checkpoints).collect();
+        files.sort();
+        files.into_iter().map(|(_, path)| path).collect()
+    }
+
+    fn checkpoint_path(&self, version: u64) -> Path {
+        self.folder().clone().join("_delta_log").join(format!("{version:020}.checkpoint.parquet"))
+    }
+}
