@@ -84,7 +84,7 @@ impl LakeTable {
     /// Compares what the checkpoint says with what it stands for; one that differs is deleted.
     async fn verify_checkpoint(&self, snapshot: &LakeSnapshot) -> Result<()> {
         let path = self.checkpoint_path(snapshot.version);
-        let found = self.read_checkpoint(&[path.clone()]).await?;
+        let found = self.read_checkpoint(std::slice::from_ref(&path)).await?;
         let txns: HashMap<String, i64> =
             found.txns.into_iter().map(|txn| (txn.app_id, txn.version)).collect();
         let files = found

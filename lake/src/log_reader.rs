@@ -147,7 +147,7 @@ impl LogReader {
                 }
                 history.push((version, actions));
             }
-            let newest = newest.checked_sub(1).unwrap_or_default();
+            let newest = newest.saturating_sub(1);
             for (version, bytes) in commits {
                 let actions = this.parse(version, &bytes, version == newest).map_err(LoadError::Log)?;
                 history.push((version, actions));

@@ -18,11 +18,14 @@ const ROWS_AT_A_TIME: usize = 64 * 1024;
 /// Longest name of a folder, bytes; file systems stop at 255.
 const LONGEST_FOLDER: usize = 160;
 
+/// Values of the partition columns by name, as Delta writes them; `None` is NULL.
+pub(crate) type PartitionValues = BTreeMap<String, Option<String>>;
+
 /// Rows with the same values of the partition columns, in the order they came.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// Values by column name; `None` is NULL.
-    pub(crate) values: BTreeMap<String, Option<String>>,
+    pub(crate) values: PartitionValues,
     /// Columns of the files only.
     rows: Vec<RecordBatch>,
     /// Which rows; `None`: all of them.
@@ -31,7 +34,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// All of `rows`, which have these values.
-    pub(crate) fn whole(values: BTreeMap<String, Option<String>>, rows: Vec<RecordBatch>) -> Group {
+    pub(crate) fn whole(values: PartitionValues, rows: Vec<RecordBatch>) -> Group {
         Group { values, rows, picked: None }
     }
 
@@ -53,7 +56,7 @@ impl Group {
 /// Splits `rows`, which have exactly the table's columns, into groups.
 pub(crate) fn split(rows: Vec<RecordBatch>, schema: &Schema, partition_by: &[String]) -> Result<Vec<Group>> {
     if partition_by.is_empty() {
-        return Ok(vec![Group::whole(BTreeMap::new(), rows)]);
+        return Ok(vec![Group::whole(PartitionValues::new(), rows)]);
     }
     let position =
         |name: &String| schema.index_of(name).map_err(|e| internal("finding a partition column", e));
@@ -63,7 +66,7 @@ pub(crate) fn split(rows: Vec<RecordBatch>, schema: &Schema, partition_by: &[Str
     let converter = RowConverter::new(fields).map_err(|e| internal("comparing partition values", e))?;
 
     let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
-    let mut groups: Vec<(BTreeMap<String, Option<String>>, Vec<(usize, usize)>)> = Vec::new();
+    let mut groups: Vec<(PartitionValues, Vec<(usize, usize)>)> = Vec::new();
     let mut columns = Vec::with_capacity(rows.len());
     for (b, batch) in rows.iter().enumerate() {
         let arrays: Vec<ArrayRef> = keys.iter().map(|i| batch.column(*i).clone()).collect();
@@ -104,7 +107,7 @@ pub(crate) fn split(rows: Vec<RecordBatch>, schema: &Schema, partition_by: &[Str
 /// The folder of these values, `a=1/b=x%2Fy/`; empty without partition columns.
 ///
 /// For people only: readers take the values from the log. So a long value is cut and made unique by a hash.
-pub(crate) fn folder(partition_by: &[String], values: &BTreeMap<String, Option<String>>) -> Result<String> {
+pub(crate) fn folder(partition_by: &[String], values: &PartitionValues) -> Result<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     let mut path = String::new();
     for name in partition_by {
