@@ -49,6 +49,8 @@ use crate::statement::Statement;
 const MAX_STATEMENTS: usize = 64;
 /// Record batches between a statement and its reader.
 const QUEUE_BATCHES: usize = 2;
+/// Address space of a thread's stack: plans are trees, and the deepest that a statement may have must fit.
+const STACK_BYTES: usize = 32 << 20;
 /// Memory for Parquet footers, shared by all statements.
 const FOOTER_CACHE_BYTES: usize = 64 << 20;
 
@@ -122,6 +124,7 @@ impl Engine {
             .build();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("tarn-sql")
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|error| Error::unavailable("no threads for statements").with_source(error))?;
@@ -465,3 +468,6 @@ impl Drop for Running {
 pub(crate) fn is_not_ready(engine: &Engine, error: &Error) -> bool {
     error.kind() == Kind::Unavailable && !engine.catalog().is_ready()
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,8 +16,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             None => copy,
         };
     }
-    if find::<object_store::Error>(&error).is_some_and(|e| matches!(e, object_store::Error::NotFound { .. }))
-    {
+    if is_gone(&error) {
         return Error::conflict("a file of the lake is gone: it was vacuumed while the statement ran").with_source(error).with_hint(
             "run the statement again; if that happens often, raise `lake.vacuum_retention` above the longest statement",
         );
@@ -79,6 +78,15 @@ fn unknown_field(schema: &SchemaError, message: String) -> Error {
             error.with_hint(format!("columns here: {}{more}", some.join(", ")))
         }
     }
+}
+
+/// Whether a file was not found. The Parquet reader keeps only the text of what its object store said.
+fn is_gone(error: &DataFusionError) -> bool {
+    if find::<object_store::Error>(error).is_some_and(|error| matches!(error, object_store::Error::NotFound { .. })) {
+        return true;
+    }
+    let text = error.to_string();
+    text.contains("Object at location") && text.contains("not found")
 }
 
 fn find<T: StdError + 'static>(error: &DataFusionError) -> Option<&T> {

@@ -2,6 +2,8 @@
 
 mod engine;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod http;
 mod session;
 mod statement;
