@@ -82,7 +82,9 @@ fn unknown_field(schema: &SchemaError, message: String) -> Error {
 
 /// Whether a file was not found. The Parquet reader keeps only the text of what its object store said.
 fn is_gone(error: &DataFusionError) -> bool {
-    if find::<object_store::Error>(error).is_some_and(|error| matches!(error, object_store::Error::NotFound { .. })) {
+    if find::<object_store::Error>(error)
+        .is_some_and(|error| matches!(error, object_store::Error::NotFound { .. }))
+    {
         return true;
     }
     let text = error.to_string();

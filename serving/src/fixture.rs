@@ -133,13 +133,6 @@ impl Shop {
         self.hub.committed("clicks", snapshot, to).expect("the cut moves on");
     }
 
-    /// Merges the lake's files.
-    pub(crate) async fn optimize(&self) {
-        self.table.optimize().await.expect("optimize");
-        let boundary = self.hub.cut().tables["clicks"].boundary.clone();
-        self.hub.committed("clicks", self.table.snapshot(), boundary).expect("the same rows");
-    }
-
     pub(crate) async fn rows(
         &self,
         sql: &str,

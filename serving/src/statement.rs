@@ -24,7 +24,7 @@ pub(crate) const MAX_TEXT_BYTES: usize = 256 << 10;
 /// Deepest nesting of parentheses and subqueries.
 const MAX_DEPTH: usize = 50;
 /// Most operators in one chain, parentheses around it included.
-const MAX_OPERATORS: usize = 1000;
+const MAX_OPERATORS: usize = 500;
 
 /// A statement that may be planned.
 #[derive(Debug)]
@@ -123,7 +123,16 @@ fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
     let mut sum = 0_usize;
     for token in tokens {
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push(0),
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                // `a[1][1]` is a chain too.
+                if token.token == Token::LBracket
+                    && let Some(level) = levels.last_mut()
+                {
+                    *level += 1;
+                    sum += 1;
+                }
+                levels.push(0);
+            }
             Token::RParen | Token::RBracket | Token::RBrace => {
                 sum -= levels.pop().unwrap_or(0);
                 if levels.is_empty() {

@@ -70,9 +70,9 @@ fn render(status: &Status) -> String {
          <li><a href=\"/v1/status\">/v1/status</a>, <a href=\"/metrics\">/metrics</a>, <a href=\"/healthz\">/healthz</a></li></ul>",
     );
     let table = status.tables.first().map_or("my_table", |table| table.name.as_str());
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "<pre>curl http://HOST:PORT/v1/sql --data-binary 'SELECT count(*) FROM {}'</pre></body></html>\n",
+        "<pre>curl http://HOST:PORT/v1/sql --data-binary 'SELECT count(*) FROM {}'</pre></body></html>",
         escape(table)
     );
     html
