@@ -107,6 +107,11 @@ impl<'a> Appender<'a> {
         self.building.is_empty()
     }
 
+    /// Whether records were pushed whose position is not set yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     pub(crate) fn position(&mut self, key: &str, value: Option<serde_json::Value>) {
         self.behind = false;
         self.building.position(&self.source.name, key, value);

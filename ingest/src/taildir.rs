@@ -422,7 +422,15 @@ impl Taildir {
                     return Ok(any);
                 }
                 let end = self.drain_ends.as_ref().map(|ends| ends.get(id).copied().unwrap_or(0));
-                let outcome = file.take_turn(&mut turn, appender, end)?;
+                let outcome = match file.take_turn(&mut turn, appender, end) {
+                    Ok(outcome) => outcome,
+                    // Nothing was taken of it: the others can go on.
+                    Err(error) if error.kind() == Kind::Unavailable && !appender.is_behind() => {
+                        self.trouble = Some(error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 source.monitor.read(outcome.bytes);
                 more |= outcome.more;
                 any |= outcome.bytes > 0 || outcome.more;
@@ -496,9 +504,6 @@ impl Collector for Taildir {
         let mut total = None;
         loop {
             self.look(source, &mut appender, first_run)?;
-            if let Some(error) = self.trouble.take_if(|_| source.draining()) {
-                return Err(Error::invalid(tell(&error)));
-            }
             if first_run {
                 // The ends where `from = "end"` begins must be as durable as the fact that the source has begun.
                 appender.position(STARTED, Some(json!({"at_ms": source.clock.now_ms()})));
@@ -515,6 +520,9 @@ impl Collector for Taildir {
             let any = self.read(source, &mut appender)?;
             self.tidy(source, &mut appender)?;
             appender.finish()?;
+            if let Some(error) = self.trouble.take_if(|_| source.draining() && !any) {
+                return Err(Error::invalid(tell(&error)));
+            }
             match &self.trouble {
                 Some(error) => source.monitor.waiting(error),
                 None => source.monitor.recovered(),

@@ -307,10 +307,11 @@ pub struct DatabaseConfig {
     /// Query to read.
     #[serde(default)]
     pub query: Option<String>,
-    /// `full`: everything at each run; `append`: rows whose cursor is above the last. Default: `full`.
+    /// `full`: everything, again at each run of a schedule, once and for all without one; `append`: rows whose cursor is
+    /// above the last. Default: `full`.
     #[serde(default)]
     pub mode: DatabaseMode,
-    /// Growing column for `append`.
+    /// Growing column for `append`, or `rowid`. Rows where it is NULL are not read; the source's last error tells of them.
     #[serde(default)]
     pub cursor: Option<String>,
     /// Time between two runs. Default: one run.

@@ -302,3 +302,64 @@ proptest! {
         prop_assert_eq!(numbers, (0..rows).collect::<Vec<_>>());
     }
 }
+
+/// `cargo test --release -p tarn-ingest spool_rate -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, for an optimised build"]
+fn spool_rate() {
+    use std::time::Instant;
+
+    use tarn_log::{Append, RecordRef, TopicOptions};
+
+    use crate::lines::{Limits, LineCutter};
+
+    const ROWS: usize = 2_500_000;
+    let mut fixture = Fixture::new();
+    fixture.append_bytes = 1 << 20;
+    let padding = "x".repeat(150);
+    let text: String = (0..ROWS)
+        .map(|n| format!("{{\"n\":{n:010},\"user\":\"user {n:010}\",\"text\":\"{padding}\"}}\n"))
+        .collect();
+    let path = fixture.put("in/a.ndjson", &text);
+    let mb = text.len() as f64 / 1e6;
+    let rate = |what: &str, since: Instant| {
+        let seconds = since.elapsed().as_secs_f64();
+        println!("{what}: {:.0} MB/s, {:.2} M records/s", mb / seconds, ROWS as f64 / 1e6 / seconds);
+    };
+    let options = TopicOptions { partitions: 1, retention_time: None, retention_bytes: None };
+    let topic = fixture.log().create_topic("probe", &options).unwrap();
+    for _ in 0..3 {
+        let since = Instant::now();
+        let file = fs::File::open(&path).unwrap();
+        let mut cutter = LineCutter::new(file, 0, 0, Limits::of_topic(1 << 20));
+        let mut append = Append::new();
+        while let Some(line) = cutter.next().unwrap() {
+            let mut number = itoa::Buffer::new();
+            let headers = [("file", &b"a.ndjson"[..]), ("line", number.format(line.number).as_bytes())];
+            append
+                .push(
+                    &topic,
+                    &RecordRef { timestamp_ms: 1, key: None, value: Some(line.bytes), headers: &headers },
+                )
+                .unwrap();
+            if append.bytes() > 1 << 20 {
+                append = Append::new();
+            }
+        }
+        rate("cut and encode, without the log", since);
+    }
+    let since = Instant::now();
+    fixture.drain(NDJSON).unwrap();
+    rate("spooldir ndjson into the log (lz4, sync none), hashing included", since);
+    assert_eq!(fixture.count("events"), ROWS);
+    fs::rename(fixture.path("in/a.ndjson.done"), fixture.path("b.ndjson")).unwrap();
+    fixture.put("in/c.ndjson", &text[1..]);
+    let since = Instant::now();
+    fixture.drain(&format!("{NDJSON}key = \"user\"\n")).unwrap();
+    rate("the same with a key", since);
+    let rows: String = (0..ROWS).map(|n| format!("{n:010},user {n:010},{padding},{n},1.5,EWR\n")).collect();
+    fixture.put("in/d.csv", format!("n,user,text,m,x,origin\n{rows}"));
+    let since = Instant::now();
+    fixture.drain(&csv("")).unwrap();
+    rate("the same rows as csv of six columns (MB of JSON without names)", since);
+}
