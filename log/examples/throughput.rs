@@ -1,7 +1,8 @@
 //! Measures the log: `cargo run --release -p tarn-log --example throughput -- [FOLDER]`.
 //!
 //! Large appends of NDJSON lines from one and from two appenders, many small appends at once, reading it all back, and
-//! opening the log again. Each figure is the median of five runs; sync mode and compression are named.
+//! opening the log again. Each figure is the median of five runs; sync mode and compression are named. Beside the rate by
+//! the wall clock stands the rate per second of processor time, which other processes disturb less.
 
 #![allow(clippy::print_stdout, reason = "it reports")]
 
@@ -31,11 +32,12 @@ fn main() {
     ] {
         for appenders in [1, 2] {
             let run = || runtime.block_on(large(Path::new(&parent), sync, compression, appenders, &lines));
-            let runs: Vec<[f64; 3]> = (0..RUNS).map(|_| run()).collect();
-            let [write, read, open] = [0, 1, 2].map(|at| median(runs.iter().map(|run| run[at]).collect()));
+            let runs: Vec<[f64; 5]> = (0..RUNS).map(|_| run()).collect();
+            let [write, write_cpu, read, read_cpu, open] =
+                [0, 1, 2, 3, 4].map(|at| median(runs.iter().map(|run| run[at]).collect()));
             println!(
-                "{sync:?} {compression:?}, {appenders} appender(s): append {write:.0} MB/s, fetch and unpack {read:.0} MB/s, \
-                 open {open:.1} ms"
+                "{sync:?} {compression:?}, {appenders} appender(s): append {write:.0} MB/s ({write_cpu:.0} per CPU second), \
+                 fetch and unpack {read:.0} MB/s ({read_cpu:.0}), open {open:.1} ms"
             );
         }
         let run = || runtime.block_on(small(Path::new(&parent), sync, compression, &lines));
@@ -102,18 +104,18 @@ fn push(append: &mut Append, topic: &Arc<TopicInfo>, line: &str) {
     append.push(topic, &record).expect("push");
 }
 
-/// MB/s appended, MB/s read back and unpacked, ms to open.
+/// MB/s appended, per second and per CPU second; the same for read back and unpacked; ms to open.
 async fn large(
     parent: &Path,
     sync: SyncMode,
     compression: Compression,
     appenders: usize,
     lines: &Arc<Vec<String>>,
-) -> [f64; 3] {
+) -> [f64; 5] {
     let dir = tempfile::tempdir_in(parent).expect("a folder");
     let log = open(dir.path(), sync, compression);
     let topic = topic(&log);
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), cpu_time());
     let tasks: Vec<_> = (0..appenders)
         .map(|appender| {
             let (log, topic, lines) = (log.clone(), topic.clone(), lines.clone());
@@ -145,9 +147,9 @@ async fn large(
         task.await.expect("no panic");
     }
     let bytes = lines.iter().map(String::len).sum::<usize>();
-    let write = mega(bytes, started.elapsed());
+    let (write, write_cpu) = (mega(bytes, started.elapsed()), mega(bytes, cpu_time() - cpu));
 
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), cpu_time());
     let mut read = 0;
     for partition in 0..topic.partitions {
         let mut from = 0;
@@ -162,14 +164,14 @@ async fn large(
         }
     }
     assert!(read > bytes - 1000, "{read} of {bytes} bytes came back");
-    let read = mega(read, started.elapsed());
+    let (read, read_cpu) = (mega(read, started.elapsed()), mega(read, cpu_time() - cpu));
 
     drop(log);
     let started = Instant::now();
     let log = open(dir.path(), sync, compression);
     let opened = started.elapsed().as_secs_f64() * 1000.0;
     drop(log);
-    [write, read, opened]
+    [write, write_cpu, read, read_cpu, opened]
 }
 
 /// Appends of one record per second.
@@ -196,6 +198,15 @@ async fn small(parent: &Path, sync: SyncMode, compression: Compression, lines: &
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let appends = (SMALL_APPENDS / SMALL_CLIENTS * SMALL_CLIENTS) as f64;
     appends / started.elapsed().as_secs_f64()
+}
+
+/// Processor time of this process, user and system, from Linux's `/proc`: in hundredths of a second.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
