@@ -37,7 +37,7 @@ pub(crate) fn options() -> EngineOptions {
 pub(crate) async fn open_lake(folder: &std::path::Path) -> Lake {
     let options = LakeOptions {
         target_file_bytes: 1 << 20,
-        optimize_after_files: 1000,
+        optimize_after_files: 2,
         checkpoint_after_commits: 1000,
         vacuum_retention: Duration::from_secs(3600),
         log_retention: Duration::from_secs(3600),
@@ -131,6 +131,13 @@ impl Shop {
         let commit = Commit { files, advances, operation: "WRITE".to_owned(), ..Commit::default() };
         let snapshot = self.table.commit(commit).await.expect("a commit");
         self.hub.committed("clicks", snapshot, to).expect("the cut moves on");
+    }
+
+    /// Merges the lake's files.
+    pub(crate) async fn optimize(&self) {
+        self.table.optimize().await.expect("optimize");
+        let boundary = self.hub.cut().tables["clicks"].boundary.clone();
+        self.hub.committed("clicks", self.table.snapshot(), boundary).expect("the same rows");
     }
 
     pub(crate) async fn rows(

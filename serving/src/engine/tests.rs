@@ -23,6 +23,7 @@ enum Step {
     Publish(i32, i64),
     Commit,
     CommitWhilePublishing(i32, i64),
+    Optimize,
     Look,
 }
 
@@ -31,6 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..3_i32, 0..40_i64).prop_map(|(partition, rows)| Step::Publish(partition, rows)),
         1 => Just(Step::Commit),
         1 => (0..3_i32, 1..20_i64).prop_map(|(partition, rows)| Step::CommitWhilePublishing(partition, rows)),
+        1 => Just(Step::Optimize),
         2 => Just(Step::Look),
     ]
 }
@@ -60,6 +62,7 @@ proptest! {
                     Step::Publish(partition, rows) => shop.publish(partition, rows),
                     Step::Commit => shop.commit(|| ()).await,
                     Step::CommitWhilePublishing(partition, rows) => shop.commit(|| shop.publish(partition, rows)).await,
+                    Step::Optimize => shop.optimize().await,
                     Step::Look => {
                         let answer = shop.engine.query("SELECT 1 FROM clicks", &[], None).await.expect("an answer");
                         seen.push(answer.vector);
@@ -144,6 +147,9 @@ async fn every_answer_agrees_with_itself_under_fire() {
                 shop.publish((round + 1) % 3, 1);
                 if round % 4 == 3 {
                     shop.commit(|| shop.publish(round % 3, 3)).await;
+                }
+                if round % 8 == 7 {
+                    shop.optimize().await;
                 }
             }
             stop.store(true, Ordering::Release);
