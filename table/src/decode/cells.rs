@@ -19,6 +19,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use tarn_model::columns::ColumnType;
 use tarn_model::{Error, Result};
 
+use super::json::Raw;
 use super::values::{self, Json, Misfit, Zone};
 
 /// RFC 4648 base64; padding may be left out.
@@ -31,6 +32,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) struct Cells {
     values: Values,
     nulls: NullBufferBuilder,
+    rows: usize,
 }
 
 enum Values {
@@ -105,7 +107,7 @@ impl Cells {
             ColumnType::Varchar => Values::Varchar(Bytes::default()),
             ColumnType::Binary => Values::Binary(Bytes::default()),
         };
-        Cells { values, nulls: NullBufferBuilder::new(0) }
+        Cells { values, nulls: NullBufferBuilder::new(0), rows: 0 }
     }
 
     /// Makes room for `rows` more.
@@ -125,16 +127,16 @@ impl Cells {
 
     /// Number of rows that have a value or NULL.
     pub(super) fn len(&self) -> usize {
-        self.nulls.len()
+        self.rows
     }
 
     /// Whether the newest row is NULL.
     pub(super) fn last_is_null(&self) -> bool {
-        self.nulls.len().checked_sub(1).is_some_and(|last| !self.nulls.is_valid(last))
+        self.rows.checked_sub(1).is_some_and(|last| !self.nulls.is_valid(last))
     }
 
     /// Appends a JSON value. After an error the column may hold a part of it: [`Cells::truncate`] takes that back.
-    pub(super) fn push(&mut self, raw: &str, zone: &Zone) -> std::result::Result<(), Misfit> {
+    pub(super) fn push(&mut self, raw: Raw<'_>, zone: &Zone) -> std::result::Result<(), Misfit> {
         let json = Json::new(raw);
         if json == Json::Null {
             self.push_null();
@@ -143,8 +145,8 @@ impl Cells {
         match &mut self.values {
             Values::Varchar(bytes) => {
                 match json {
-                    Json::Text(inner) => values::unescape(inner, &mut bytes.data)?,
-                    _ => bytes.data.extend_from_slice(raw.as_bytes()),
+                    Json::Text(text) => text.write(&mut bytes.data)?,
+                    _ => bytes.data.extend_from_slice(raw.text.as_bytes()),
                 }
                 bytes.end();
             }
@@ -161,13 +163,14 @@ impl Cells {
             Values::SmallInt(into) => into.push(number(&json, values::integer)?),
             Values::TinyInt(into) => into.push(number(&json, values::integer)?),
             Values::Binary(bytes) => {
-                let Json::Text(inner) = json else { return Err(values::NOT_BASE64) };
-                let text = values::unescaped(inner)?;
+                let Json::Text(text) = json else { return Err(values::NOT_BASE64) };
+                let text = text.value()?;
                 BASE64.decode_vec(text.as_ref(), &mut bytes.data).map_err(|_| values::NOT_BASE64)?;
                 bytes.end();
             }
         }
         self.nulls.append_non_null();
+        self.rows += 1;
         Ok(())
     }
 
@@ -177,6 +180,7 @@ impl Cells {
             bytes.data.extend_from_slice(text.as_bytes());
             bytes.end();
             self.nulls.append_non_null();
+            self.rows += 1;
         }
     }
 
@@ -200,6 +204,7 @@ impl Cells {
             }
             bytes.end();
             self.nulls.append(!empty);
+            self.rows += 1;
         }
     }
 
@@ -217,6 +222,7 @@ impl Cells {
             Values::Varchar(bytes) | Values::Binary(bytes) => bytes.end(),
         }
         self.nulls.append_null();
+        self.rows += 1;
     }
 
     /// Takes back everything beyond the first `rows` rows, half values included.
@@ -233,11 +239,13 @@ impl Cells {
             Values::Varchar(bytes) | Values::Binary(bytes) => bytes.truncate(rows),
         }
         self.nulls.truncate(rows);
+        self.rows = self.rows.min(rows);
     }
 
     /// The column so far; the next one starts empty.
     pub(super) fn finish(&mut self) -> Result<ArrayRef> {
         let nulls = self.nulls.finish();
+        self.rows = 0;
         let array: std::result::Result<ArrayRef, ArrowError> = match &mut self.values {
             Values::Boolean(values) => Ok(Arc::new(BooleanArray::new(values.finish(), nulls))),
             Values::TinyInt(values) => primitive::<Int8Type>(values, nulls),
@@ -284,7 +292,7 @@ type Fits<T> = std::result::Result<T, Misfit>;
 fn number<T>(json: &Json<'_>, parse: impl Fn(&str) -> Fits<T>) -> Fits<T> {
     match json {
         Json::Number(text) => parse(text),
-        Json::Text(inner) => parse(values::unescaped(inner)?.trim_ascii()),
+        Json::Text(text) => parse(text.value()?.trim_ascii()),
         _ => Err(Misfit("")),
     }
 }
@@ -293,14 +301,14 @@ fn boolean(json: &Json<'_>) -> Fits<bool> {
     match json {
         Json::Boolean(value) => Ok(*value),
         Json::Number(text) => values::boolean(text),
-        Json::Text(inner) => values::boolean(values::unescaped(inner)?.trim_ascii()),
+        Json::Text(text) => values::boolean(text.value()?.trim_ascii()),
         _ => Err(Misfit("")),
     }
 }
 
 fn time<T>(json: &Json<'_>, parse: impl Fn(&str) -> Fits<T>) -> Fits<T> {
     match json {
-        Json::Text(inner) => parse(values::unescaped(inner)?.trim_ascii()),
+        Json::Text(text) => parse(text.value()?.trim_ascii()),
         Json::Number(_) => Err(values::NUMBER_FOR_TIME),
         _ => Err(Misfit("")),
     }

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use tarn_log::Records;
 use tarn_model::columns::{Column, ColumnType, Columns, OFFSET, PARTITION, REST, TIMESTAMP};
 
+use super::json::Raw;
 use super::values::{self, Json, Zone};
 use super::{ERROR_HEADER, LINE, OVERSIZE_HEADER, Record, json};
 
@@ -105,7 +106,7 @@ impl Inference {
         });
     }
 
-    fn field(&mut self, name: &str, raw: &str) {
+    fn field(&mut self, name: &str, raw: Raw<'_>) {
         let at = match self.by_name.get(name) {
             Some(at) => *at,
             None if self.fields.len() < MOST_COLUMNS
@@ -144,16 +145,13 @@ fn may_be_column(name: &str) -> bool {
 }
 
 /// The types that hold `raw` exactly; `None` for null.
-fn types_of(raw: &str) -> Option<Types> {
+fn types_of(raw: Raw<'_>) -> Option<Types> {
     Some(match Json::new(raw) {
         Json::Null => return None,
         Json::Boolean(_) => BOOLEAN,
         Json::Number(text) => number(text),
         Json::Nested(_) => NONE,
-        Json::Text(inner) => match values::unescaped(inner) {
-            Ok(text) => text_types(&text),
-            Err(_) => NONE,
-        },
+        Json::Text(text) => text.value().map_or(NONE, |text| text_types(&text)),
     })
 }
 

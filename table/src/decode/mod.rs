@@ -204,11 +204,11 @@ impl Decoder {
                 if cells.len() > rows {
                     return Err(Failure::field(&name, format!("field `{}` stands twice", show(&name))));
                 }
-                cells.push(raw, &self.zone).map_err(|misfit| self.columns[at].refuses(raw, misfit))
+                cells.push(raw, &self.zone).map_err(|misfit| self.columns[at].refuses(raw.text, misfit))
             }
             None => match self.unknown_fields {
                 UnknownFields::Keep => {
-                    self.rest.push_member(&name, raw);
+                    self.rest.push_member(&name, raw.text);
                     Ok(())
                 }
                 UnknownFields::Drop => Ok(()),

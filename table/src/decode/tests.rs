@@ -189,6 +189,41 @@ fn what_a_type_does_not_hold_exactly_is_a_dead_letter_with_the_reason() {
     }
 }
 
+/// The tables' own page: each JSON value in backticks that a type is said to take is taken, each that it is said not to
+/// take is a dead letter.
+#[test]
+fn the_page_of_types_says_what_is_true() {
+    let page = include_str!("../../../docs/types.md");
+    let mut checked = 0;
+    for line in page.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [types, takes, refuses] = cells.as_slice() else { panic!("three cells: {line}") };
+        let first = types.split([',', ' ', '(']).next().expect("a type");
+        let usual = match first {
+            "type" => continue,
+            "TINYINT" => "INT",
+            "REAL" => "DOUBLE",
+            "DECIMAL" => "DECIMAL(10,2)",
+            other => other,
+        };
+        for (text, is_taken) in [(takes, true), (refuses, false)] {
+            let parts: Vec<&str> = text.split('`').collect();
+            for (value, after) in parts.iter().skip(1).step_by(2).zip(parts.iter().skip(2).step_by(2)) {
+                if serde_json::from_str::<&serde_json::value::RawValue>(value).is_err() {
+                    continue;
+                }
+                let named = after.strip_prefix(" for ").map(|name| name.trim_end_matches([',', ' ']));
+                let column_type = named.filter(|name| !name.contains('=')).unwrap_or(usual);
+                let decoded =
+                    decode_values(&format_of(&format!("a {column_type}")), &[&format!("{{\"a\":{value}}}")]);
+                assert_eq!(decoded.dead.is_none(), is_taken, "{column_type} of {value}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 40, "only {checked} values were found");
+}
+
 #[test]
 fn times_without_a_zone_are_of_the_tables_zone_and_never_guessed() {
     let mut format = format_of("a TIMESTAMP");
@@ -276,7 +311,7 @@ fn what_is_no_json_object_is_a_dead_letter_that_says_where() {
     let reasons = shown(&decoded.dead.expect("all"), "reason");
     assert_eq!(
         reasons[0],
-        "the record is not a JSON object: invalid type: sequence, expected a JSON object at byte 0"
+        "the record is not a JSON object: invalid type: sequence, expected an object at byte 0"
     );
     assert_eq!(reasons[1], "the record is not valid JSON: EOF while parsing an object at byte 6");
     assert_eq!(reasons[2], "the record is not valid JSON: trailing characters at byte 8");

@@ -10,6 +10,8 @@ use chrono::{Datelike as _, LocalResult, NaiveDate, TimeZone as _};
 use chrono_tz::Tz;
 use tarn_model::{Error, Result};
 
+use super::json::Raw;
+
 /// Why a text is not a value of a type, in words that follow "column `a` takes INT, not `x`: "; empty where there is
 /// nothing to add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,23 +40,49 @@ pub(super) enum Json<'a> {
     Null,
     Boolean(bool),
     Number(&'a str),
-    /// What stands between the quotes, escapes and all.
-    Text(&'a str),
+    /// A string.
+    Text(Text<'a>),
     /// An array or an object.
     Nested(&'a str),
 }
 
 impl<'a> Json<'a> {
-    /// `raw` is valid JSON without space around it.
-    pub(super) fn new(raw: &'a str) -> Json<'a> {
-        match raw.as_bytes().first() {
-            Some(b'"') => Json::Text(&raw[1..raw.len() - 1]),
+    /// Tells values apart by their first byte: they are valid JSON.
+    #[inline]
+    pub(super) fn new(raw: Raw<'a>) -> Json<'a> {
+        match raw.text.as_bytes().first() {
+            Some(b'"') => Json::Text(Text { inner: &raw.text[1..raw.text.len() - 1], plain: raw.plain }),
             Some(b'n') | None => Json::Null,
             Some(b't') => Json::Boolean(true),
             Some(b'f') => Json::Boolean(false),
-            Some(b'{' | b'[') => Json::Nested(raw),
-            Some(_) => Json::Number(raw),
+            Some(b'{' | b'[') => Json::Nested(raw.text),
+            Some(_) => Json::Number(raw.text),
         }
+    }
+}
+
+/// A JSON string.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Text<'a> {
+    /// What stands between the quotes, escapes and all.
+    inner: &'a str,
+    /// Whether there are no escapes.
+    plain: bool,
+}
+
+impl<'a> Text<'a> {
+    /// The string, without its escapes.
+    pub(super) fn value(self) -> Fits<Cow<'a, str>> {
+        if self.plain { Ok(Cow::Borrowed(self.inner)) } else { unescaped(self.inner) }
+    }
+
+    /// Appends the string, without its escapes.
+    pub(super) fn write(self, out: &mut Vec<u8>) -> Fits<()> {
+        if self.plain {
+            out.extend_from_slice(self.inner.as_bytes());
+            return Ok(());
+        }
+        unescape(self.inner, out)
     }
 }
 
@@ -327,9 +355,6 @@ fn offset_in(zone: Tz, date: NaiveDate, second_of_day: u32) -> Fits<i32> {
 
 /// What stands between the quotes of a JSON string, without its escapes.
 pub(super) fn unescaped(inner: &str) -> Fits<Cow<'_, str>> {
-    if !inner.as_bytes().contains(&b'\\') {
-        return Ok(Cow::Borrowed(inner));
-    }
     let mut out = Vec::with_capacity(inner.len());
     unescape(inner, &mut out)?;
     // `unescape` copies whole UTF-8 runs and encodes chars: this cannot fail.
@@ -337,7 +362,7 @@ pub(super) fn unescaped(inner: &str) -> Fits<Cow<'_, str>> {
 }
 
 /// Appends what stands between the quotes of a JSON string to `out`.
-pub(super) fn unescape(inner: &str, out: &mut Vec<u8>) -> Fits<()> {
+fn unescape(inner: &str, out: &mut Vec<u8>) -> Fits<()> {
     let mut rest = inner;
     while let Some(at) = rest.as_bytes().iter().position(|b| *b == b'\\') {
         out.extend_from_slice(&rest.as_bytes()[..at]);
