@@ -11,6 +11,7 @@ mod bad_input;
 mod cli;
 mod crash;
 mod exactly_once;
+mod examples;
 mod flights;
 mod messages;
 mod serving;

@@ -1,0 +1,91 @@
+//! The examples in configs/, each run as its head says.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::harness::{Folder, count, seconds, wait_for};
+
+/// An example as a folder's config, on a free port and with its data where tests look for it.
+fn example(name: &str) -> Folder {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../configs/{name}.toml"));
+    let text = std::fs::read_to_string(path).expect("read the example");
+    Folder::new(&text.replace("127.0.0.1:8080", "127.0.0.1:0").replace(&format!("data-{name}"), "data"))
+}
+
+#[test]
+fn weblogs_follows_lines_and_objects() {
+    let folder = example("weblogs");
+    let line = |n: u32| format!("127.0.0.1 - - [22/Nov/2026:10:00:0{n} +0000] \"GET / HTTP/1.1\" 200 {n}\n");
+    folder.grow("logs/access.log", line(1) + &line(2) + "a line without an end");
+    folder.grow(
+        "logs/app.ndjson",
+        "{\"ts\":\"2026-11-22T10:00:00Z\",\"level\":\"warn\",\"message\":\"m\",\"user\":7}\n",
+    );
+    folder.drained();
+    assert_eq!(folder.number("SELECT count(*) FROM access"), 2, "a line counts once its break is there");
+    assert_eq!(
+        folder.sql("SELECT level, message, _rest FROM app"),
+        [json!({"level": "warn", "message": "m", "_rest": "{\"user\":7}"})]
+    );
+    let status =
+        "SELECT regexp_match(line, '\" (\\d{3}) ')[1] AS status, count(*) AS n FROM access GROUP BY 1";
+    assert_eq!(folder.sql(status), [json!({"status": "200", "n": 2})]);
+    folder.grow("logs/access.log", "\n");
+    folder.drained();
+    assert_eq!(folder.number("SELECT count(*) FROM access"), 3);
+}
+
+#[test]
+fn http_takes_what_is_pushed() {
+    let folder = example("http");
+    let mut running = folder.start();
+    let client = running.ready();
+    let answer = client.post("/v1/ingest/clicks", &[], b"{\"user\": \"ada\", \"page\": \"/\", \"ms\": 12}");
+    assert_eq!(answer.expect("an answer").status, 200);
+    wait_for("the click", seconds(30), || (count(&client, "clicks")? == 1).then_some(()));
+    assert_eq!(
+        client.sql("SELECT page, count(*) AS n FROM clicks GROUP BY 1"),
+        [json!({"page": "/", "n": 1})]
+    );
+    assert_eq!(running.stop().code, Some(0));
+}
+
+#[test]
+fn database_comes_whole_and_then_only_what_is_new() {
+    let folder = example("database");
+    let shop = rusqlite::Connection::open(folder.path("shop.sqlite")).expect("a database");
+    let sql = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/database.sql");
+    shop.execute_batch(&std::fs::read_to_string(sql).expect("the shop")).expect("the shop");
+    folder.drained();
+    let counts = || {
+        ["customers", "products", "orders"]
+            .map(|table| folder.number(&format!("SELECT count(*) FROM {table}")))
+    };
+    assert_eq!(counts(), [3, 2, 3]);
+    let joined = "SELECT c.name, CAST(sum(o.amount) AS DOUBLE) AS amount FROM orders o JOIN customers c ON c.id = o.customer \
+        GROUP BY 1 ORDER BY 1";
+    assert_eq!(
+        folder.sql(joined),
+        [json!({"name": "Ada", "amount": 48.9}), json!({"name": "Grace", "amount": 39.9})]
+    );
+    shop.execute("INSERT INTO customers VALUES (4, 'Barbara', 'Boston')", ()).expect("a new customer");
+    folder.drained();
+    assert_eq!(counts(), [4, 2, 3], "only what is new came");
+}
+
+#[test]
+fn shop_makes_orders_up_and_goes_on_with_them() {
+    let folder = example("shop");
+    let mut running = folder.start();
+    let client = running.ready();
+    let orders = wait_for("orders", seconds(60), || count(&client, "orders").filter(|n| *n > 20));
+    wait_for("clicks", seconds(60), || count(&client, "clicks").filter(|n| *n > 20));
+    let whole = "SELECT count(*) AS n FROM orders WHERE order_id IS NULL OR price IS NULL OR ts IS NULL OR _rest IS NOT NULL";
+    assert_eq!(client.sql(whole), [json!({"n": 0})], "the columns fit what the generator makes");
+    assert_eq!(running.stop().code, Some(0));
+    let mut running = folder.start();
+    let client = running.ready();
+    assert!(count(&client, "orders").is_some_and(|n| n >= orders), "the count fell");
+    assert_eq!(running.stop().code, Some(0));
+}
