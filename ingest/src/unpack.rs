@@ -67,20 +67,20 @@ impl Packing {
     }
 }
 
-/// The content of `file` from `offset` (of what is unpacked) on. Bytes read from the file are counted.
+/// The content of `file` from `offset` (of what is unpacked) on. Bytes read from the file are counted by `monitor`.
 pub(crate) fn open(
     mut file: File,
     packing: Packing,
     offset: u64,
-    monitor: &Arc<Monitor>,
+    monitor: Option<&Arc<Monitor>>,
 ) -> io::Result<Box<dyn Read + Send>> {
     const PACKED_BLOCK_BYTES: usize = 256 << 10;
     if packing == Packing::Plain {
         file.seek(SeekFrom::Start(offset))?;
-        return Ok(Box::new(Counted { file, monitor: monitor.clone() }));
+        return Ok(Box::new(Counted { file, monitor: monitor.cloned() }));
     }
     file.seek(SeekFrom::Start(0))?;
-    let packed = BufReader::with_capacity(PACKED_BLOCK_BYTES, Counted { file, monitor: monitor.clone() });
+    let packed = BufReader::with_capacity(PACKED_BLOCK_BYTES, Counted { file, monitor: monitor.cloned() });
     let mut unpacked: Box<dyn Read + Send> = match packing {
         Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
         _ => Box::new(MultiGzDecoder::new(packed)),
@@ -92,13 +92,15 @@ pub(crate) fn open(
 /// A file whose bytes are counted as they are read.
 struct Counted {
     file: File,
-    monitor: Arc<Monitor>,
+    monitor: Option<Arc<Monitor>>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
-        self.monitor.read(count as u64);
+        if let Some(monitor) = &self.monitor {
+            monitor.read(count as u64);
+        }
         Ok(count)
     }
 }

@@ -12,6 +12,7 @@ use super::{Position, Progress, SpoolFile, at_path};
 use crate::appender::{Appender, Found, Place};
 use crate::json;
 use crate::lines::{Limits, LineCutter, Oversize};
+use crate::monitor::Monitor;
 use crate::rows::{RowCutter, Shape};
 use crate::source::Source;
 use crate::unpack::{self, Packing};
@@ -185,14 +186,18 @@ impl Writer<'_> {
         if matches!(config.csv.header, CsvHeader::Names(_)) {
             return Ok(Some((Shape::new(&config.csv, None, key).0, 0, 0)));
         }
-        let mut cutter = RowCutter::new(self.open(0)?, 0, 0, delimiter, limits);
+        let mut cutter = RowCutter::new(self.open_with(0, None)?, 0, 0, delimiter, limits);
         let Some(first) = cutter.next()? else { return Ok(None) };
         let (shape, is_data) = Shape::new(&config.csv, Some(&first), key);
         Ok(Some(if is_data { (shape, 0, 0) } else { (shape, cutter.offset(), cutter.lines()) }))
     }
 
     fn open(&self, offset: u64) -> io::Result<Box<dyn io::Read + Send>> {
-        unpack::open(self.spool.file.try_clone()?, self.packing, offset, &self.source.monitor)
+        self.open_with(offset, Some(&self.source.monitor))
+    }
+
+    fn open_with(&self, offset: u64, monitor: Option<&Arc<Monitor>>) -> io::Result<Box<dyn io::Read + Send>> {
+        unpack::open(self.spool.file.try_clone()?, self.packing, offset, monitor)
     }
 
     fn push(
