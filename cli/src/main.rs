@@ -2,6 +2,8 @@
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line or the config is wrong.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one crate that speaks to people")]
+
 mod admin;
 mod args;
 mod check;

@@ -150,11 +150,27 @@ async fn work(
             }
         }
         error = pipeline.failed() => return Err(error.into()),
+        error = log_failed(log) => return Err(error.into()),
         () = retention(log) => {}
         () = signal() => tracing::info!("told to stop"),
         () = async { match told { Some(told) => { let _ = told.await; } None => std::future::pending().await } } => {}
     }
     Ok(())
+}
+
+/// Completes when the log has stopped for good: after a failed sync nothing may be written on pages whose state nobody knows.
+/// A new process reads what is on disk.
+async fn log_failed(log: &Log) -> Error {
+    let mut commits = log.commits();
+    loop {
+        commits.borrow_and_update();
+        if let Some(error) = log.failure() {
+            return error;
+        }
+        if commits.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 async fn retention(log: &Log) {

@@ -197,9 +197,8 @@ impl TableOpener {
             } else {
                 SAMPLE_TIME.saturating_sub(since.elapsed())
             };
-            match tokio::time::timeout(wait, commits.changed()).await {
-                Ok(Err(_)) => return Err(Error::unavailable("the log was closed")),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(wait, commits.changed()).await {
+                return Err(Error::unavailable("the log was closed"));
             }
         }
     }
