@@ -118,6 +118,9 @@ fn show(reports: &[TableReport]) -> anyhow::Result<()> {
             number(rows + dead),
             report.topic
         )?;
+        for problem in &report.problems {
+            writeln!(out, "  {problem}")?;
+        }
         for partition in &report.partitions {
             for problem in &partition.problems {
                 writeln!(out, "  partition {}: {problem}", partition.partition)?;

@@ -38,6 +38,10 @@ pub const TOPIC: &str = "tarn.topic";
 pub const KIND: &str = "tarn.kind";
 /// Property: the format that rows were decoded with, as JSON.
 pub const FORMAT: &str = "tarn.format";
+/// Property: the boundary below which rows were decoded with an older format, as JSON; absent when there was none.
+pub const FORMAT_SINCE: &str = "tarn.format_since";
+/// Property: where the topic's partitions began when the table was made, as JSON; absent means at 0.
+pub const START: &str = "tarn.start";
 
 const SAMPLE_RECORDS: u64 = 10_000;
 const SAMPLE_TIME: Duration = Duration::from_secs(1);
@@ -121,6 +125,10 @@ impl StoredFormat {
 
 fn format_property(format: &TableFormat) -> String {
     serde_json::to_string(&StoredFormat::of(format)).expect("a format is plain data")
+}
+
+fn boundary_property(boundary: &Boundary) -> String {
+    serde_json::to_string(boundary).expect("a boundary is plain data")
 }
 
 impl TableOpener {
@@ -234,11 +242,10 @@ impl TableOpener {
     ) -> Result<OpenTable> {
         let format = self.format(config, columns);
         let dead_letters = self.create_dead_letters(config, &topic, &format).await?;
-        let table = NewTable {
-            schema: format.schema(),
-            partition_by: config.partition_by.clone(),
-            properties: properties(&topic, "table", &format),
-        };
+        let mut properties = properties(&topic, "table", &format);
+        properties.insert(START.to_owned(), boundary_property(&self.log.starts(&topic.name)?));
+        let table =
+            NewTable { schema: format.schema(), partition_by: config.partition_by.clone(), properties };
         let lake = self.lake.create(&config.name, &table).await?;
         tracing::info!(table = %config.name, columns = %format.columns, "table created");
         Ok(open(config, topic, format, lake, dead_letters))
@@ -502,7 +509,11 @@ async fn evolve(config: &TableConfig, old: &TableFormat, new: &TableFormat, lake
     }
     let grown = fields.len() > snapshot.schema.fields().len();
     let schema = grown.then(|| Arc::new(Schema::new(fields)));
-    let properties = BTreeMap::from([(FORMAT.to_owned(), Some(format_property(new)))]);
+    let since = boundary_property(&boundary_of(&snapshot));
+    let properties = BTreeMap::from([
+        (FORMAT.to_owned(), Some(format_property(new))),
+        (FORMAT_SINCE.to_owned(), Some(since)),
+    ]);
     lake.commit(Commit { schema, properties, operation: "CHANGE FORMAT".to_owned(), ..Commit::default() })
         .await?;
     tracing::info!(table = %config.name, columns = %new.columns, "format changed");

@@ -104,12 +104,6 @@ struct Verifier {
     format: TableFormat,
 }
 
-/// Property of a table: the boundary below which rows were decoded with an older format, as JSON; absent when there was
-/// none. Records below it are not decoded again.
-pub const FORMAT_SINCE: &str = "tarn.format_since";
-/// Property of a table: where the topic's partitions began when the table was made, as JSON; absent means at 0.
-pub const START: &str = "tarn.start";
-
 const FETCH_BYTES: usize = 4 << 20;
 
 type Ledgers = BTreeMap<PartitionId, Ledger>;
@@ -160,8 +154,8 @@ impl Verifier {
         let boundary = boundary_of(rows);
         let (starts, ends) = (self.log.starts(&self.info.name)?, self.log.ends(&self.info.name)?);
         let lost = self.log.lost_ranges(&self.info.name)?;
-        let begun = property_boundary(rows, START)?;
-        let format_since = property_boundary(rows, FORMAT_SINCE)?;
+        let begun = property_boundary(rows, open::START)?;
+        let format_since = property_boundary(rows, open::FORMAT_SINCE)?;
         let ledger = |partition| {
             let to = boundary.next(partition);
             let end = ends.next(partition);

@@ -306,6 +306,43 @@ async fn records_that_the_log_no_longer_has_are_counted_but_not_compared() {
     assert_eq!(report.partitions[1].compared, 100);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_older_format_are_counted_but_not_decoded_again() {
+    let mut pair = Pair::new(PLAIN).await;
+    pair.append(50).await;
+    pair.commit(pair.parts()).await;
+    let grown = r#"{"name": "t", "columns": "id BIGINT, origin VARCHAR, delay DOUBLE, more VARCHAR"}"#;
+    let config = serde_json::from_str(grown).expect("a config");
+    pair.table = open_table(&pair.log, &pair.lake, &config).await;
+    pair.append(20).await;
+    pair.commit(pair.parts()).await;
+    let report = pair.verify().await;
+    assert_eq!(problems(&report), Vec::<&str>::new());
+    for partition in &report.partitions {
+        assert_eq!((partition.rows + partition.dead_letters, partition.compared), (70, 20));
+        assert_eq!(partition.content_agrees, Some(true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_made_of_a_topic_whose_beginning_is_gone_starts_there() {
+    let pair = Pair::new(PLAIN).await;
+    pair.append(100).await;
+    pair.log.trim("t", &Boundary::from_iter([(0, 60)]), false).await.expect("trimmed");
+    let start = pair.log.starts("t").expect("starts").next(0);
+    assert!(start > 0, "a whole segment went");
+    let config = PLAIN.replace(r#""t""#, r#""late""#).replace('}', r#", "topic": "t"}"#);
+    let config: TableConfig = serde_json::from_str(&config).expect("a config");
+    let late = open_table(&pair.log, &pair.lake, &config).await;
+    let properties = &late.lake.snapshot().properties;
+    assert_eq!(
+        properties.get(open::START).map(String::as_str),
+        Some(format!("{{\"0\":{start},\"1\":0}}").as_str())
+    );
+    let report = verify(&pair.log, &pair.lake, "t", "late", &late.format).await.expect("verified");
+    assert_eq!(problems(&report), Vec::<&str>::new());
+}
+
 #[test]
 fn offsets_that_a_forced_trim_took_are_lost_and_not_missing() {
     let range = OffsetRange::new;
