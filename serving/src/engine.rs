@@ -51,6 +51,8 @@ const MAX_STATEMENTS: usize = 64;
 const QUEUE_BATCHES: usize = 2;
 /// Address space of a thread's stack: plans are trees, and the deepest that a statement may have must fit.
 const STACK_BYTES: usize = 32 << 20;
+/// File reads at once.
+const MAX_READS: usize = 64;
 /// Memory for Parquet footers, shared by all statements.
 const FOOTER_CACHE_BYTES: usize = 64 << 20;
 
@@ -109,6 +111,9 @@ impl Engine {
             .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
             .with_create_default_catalog_and_schema(false);
         config.options_mut().execution.time_zone = Some("UTC".to_owned());
+        // Wrong in DataFusion 55.2: `min(x), max(x)` over files of which one has only NULLs now and then misses a bound
+        // (apache/datafusion#25147).
+        config.options_mut().optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
         let runtime_env = RuntimeEnvBuilder::new()
             .with_object_store_registry(Arc::new(OnlyTheLake(catalog.lake().store())))
@@ -125,6 +130,7 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("tarn-sql")
             .thread_stack_size(STACK_BYTES)
+            .max_blocking_threads(MAX_READS)
             .enable_all()
             .build()
             .map_err(|error| Error::unavailable("no threads for statements").with_source(error))?;

@@ -82,33 +82,37 @@ impl Shop {
 
     /// Decodes `rows` more rows of `partition`: `word` is `w<offset>`, `n` the offset, `day` one of three or NULL.
     pub(crate) fn publish(&self, partition: PartitionId, rows: i64) {
-        let mut next = self.next.lock();
-        let from = *next.get(&partition).unwrap_or(&0);
-        let offsets: Vec<i64> = (from..from + rows).collect();
+        let from = *self.next.lock().get(&partition).unwrap_or(&0);
         let day = |offset: i64| match offset % 4 {
             0 => None,
             day => Some(format!("2026-01-0{day}")),
         };
+        self.publish_days(partition, (from..from + rows).map(day).collect());
+    }
+
+    /// Decodes one more row of `partition` for each of `days`.
+    pub(crate) fn publish_days(&self, partition: PartitionId, days: Vec<Option<String>>) {
+        let mut next = self.next.lock();
+        let from = *next.get(&partition).unwrap_or(&0);
+        let to = from + i64::try_from(days.len()).expect("few");
+        let offsets: Vec<i64> = (from..to).collect();
+        let at = offsets.iter().map(|offset| 1_700_000_000_000_000 + offset * 1001);
         let batch = RecordBatch::try_new(
             self.schema.clone(),
             vec![
                 Arc::new(Int32Array::from(vec![partition; offsets.len()])),
                 Arc::new(Int64Array::from(offsets.clone())),
-                Arc::new(
-                    TimestampMicrosecondArray::from_iter_values(
-                        offsets.iter().map(|o| 1_700_000_000_000_000 + o * 1001),
-                    )
-                    .with_timezone("UTC"),
-                ),
+                Arc::new(TimestampMicrosecondArray::from_iter_values(at).with_timezone("UTC")),
                 Arc::new(StringArray::from_iter_values(offsets.iter().map(|offset| format!("w{offset}")))),
-                Arc::new(Int64Array::from(offsets.clone())),
-                Arc::new(StringArray::from_iter(offsets.iter().map(|offset| day(*offset)))),
+                Arc::new(Int64Array::from(offsets)),
+                Arc::new(StringArray::from(days)),
             ],
         );
-        let range = OffsetRange::new(from, from + rows);
-        let fragment = Arc::new(Fragment::new(partition, range, batch.expect("a batch"), None));
-        self.hub.publish(partition, vec![("clicks".to_owned(), fragment)]).expect("the next offsets");
-        next.insert(partition, from + rows);
+        let fragment = Fragment::new(partition, OffsetRange::new(from, to), batch.expect("a batch"), None);
+        self.hub
+            .publish(partition, vec![("clicks".to_owned(), Arc::new(fragment))])
+            .expect("the next offsets");
+        next.insert(partition, to);
     }
 
     /// Writes the tail of the newest cut to the lake, and publishes more in between.
