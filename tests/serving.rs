@@ -113,7 +113,7 @@ fn as_of_a_vector_is_repeatable_whatever_was_committed_and_merged_since() {
     let first = client.try_sql(sql).expect("an answer");
     let vector = first.header(VECTOR).expect("a vector").to_string();
     let first = first.json();
-    let again = format!("{sql} AS OF '{vector}'");
+    let again = format!("{sql} VERSION AS OF '{vector}'");
     assert_eq!(client.sql(&again), *first.as_array().expect("rows"), "at once");
     for round in 1..6 {
         pushed(&client, round * 50, 50);
