@@ -32,6 +32,7 @@ use crate::args::{Args, Command};
 fn main() -> ExitCode {
     let args = Args::parse();
     logging::start(&args);
+    tarn_model::fault::arm_from_environment();
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
