@@ -19,6 +19,7 @@ data_dir = "data"
 [log]
 segment_size = "4KiB"
 retention_size = "8KiB"
+retention_every = "300ms"
 compression = "none"
 
 [lake]

@@ -26,8 +26,6 @@ use crate::pipeline::Pipeline;
 use crate::progress::Progress;
 use crate::rest;
 
-/// How often segments are looked through for what retention lets go.
-const RETENTION_EVERY: Duration = Duration::from_secs(30);
 /// Requests under way get this long when the process stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
@@ -151,7 +149,7 @@ async fn work(
         }
         error = pipeline.failed() => return Err(error.into()),
         error = log_failed(log) => return Err(error.into()),
-        () = retention(log) => {}
+        () = retention(log, config.log.retention_every.0) => {}
         () = signal() => tracing::info!("told to stop"),
         () = async { match told { Some(told) => { let _ = told.await; } None => std::future::pending().await } } => {}
     }
@@ -173,9 +171,9 @@ async fn log_failed(log: &Log) -> Error {
     }
 }
 
-async fn retention(log: &Log) {
+async fn retention(log: &Log, every: Duration) {
     loop {
-        clock::pause(RETENTION_EVERY).await;
+        clock::pause(every).await;
         match log.apply_retention().await {
             Ok(gone) => {
                 for (topic, partition, range) in gone {

@@ -68,6 +68,8 @@ pub struct LogConfig {
     pub retention_time: Span,
     /// Size per partition above which old segments go, once every table on the topic has them. Default: no limit.
     pub retention_size: Option<ByteSize>,
+    /// Time between two looks for segments that retention lets go. Default: `30s`.
+    pub retention_every: Span,
     /// How record batches of collectors are compressed. Default: `lz4`.
     pub compression: Compression,
     /// Largest record; of a larger one its head and hash are kept and it becomes a dead letter. Default: `1MiB`.
@@ -497,6 +499,7 @@ impl Default for LogConfig {
             segment_size: ByteSize::mib(128),
             retention_time: Span::from_days(7),
             retention_size: None,
+            retention_every: Span::from_millis(30_000),
             compression: Compression::Lz4,
             max_record_size: ByteSize::mib(1),
             idempotency_window: Span::from_days(7),

@@ -75,6 +75,7 @@ impl Checker<'_, '_> {
     fn log(&mut self) {
         let log = &self.config.log;
         self.more_than_zero("log.sync_interval", log.sync_interval);
+        self.more_than_zero("log.retention_every", log.retention_every);
         self.at_least("log.segment_size", log.segment_size.0, 4096);
         self.at_least("log.max_record_size", log.max_record_size.0, 1);
         if log.segment_size.0 > MAX_SEGMENT_BYTES {
