@@ -44,7 +44,7 @@ fn start(args: Args) -> anyhow::Result<()> {
         return check::check(check);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match args.command {
             Command::Demo(demo) => demo::demo(demo).await,
             Command::Run(options) => {
@@ -59,5 +59,9 @@ fn start(args: Args) -> anyhow::Result<()> {
             Command::Topic(topic) => status::topic(topic).await,
             Command::Source(source) => status::source(source).await,
         }
-    })
+    });
+    // Upkeep that is still under way ends with the process, as a kill would end it. Taking the runtime down first would make
+    // threads panic that wait in a library for one of its tasks.
+    std::mem::forget(runtime);
+    outcome
 }
