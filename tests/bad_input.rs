@@ -116,7 +116,8 @@ fn a_line_of_100_mb_is_a_dead_letter_beside_good_rows() {
     folder.put("in/long.ndjson", bytes);
     folder.drained();
     exactly_once(&folder, "events", 2, 1);
-    let dead = folder.sql("SELECT reason, headers, octet_length(CAST(value AS VARCHAR)) AS kept FROM events_dead_letters");
+    let dead = folder
+        .sql("SELECT reason, headers, octet_length(CAST(value AS VARCHAR)) AS kept FROM events_dead_letters");
     assert!(dead[0]["kept"].as_i64().is_some_and(|kept| kept <= 1 << 20), "{}", dead[0]["kept"]);
     assert!(dead[0].to_string().contains("1000000"), "its size is not told: {}", dead[0]["headers"]);
     folder.never_panicked();
