@@ -94,7 +94,7 @@ impl Feeder<'_> {
                 {
                     // By itself it looks once a minute at the most. The process may die of the question.
                     let _ = client.post("/v1/table/events/optimize", &[], b"");
-                    let _ = client.post("/v1/table/events/vacuum", &[], b"");
+                    let _ = client.post("/v1/table/events/vacuum?retention=1ms", &[], b"");
                 }
             }
             let hit = hit(running);
