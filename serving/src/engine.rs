@@ -22,6 +22,7 @@ use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::common::TableReference;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{
@@ -235,8 +236,8 @@ impl Shared {
         let statement = Statement::parse(sql)?;
         let names = self.state.resolve_table_references(&statement.ast).map_err(from_datafusion)?;
         let moment = Arc::new(Moment::take(&self.catalog, &names, &statement.versions, as_of)?);
-        let state = self.session(&moment)?;
-        let pinned = MemoryConsumer::new("tail").register(&state.runtime_env().memory_pool);
+        let (state, runtime_env) = (self.session(&moment), self.runtime_env());
+        let pinned = MemoryConsumer::new("tail").register(&runtime_env.memory_pool);
         pinned.try_grow(pinned_bytes(&moment, &names)).map_err(from_datafusion)?;
         let explain = |error| explain(error, &moment, &names);
         let mut plan = state.statement_to_plan(statement.ast).await.map_err(explain)?;
@@ -247,28 +248,31 @@ impl Shared {
             plan = plan.with_param_values(values(params)?).map_err(explain)?;
         }
         let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
-        let rows = execute_stream(plan, state.task_ctx()).map_err(explain)?;
+        let task = TaskContext::from(&state).with_runtime(runtime_env);
+        let rows = execute_stream(plan, Arc::new(task)).map_err(explain)?;
         Ok(Planned { rows, vector: moment.vector().clone(), pinned })
     }
 
-    /// A session of its own: its memory, its catalog; what is costly is shared.
-    fn session(&self, moment: &Arc<Moment>) -> Result<SessionState> {
+    /// A session of its own, with the moment's tables; functions, rules and settings are shared.
+    fn session(&self, moment: &Arc<Moment>) -> SessionState {
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(StatementCatalog::new(moment)));
+        let mut state = self.state.clone();
+        state.register_catalog_list(Arc::new(catalogs));
+        state.mark_start_execution();
+        state
+    }
+
+    /// A runtime environment with memory of its own; what is costly is shared.
+    fn runtime_env(&self) -> Arc<RuntimeEnv> {
         let pool = GreedyMemoryPool::new(self.options.statement_memory_bytes);
         let top = NonZeroUsize::new(3).expect("three is not zero");
-        let runtime_env = RuntimeEnv {
+        Arc::new(RuntimeEnv {
             memory_pool: Arc::new(TrackConsumersPool::new(pool, top)),
             disk_manager: self.runtime_env.disk_manager.clone(),
             cache_manager: self.runtime_env.cache_manager.clone(),
             object_store_registry: self.runtime_env.object_store_registry.clone(),
-        };
-        let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(StatementCatalog::new(moment)));
-        let mut state = SessionStateBuilder::new_from_existing(self.state.clone())
-            .with_runtime_env(Arc::new(runtime_env))
-            .with_catalog_list(Arc::new(catalogs))
-            .build();
-        state.mark_start_execution();
-        Ok(state)
+        })
     }
 }
 
