@@ -102,7 +102,6 @@ const WRONG: &str = r#"data_dri = "data"
 [log]
 sync = "gruop"
 retention_time = "a week"
-kafka = "127.0.0.1:9092"
 
 [serving]
 http = "0.0.0.0:8080"

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use futures::TryStreamExt as _;
+use tarn_model::columns::ColumnType;
 
 use crate::args::Output;
 use crate::rows::Rows;
@@ -216,6 +217,11 @@ fn in_csv(error: arrow::error::ArrowError) -> anyhow::Error {
         arrow::error::ArrowError::IoError(_, error) => error.into(),
         other => anyhow::Error::new(other).context("an answer cannot be written as CSV"),
     }
+}
+
+/// A type as the config and SQL name it.
+pub(crate) fn sql_type(arrow: &DataType) -> String {
+    ColumnType::from_arrow(arrow).map_or_else(|| arrow.to_string(), |column_type| column_type.to_string())
 }
 
 /// `1234567` as `1,234,567`.

@@ -12,7 +12,7 @@ use tarn_model::config::Config;
 
 use crate::args::Output;
 use crate::failure::{self, Usage};
-use crate::render;
+use crate::render::{self, Grid};
 use crate::rows::Rows;
 use crate::sql::{Sql, end_of_statement, is_blank};
 
@@ -210,23 +210,15 @@ impl Shell<'_> {
         render::rows(rows, Output::Table, false).await.map(drop)
     }
 
+    /// The columns of a table, or of any part of it that a statement could name.
     async fn columns(&mut self, name: &str) -> anyhow::Result<()> {
-        let (schema, table) = name.split_once('.').unwrap_or(("public", name));
-        let quote = |text: &str| text.trim_matches('"').replace('\'', "''");
-        let rows = self
-            .query(&format!(
-                "SELECT column_name AS name, data_type AS type, is_nullable AS nullable FROM information_schema.columns \
-                 WHERE table_schema = '{}' AND table_name = '{}' ORDER BY ordinal_position",
-                quote(schema),
-                quote(table)
-            ))
-            .await?;
-        let count = render::rows(rows, Output::Table, false).await?;
-        if count == 0 {
-            return Err(Usage::new(format!("there is no table `{name}`"))
-                .with_hint("\\d shows the tables")
-                .into());
+        let rows = self.query(&format!("SELECT * FROM {name} LIMIT 0")).await?;
+        let mut grid = Grid::new(&["column", "type", "nullable"]);
+        for field in rows.schema.fields() {
+            let nullable = if field.is_nullable() { "" } else { "not null" };
+            grid.row([field.name().as_str(), &render::sql_type(field.data_type()), nullable]);
         }
+        print!("{grid}");
         Ok(())
     }
 }

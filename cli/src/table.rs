@@ -9,12 +9,11 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 use tarn_lake::{Lake, LakeSnapshot, LakeTable};
-use tarn_model::columns::ColumnType;
 use tarn_model::config::Config;
 use tarn_table::open::{KIND, TOPIC};
 
 use crate::args::{Report, TableArgs, TableVerb};
-use crate::render::{Grid, bytes, number, out};
+use crate::render::{Grid, bytes, number, out, sql_type};
 use crate::rest;
 use crate::status::write_json;
 
@@ -139,10 +138,6 @@ fn boundary(snapshot: &LakeSnapshot) -> Value {
     let mut txns: Vec<_> = snapshot.txns.iter().collect();
     txns.sort();
     Value::Object(txns.into_iter().map(|(app_id, next)| (app_id.clone(), json!(next))).collect())
-}
-
-fn sql_type(arrow: &arrow::datatypes::DataType) -> String {
-    ColumnType::from_arrow(arrow).map_or_else(|| arrow.to_string(), |column_type| column_type.to_string())
 }
 
 fn in_words(verb: &TableVerb, done: &Value) -> String {
