@@ -150,6 +150,7 @@ fn committed(client: &Client) {
 
 /// The lake takes nothing for a while: it waits, says so, answers from the tail, and goes on by itself.
 fn while_the_lake_refuses(folder: &Folder, refuse: impl FnOnce(), allow: impl FnOnce()) {
+    fs::create_dir_all(folder.path("in")).expect("create the folder");
     let mut running = folder.start();
     let client = running.ready();
     assert_eq!(push(&client, 0, 500), 200);
