@@ -15,7 +15,8 @@
 //! | made anew under the same inode | from its start, unless it begins with all that had been read |
 //! | the last line has no newline yet | held back until it has |
 //!
-//! *Invariants*: files take turns of about 1 MiB, so none starves. The position of a file is after a newline, and in the
+//! *Invariants*: files take turns of about 1 MiB, so none starves, the one written to longest ago first, so that the rest of
+//! a rotated file (when it fits into a turn) comes before its successor. The position of a file is after a newline, and in the
 //! same commit as the lines before it.
 //!
 //! *Failure*: an error has everything read again from the committed positions, through the files that are open still.
@@ -408,16 +409,20 @@ impl Taildir {
         Ok(false)
     }
 
-    /// Every file has turns until none has more; whether any gave lines.
+    /// Every file has turns until none has more, the one that was written to longest ago first: the rest of a rotated file
+    /// comes before its successor. Whether any gave lines.
     fn read(&mut self, source: &Source, appender: &mut Appender<'_>) -> Result<bool> {
         let topic = source.topic_info()?;
         let key = source.key.as_deref().filter(|_| self.config.format == FileFormat::Ndjson);
         let mut turn = Turn::new(topic, key.map(str::to_owned), self.config.format, source.clock.clone());
         let looked = Instant::now();
         let mut any = false;
+        let mut order: Vec<_> = self.files.iter().map(|(id, file)| (file.modified(), *id)).collect();
+        order.sort_unstable();
         loop {
             let mut more = false;
-            for (id, file) in &mut self.files {
+            for (_, id) in &order {
+                let Some(file) = self.files.get_mut(id) else { continue };
                 if source.stopping() {
                     return Ok(any);
                 }

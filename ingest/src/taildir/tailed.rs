@@ -243,6 +243,15 @@ impl Tailed {
             .map_err(|error| Error::internal("a position is no JSON").with_source(error))
     }
 
+    /// When it was written to last, as far as that can be seen.
+    pub(super) fn modified(&self) -> (i64, i64) {
+        let metadata = match &self.file {
+            Some(file) => file.metadata(),
+            None => std::fs::metadata(&self.path),
+        };
+        metadata.map(|metadata| Stamp::of(&metadata).modified).unwrap_or_default()
+    }
+
     /// Reads on for about 1 MiB, not beyond `end`.
     pub(super) fn take_turn(
         &mut self,
