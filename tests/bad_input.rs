@@ -224,5 +224,30 @@ fn a_lake_whose_log_is_gone_is_refused_with_the_way_out() {
         ended.said
     );
     assert_eq!(folder.number("SELECT count(*) AS n FROM events"), 10, "the refused table was touched");
+    let adopted = folder.tarn(&["table", "adopt", "events", "-c", "tarn.toml"]);
+    assert_eq!(adopted.code, Some(0), "{}", adopted.said);
+    folder.drained();
+    assert_eq!(folder.number("SELECT count(*) AS n FROM events"), 20, "the waiting file came once");
+    assert_eq!(
+        folder.number("SELECT count(DISTINCT _offset) AS n FROM events"),
+        20,
+        "an offset was given twice"
+    );
+    let verified = folder.tarn(&["verify", "-c", "tarn.toml"]);
+    assert_eq!(verified.code, Some(0), "{}", verified.said);
+    folder.never_panicked();
+}
+
+#[test]
+fn a_detached_table_is_left_alone_until_it_is_adopted_again() {
+    let folder = Folder::new(CONFIG);
+    folder.put("in/a.ndjson", events(0, 10));
+    folder.drained();
+    assert_eq!(folder.tarn(&["table", "detach", "events", "-c", "tarn.toml"]).code, Some(0));
+    folder.put("in/b.ndjson", events(10, 10));
+    refused(&folder.drain(), 1, &["events", "adopt"]);
+    assert_eq!(folder.tarn(&["table", "adopt", "events", "-c", "tarn.toml"]).code, Some(0));
+    folder.drained();
+    assert_eq!(folder.number("SELECT count(*) AS n FROM events"), 20);
     folder.never_panicked();
 }

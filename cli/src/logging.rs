@@ -23,12 +23,12 @@ pub(crate) fn start(args: &Args) {
 }
 
 fn filter(args: &Args) -> (EnvFilter, Option<String>) {
-    let default = match args.command {
+    let level = match args.command {
         Command::Run(_) => "info",
         _ => "warn",
     };
     // Libraries say at info what only their developers want to know.
-    let default = format!("{default},datafusion=warn,delta_kernel=warn,deltalake=warn,object_store=warn");
+    let default = format!("warn,tarn={level}");
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let wanted = args.log.clone().or_else(|| variable("TARN_LOG")).or_else(|| variable("RUST_LOG"));
     match wanted.map(|wanted| (EnvFilter::try_new(&wanted), wanted)) {

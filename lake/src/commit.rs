@@ -191,7 +191,7 @@ impl LakeTable {
     fn landed(&self, state: &MutexGuard<'_, TableState>, operation: &Operation) -> Arc<LakeSnapshot> {
         self.publish(state);
         let snapshot = state.snapshot.clone();
-        tracing::info!(
+        tracing::debug!(
             table = self.name(),
             version = snapshot.version,
             operation = operation.name,
