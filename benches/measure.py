@@ -23,7 +23,8 @@ COLUMNS = (
     "id BIGINT NOT NULL, ts TIMESTAMP, user VARCHAR, session VARCHAR, event VARCHAR, page VARCHAR, country VARCHAR, "
     "ms DOUBLE, agent VARCHAR"
 )
-GIB = 1_000_000_000
+BYTES = int(os.environ.get("BYTES", 1_000_000_000))
+COMMITS = os.environ.get("COMMITS", "10000")
 
 
 def config(folder, source, commit_every="10s", more_table="", more=""):
@@ -116,8 +117,8 @@ class Tarn:
 
 def events_file():
     path = DIR / "events.ndjson"
-    if not path.exists() or path.stat().st_size < GIB - 1000:
-        subprocess.run([BENCH, "events", str(path), str(GIB), "1"], check=True)
+    if not path.exists() or path.stat().st_size // 215 != BYTES // 215:
+        subprocess.run([BENCH, "events", str(path), str(BYTES), "1"], check=True)
     with open(path, "rb") as file:  # into the page cache
         while file.read(1 << 24):
             pass
@@ -189,12 +190,12 @@ def d():
         # 10,000 commits of one file each, 465 events of 215 bytes in each: 1 GB of log.
         tarn = Tarn(config(folder, 'type = "http"', commit_every="1ms", more=quiet))
         tarn.ready()
-        subprocess.run([BENCH, "commits", tarn.address, "10000", "465"], check=True)
+        subprocess.run([BENCH, "commits", tarn.address, COMMITS, "465"], check=True)
         tarn.end()
         # 64 MB that no commit has.
         tarn = Tarn(config(folder, 'type = "http"', commit_every="1h", more_table='commit_size = "4GiB"', more=quiet))
         tarn.ready()
-        subprocess.run([BENCH, "push", tarn.address, "64000000"], check=True)
+        subprocess.run([BENCH, "push", tarn.address, str(64 * BYTES // 1000)], check=True)
         tarn.end(signal.SIGKILL)
         (folder / "prepared").write_text("")
     seconds, memory = [], []

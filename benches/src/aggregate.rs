@@ -41,7 +41,7 @@ pub(crate) async fn run(folder: &str, table: &str, runs: u64) -> Result<()> {
     let files: Vec<String> = snapshot
         .files
         .iter()
-        .map(|file| folder.join(table).join(file.path.as_ref()).display().to_string())
+        .map(|file| folder.join(file.path.as_ref()).display().to_string())
         .collect();
     let engine = Engine::new(
         Catalog::at_rest(lake).await?,
