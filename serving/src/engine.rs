@@ -20,6 +20,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::common::TableReference;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::TaskContext;
@@ -32,7 +33,8 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{
     RecordBatchStream, SendableRecordBatchStream, SessionState, SessionStateBuilder,
 };
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::{Stream, StreamExt};
 use tarn_model::{Error, Kind, OffsetVector, Result};
@@ -40,7 +42,7 @@ use tarn_table::Catalog;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::error::{from_datafusion, into_datafusion};
 use crate::session::{CATALOG, DEFAULT_SCHEMA, Moment, OnlyTheLake, StatementCatalog, pinned_bytes};
@@ -50,6 +52,11 @@ use crate::statement::Statement;
 const MAX_STATEMENTS: usize = 64;
 /// Record batches between a statement and its reader.
 const QUEUE_BATCHES: usize = 2;
+/// Threads for statements per core. An operator that gives no row for long keeps its thread even when its statement has been
+/// cancelled; the others go on meanwhile.
+const THREADS_PER_CORE: usize = 4;
+/// The reader's own watch ends this long after the statement's, which says more.
+const LAST_WORD: Duration = Duration::from_millis(250);
 /// Address space of a thread's stack: plans are trees, and the deepest that a statement may have must fit.
 const STACK_BYTES: usize = 32 << 20;
 /// File reads at once.
@@ -130,6 +137,7 @@ impl Engine {
             .build();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("tarn-sql")
+            .worker_threads(std::thread::available_parallelism().map_or(2, usize::from) * THREADS_PER_CORE)
             .thread_stack_size(STACK_BYTES)
             .max_blocking_threads(MAX_READS)
             .enable_all()
@@ -214,6 +222,8 @@ impl Engine {
             receiver,
             pump: Some(OnDrop(runtime.spawn(pump.run()))),
             running: Some(running),
+            watch: Box::pin(sleep_until(deadline + LAST_WORD)),
+            options: shared.options.clone(),
         };
         Ok(Answer { vector, schema, rows: Box::pin(rows) })
     }
@@ -248,6 +258,7 @@ impl Shared {
             plan = plan.with_param_values(values(params)?).map_err(explain)?;
         }
         let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
+        let plan = let_joins_yield(plan).map_err(explain)?;
         let task = TaskContext::from(&state).with_runtime(runtime_env);
         let rows = execute_stream(plan, Arc::new(task)).map_err(explain)?;
         Ok(Planned { rows, vector: moment.vector().clone(), pinned })
@@ -346,6 +357,19 @@ impl Pump {
     }
 }
 
+/// A join can make rows from two batches for hours without asking for a third, so that it never gives way to a deadline: it
+/// is made to after every million rows or so.
+fn let_joins_yield(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let yielding = plan.transform_up(|node| {
+        Ok(if node.name().ends_with("JoinExec") {
+            Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
+        } else {
+            Transformed::no(node)
+        })
+    });
+    yielding.map(|transformed| transformed.data)
+}
+
 /// The reader's end of a statement.
 struct Rows {
     schema: SchemaRef,
@@ -353,14 +377,28 @@ struct Rows {
     /// `None` once it has ended.
     pump: Option<OnDrop<DfResult<()>>>,
     running: Option<Running>,
+    /// On the reader's own threads: the statement's may be too busy to look at a clock.
+    watch: Pin<Box<Sleep>>,
+    options: EngineOptions,
 }
 
 impl Stream for Rows {
     type Item = DfResult<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(rows) = std::task::ready!(self.receiver.poll_recv(context)) {
-            return Poll::Ready(Some(Ok(rows)));
+        match self.receiver.poll_recv(context) {
+            Poll::Ready(Some(rows)) => return Poll::Ready(Some(Ok(rows))),
+            Poll::Ready(None) => {}
+            Poll::Pending => {
+                std::task::ready!(self.watch.as_mut().poll(context));
+                self.pump = None;
+                self.receiver.close();
+                if let Some(running) = self.running.take() {
+                    running.ended(false);
+                    return Poll::Ready(Some(Err(into_datafusion(late(&self.options)))));
+                }
+                return Poll::Ready(None);
+            }
         }
         // The queue is closed: how the statement ended decides whether these were all rows.
         let Some(pump) = self.pump.as_mut() else { return Poll::Ready(None) };
