@@ -38,11 +38,8 @@ pub(crate) async fn run(folder: &str, table: &str, runs: u64) -> Result<()> {
     let lake =
         Lake::open(&url, &std::collections::BTreeMap::new(), options, tarn_model::clock::system()).await?;
     let snapshot = lake.load(table, false).await?.context("no such table")?.snapshot();
-    let files: Vec<String> = snapshot
-        .files
-        .iter()
-        .map(|file| folder.join(file.path.as_ref()).display().to_string())
-        .collect();
+    let files: Vec<String> =
+        snapshot.files.iter().map(|file| folder.join(file.path.as_ref()).display().to_string()).collect();
     let engine = Engine::new(
         Catalog::at_rest(lake).await?,
         EngineOptions { statement_memory_bytes: 1 << 30, statement_timeout: Duration::from_secs(300) },
