@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use tarn_model::status::Status;
 
@@ -13,7 +13,7 @@ const POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const STYLE: &str = "body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
-table { border-collapse: collapse } th, td { padding: .2rem 1rem .2rem 0; text-align: left }
+table { border-collapse: collapse; display: block; max-width: 100%; overflow-x: auto } th, td { padding: .2rem 1rem .2rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } pre { background: #f3f3f3; padding: .7rem; overflow-x: auto }
 @media (prefers-color-scheme: dark) { body { background: #161616; color: #ddd } pre { background: #222 } a { color: #8bf } }
 ";
@@ -22,8 +22,9 @@ pub(super) async fn style() -> Response {
     ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE).into_response()
 }
 
-pub(super) async fn page(State(doors): State<Doors>) -> Response {
-    let html = render(&doors.status.status());
+pub(super) async fn page(State(doors): State<Doors>, asked: HeaderMap) -> Response {
+    let host = asked.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1:8080");
+    let html = render(&doors.status.status(), host);
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -32,9 +33,10 @@ pub(super) async fn page(State(doors): State<Doors>) -> Response {
     (headers, html).into_response()
 }
 
-fn render(status: &Status) -> String {
+fn render(status: &Status, host: &str) -> String {
     let mut html = String::from(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Tarn</title>\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <link rel=\"stylesheet\" href=\"/style.css\"></head><body><h1>Tarn</h1>",
     );
     let state = if status.ready { "SQL answers." } else { "Still reading the log; SQL does not answer yet." };
@@ -72,7 +74,8 @@ fn render(status: &Status) -> String {
     let table = status.tables.first().map_or("my_table", |table| table.name.as_str());
     let _ = writeln!(
         html,
-        "<pre>curl http://HOST:PORT/v1/sql --data-binary 'SELECT count(*) FROM {}'</pre></body></html>",
+        "<pre>curl http://{}/v1/sql --data-binary 'SELECT count(*) FROM {}'</pre></body></html>",
+        escape(host),
         escape(table)
     );
     html
