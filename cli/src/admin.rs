@@ -20,11 +20,17 @@ struct Admin {
     log: Log,
     catalog: Catalog,
     pipeline: Arc<Pipeline>,
+    vacuum_retention: Duration,
 }
 
 /// `POST /v1/verify` and `POST /v1/table/{name}/{action}`.
-pub(crate) fn router(log: Log, catalog: Catalog, pipeline: Arc<Pipeline>) -> Router {
-    let admin = Arc::new(Admin { log, catalog, pipeline });
+pub(crate) fn router(
+    log: Log,
+    catalog: Catalog,
+    pipeline: Arc<Pipeline>,
+    vacuum_retention: Duration,
+) -> Router {
+    let admin = Arc::new(Admin { log, catalog, pipeline, vacuum_retention });
     Router::new()
         .route("/v1/verify", post(verify_all))
         .route("/v1/table/{name}/{action}", post(act))
@@ -88,8 +94,7 @@ impl Admin {
         let report = match action {
             "optimize" => json(&lake.optimize().await?),
             "vacuum" => {
-                let retention =
-                    options.retention.map_or(Duration::from_secs(7 * 86_400), |retention| retention.0);
+                let retention = options.retention.map_or(self.vacuum_retention, |retention| retention.0);
                 json(&lake.vacuum(retention, options.dry_run.unwrap_or(false)).await?)
             }
             "detach" | "adopt" => {

@@ -114,6 +114,10 @@ impl Pipeline {
                 Err(error) => self.refuse(&config, &error),
             }
         }
+        // Retention takes nothing that a table which does not run yet will want.
+        for config in &unknown {
+            self.log.hold(&topic, &config.name, Boundary::new());
+        }
         if unknown.is_empty() {
             return self.start_topic(&topic, open);
         }
@@ -138,6 +142,7 @@ impl Pipeline {
     fn refuse(&self, config: &TableConfig, error: &Error) {
         let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
         tracing::error!(table = %config.name, error = ?error, "table refused");
+        self.log.hold(config.topic_name(), &config.name, Boundary::new());
         let error = LastError { message: format!("{}{hint}", error.chain()), at_ms: self.clock.now_ms() };
         let (table, topic) = (config.name.clone(), config.topic_name().to_owned());
         self.state.lock().refused.push(Refused { table, topic, error });

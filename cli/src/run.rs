@@ -79,8 +79,12 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
             statement_timeout: config.serving.statement_timeout.0,
         },
     )?;
-    let routes =
-        collectors.router().merge(admin::router(log.clone(), catalog.clone(), Arc::clone(&pipeline)));
+    let routes = collectors.router().merge(admin::router(
+        log.clone(),
+        catalog.clone(),
+        Arc::clone(&pipeline),
+        config.lake.vacuum_retention.0,
+    ));
     let hosts = Hosts::bound_to(address);
     let status: Arc<dyn StatusSource> = Arc::clone(&running) as _;
     let (stop_serving, serving_stopped) = watch::channel(false);
