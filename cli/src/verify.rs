@@ -3,14 +3,9 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use serde::Deserialize;
-use tarn_lake::{Lake, LakeTable};
+use tarn_lake::Lake;
 use tarn_log::Log;
-use tarn_model::Error;
-use tarn_model::columns::Columns;
-use tarn_model::config::{Config, TableConfig, UnknownFields};
-use tarn_table::TableFormat;
-use tarn_table::open::FORMAT;
+use tarn_model::config::{Config, TableConfig};
 use tarn_table::verify::{PartitionReport, TableReport};
 
 use crate::args::{Report, VerifyArgs};
@@ -60,29 +55,8 @@ async fn at_rest(config: &Config) -> anyhow::Result<Vec<TableReport>> {
 
 async fn one(log: &Log, lake: &Lake, table: &TableConfig) -> anyhow::Result<Option<TableReport>> {
     let Some(stored) = lake.load(&table.name, false).await? else { return Ok(None) };
-    let format = stored_format(&stored)?;
+    let format = tarn_table::open::stored_format(&stored)?;
     Ok(Some(tarn_table::verify::verify(log, lake, table.topic_name(), &table.name, &format).await?))
-}
-
-/// The format that the table's rows were decoded with, as the table itself says.
-fn stored_format(table: &LakeTable) -> anyhow::Result<TableFormat> {
-    #[derive(Deserialize)]
-    struct Stored {
-        columns: String,
-        unknown_fields: UnknownFields,
-        timezone: Option<String>,
-    }
-    let snapshot = table.snapshot();
-    let text = snapshot.properties.get(FORMAT).ok_or_else(|| {
-        Error::invalid(format!(
-            "table `{}` was not written by Tarn: it has no property `{FORMAT}`",
-            table.name()
-        ))
-    })?;
-    let stored: Stored =
-        serde_json::from_str(text).with_context(|| format!("property `{FORMAT}` cannot be read"))?;
-    let columns = Columns::parse(&stored.columns)?;
-    Ok(TableFormat { columns, unknown_fields: stored.unknown_fields, timezone: stored.timezone })
 }
 
 fn show(reports: &[TableReport]) -> anyhow::Result<()> {
