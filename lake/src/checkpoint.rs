@@ -1,23 +1,23 @@
 //! Checkpoints, and the cleaning of the log below them.
 //!
-//! Checkpoints are written by `deltalake`; what it wrote is read back and compared with the version it stands for, because
-//! from then on it *is* the table's past: a `txn` or a file that is missing in it would be lost.
+//! A checkpoint is made from the log, not from the state in memory; then it is read back and compared with that state,
+//! because from then on it *is* the table's past: a `txn` or a file that is missing in it would be lost. Only then does
+//! `_last_checkpoint` name it.
 //!
-//! *Failure*: a checkpoint that is half-written has no name; without it, or with one that cannot be read, the log is replayed
-//! from an older one. Commits are deleted oldest first, and only below a checkpoint that was just read.
+//! *Failure*: a checkpoint that is half-written has no name in the store; without it, or with one that cannot be read, the
+//! log is replayed from an older one. Commits are deleted oldest first, and only below a checkpoint that was just read.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use deltalake::DeltaTableBuilder;
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+use serde_json::json;
 use tarn_model::{Error, Result, fault};
-use tokio::runtime::Handle;
-use url::Url;
 
 use crate::action::decode_path;
+use crate::checkpoint_writer::{self, Written};
 use crate::commit::Operation;
 use crate::log_reader::Listing;
 use crate::snapshot::{Actions, FOREIGN_VERSION};
@@ -40,45 +40,29 @@ impl LakeTable {
             }
             state.snapshot.clone()
         };
+        let version = snapshot.version;
+        let replay = self.log().replay_to(version).await?;
+        let removed_since_ms = self
+            .now_ms()
+            .saturating_sub(i64::try_from(self.lake().options.vacuum_retention.as_millis()).unwrap_or(i64::MAX));
+        let written = tokio::task::spawn_blocking(move || checkpoint_writer::write(replay, removed_since_ms));
+        let Written { parquet, actions } = written.await.map_err(error::task)??;
         fault::point("lake.checkpoint.before")?;
-        let this = self.clone();
-        let (version, runtime) = (snapshot.version, Handle::current());
-        // deltalake waits for its own tasks with blocking calls.
-        let written =
-            tokio::task::spawn_blocking(move || runtime.block_on(this.deltalake_checkpoint(version)));
-        written.await.map_err(error::task)??;
+        let (path, size) = (self.checkpoint_path(version), parquet.len());
+        let put = self.store().put(&path, PutPayload::from(parquet)).await;
+        put.map_err(|e| error::store("writing a checkpoint", &path, e))?;
         self.verify_checkpoint(&snapshot).await?;
+        let (hint_path, files) = (self.log().last_checkpoint_path(), snapshot.files.len());
+        let hint = json!({
+            "version": version, "size": actions, "sizeInBytes": size, "numOfAddFiles": files
+        });
+        let put = self.store().put(&hint_path, PutPayload::from(hint.to_string())).await;
+        put.map_err(|e| error::store("naming a checkpoint", &hint_path, e))?;
         fault::point("lake.checkpoint.after")?;
         let mut state = self.lock_state().await;
         state.checkpoint = state.checkpoint.max(Some(version));
-        tracing::info!(table = self.name(), version, files = snapshot.files.len(), "wrote a checkpoint");
+        tracing::info!(table = self.name(), version, files, bytes = size, "wrote a checkpoint");
         Ok(())
-    }
-
-    async fn deltalake_checkpoint(&self, version: u64) -> Result<()> {
-        let failed = |e: deltalake::DeltaTableError| {
-            Error::unavailable(format!(
-                "a checkpoint could not be written: table=`{}` version=`{version}`",
-                self.name()
-            ))
-            .with_source(e)
-            .with_hint("the table is whole without it; it is tried again")
-        };
-        // The scheme only says that paths are the store's own: the store is the lake's.
-        let mut url = Url::parse("memory:///").map_err(|e| error::internal("naming the table", e))?;
-        url.path_segments_mut()
-            .map_err(|()| Error::internal("naming the table failed"))?
-            .pop_if_empty()
-            .push(self.name())
-            .push("");
-        let table = DeltaTableBuilder::from_url(url.clone())
-            .map_err(failed)?
-            .with_storage_backend(self.store().clone(), url)
-            .with_version(version)
-            .load()
-            .await
-            .map_err(failed)?;
-        deltalake::checkpoints::create_checkpoint(&table, None).await.map_err(failed)
     }
 
     /// Compares what the checkpoint says with what it stands for; one that differs is deleted.

@@ -1,10 +1,12 @@
 //! Delta tables on a durable object store: snapshots, the commit protocol, upkeep.
 //!
-//! The only room that names `deltalake`.
+//! The only room that knows Delta's format. It keeps to reader 1 / writer 2, which every engine reads; what it needs of the
+//! format is small, and what exactly once rests on (which commit landed, what a checkpoint holds) is in plain sight here.
 
 mod action;
 mod checkpoint;
 mod checkpoint_reader;
+mod checkpoint_writer;
 mod commit;
 mod data_reader;
 mod durable;

@@ -1,8 +1,5 @@
 //! Reads a table's log: from the newest checkpoint to its end, or on from a version that is known.
 //!
-//! *Why* not through `deltalake`'s snapshot: it keeps files as one Arrow batch that is rebuilt at each commit, has app
-//! transactions only one by one, and takes an empty commit for one without actions. Replay itself is small.
-//!
 //! *Invariants*: versions follow one another without a gap. A commit is whole: at least one action, each line an object, and
 //! as many lines as its signature says when it has one.
 //!
@@ -21,7 +18,7 @@ use tarn_model::{Error, Result};
 use crate::action::{LastCheckpoint, Line, Signature};
 use crate::checkpoint_reader;
 use crate::error;
-use crate::snapshot::{Actions, TableState};
+use crate::snapshot::{Actions, Replay, TableState};
 
 /// Commits that are fetched at a time.
 const FETCHES: usize = 32;
@@ -116,19 +113,62 @@ impl LogReader {
         listing: &Listing,
     ) -> std::result::Result<TableState, LoadError> {
         let first = base.map_or(0, |version| version + 1);
-        let newest = listing.commits.last_key_value().map_or(first, |(version, _)| version + 1);
-        for version in first..newest {
+        let end = listing.commits.last_key_value().map_or(first, |(version, _)| version + 1);
+        let found = self.find(base, parts, listing, end).await?;
+        let this = self.clone();
+        let replayed = tokio::task::spawn_blocking(move || {
+            let replay = this.replay(found, true)?;
+            let mut state =
+                TableState::new(&this.folder, end.saturating_sub(1), replay).map_err(LoadError::Log)?;
+            state.checkpoint = base;
+            Ok(state)
+        });
+        replayed.await.map_err(|e| LoadError::Log(error::task(e)))?
+    }
+
+    /// Everything that the table consists of at `version`, from the newest checkpoint below it.
+    pub(crate) async fn replay_to(&self, version: u64) -> Result<Replay> {
+        let listing = self.list(None).await?;
+        let mut newest_to_try = version;
+        loop {
+            let checkpoint = listing.checkpoints.range(..newest_to_try).next_back();
+            let (base, parts) =
+                checkpoint.map_or((None, &[][..]), |(version, parts)| (Some(*version), parts.as_slice()));
+            let found = match self.find(base, parts, &listing, version + 1).await {
+                Ok(found) => found,
+                Err(LoadError::Log(error) | LoadError::Checkpoint(error)) => return Err(error),
+            };
+            let this = self.clone();
+            let replayed = tokio::task::spawn_blocking(move || this.replay(found, false));
+            match (replayed.await.map_err(error::task)?, base) {
+                (Ok(replay), _) => return Ok(replay),
+                (Err(LoadError::Checkpoint(_)), Some(unreadable)) => newest_to_try = unreadable,
+                (Err(LoadError::Log(error) | LoadError::Checkpoint(error)), _) => return Err(error),
+            }
+        }
+    }
+
+    /// Fetches the checkpoint `base` and the commits above it, below `end`.
+    async fn find(
+        &self,
+        base: Option<u64>,
+        parts: &[Path],
+        listing: &Listing,
+        end: u64,
+    ) -> std::result::Result<Found, LoadError> {
+        let first = base.map_or(0, |version| version + 1);
+        for version in first..end {
             if !listing.commits.contains_key(&version) {
                 return Err(LoadError::Log(self.missing(version)));
             }
         }
-        let mut parts_read = Vec::with_capacity(parts.len());
+        let mut checkpoint = Vec::with_capacity(parts.len());
         for part in parts {
             let bytes = self.fetch(part).await.map_err(LoadError::Log)?;
-            parts_read
+            checkpoint
                 .push(bytes.ok_or_else(|| LoadError::Checkpoint(Error::corrupt("the checkpoint is gone")))?);
         }
-        let commits: Vec<(u64, Bytes)> = futures::stream::iter(first..newest)
+        let commits = futures::stream::iter(first..end)
             .map(|version| async move {
                 let bytes = self.fetch(&self.commit_path(version)).await?;
                 Ok((version, bytes.ok_or_else(|| self.missing(version))?))
@@ -137,26 +177,26 @@ impl LogReader {
             .try_collect()
             .await
             .map_err(LoadError::Log)?;
-        let this = self.clone();
-        let replayed = tokio::task::spawn_blocking(move || {
-            let mut history = Vec::with_capacity(commits.len() + 1);
-            if let Some(version) = base {
-                let mut actions = Actions::default();
-                for bytes in parts_read {
-                    checkpoint_reader::read(bytes, &mut actions).map_err(LoadError::Checkpoint)?;
-                }
-                history.push((version, actions));
+        Ok(Found { base, checkpoint, commits })
+    }
+
+    /// Parses and replays what was found; `to_end`: its last commit is the log's.
+    fn replay(&self, found: Found, to_end: bool) -> std::result::Result<Replay, LoadError> {
+        let Found { base, checkpoint, commits } = found;
+        let mut history = Vec::with_capacity(commits.len() + 1);
+        if let Some(version) = base {
+            let mut actions = Actions::default();
+            for bytes in checkpoint {
+                checkpoint_reader::read(bytes, &mut actions).map_err(LoadError::Checkpoint)?;
             }
-            let newest = newest.saturating_sub(1);
-            for (version, bytes) in commits {
-                let actions = this.parse(version, &bytes, version == newest).map_err(LoadError::Log)?;
-                history.push((version, actions));
-            }
-            let mut state = TableState::replay(&this.folder, newest, history).map_err(LoadError::Log)?;
-            state.checkpoint = base;
-            Ok(state)
-        });
-        replayed.await.map_err(|e| LoadError::Log(error::task(e)))?
+            history.push((version, actions));
+        }
+        let newest = commits.last().map(|(version, _)| *version).filter(|_| to_end);
+        for (version, bytes) in commits {
+            let actions = self.parse(version, &bytes, newest == Some(version)).map_err(LoadError::Log)?;
+            history.push((version, actions));
+        }
+        Replay::of(history).map_err(LoadError::Log)
     }
 
     /// Takes over the commits after `state`, and says what they are.
@@ -194,9 +234,14 @@ impl LogReader {
         Ok(seen)
     }
 
+    /// Where the hint lies that names the newest checkpoint.
+    pub(crate) fn last_checkpoint_path(&self) -> Path {
+        self.log().join("_last_checkpoint")
+    }
+
     /// The version that `_last_checkpoint` points to. It is a hint: unreadable is the same as absent.
     async fn last_checkpoint(&self) -> Result<Option<u64>> {
-        let bytes = self.fetch(&self.log().join("_last_checkpoint")).await?;
+        let bytes = self.fetch(&self.last_checkpoint_path()).await?;
         Ok(bytes
             .and_then(|bytes| serde_json::from_slice::<LastCheckpoint>(&bytes).ok())
             .map(|hint| hint.version))
@@ -284,6 +329,14 @@ impl LogReader {
         Error::corrupt(format!("a commit of the table's log is missing: path=`{path}`"))
             .with_hint("later commits build on it: restore it from a backup")
     }
+}
+
+/// The bytes of a checkpoint and of the commits above it.
+struct Found {
+    base: Option<u64>,
+    /// By part.
+    checkpoint: Vec<Bytes>,
+    commits: Vec<(u64, Bytes)>,
 }
 
 enum LoadError {

@@ -1,11 +1,12 @@
 //! A table's columns between Arrow and Delta's schema string, and what a table of reader 1 / writer 2 may hold.
+//!
+//! Source of the format: the Delta transaction log protocol, "Schema Serialization Format".
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
-use deltalake::kernel::StructType;
-use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use serde::{Deserialize, Serialize};
 use tarn_model::{Error, Result};
 
 use crate::error::internal;
@@ -17,19 +18,152 @@ pub(crate) fn parse(schema_string: &str) -> Result<SchemaRef> {
             .with_source(e)
             .with_hint("the log's metaData action is damaged, or uses types that tarn does not know")
     };
-    let delta: StructType = serde_json::from_str(schema_string).map_err(|e| corrupt(e.into()))?;
-    let arrow: Schema = (&delta).try_into_arrow().map_err(|e| corrupt(e.into()))?;
+    let delta: Nested = serde_json::from_str(schema_string).map_err(|e| corrupt(e.into()))?;
+    let Nested::Struct { fields } = delta else { return Err(corrupt("it is not a struct".into())) };
+    let schema = Schema::new(to_fields(fields).map_err(|e| corrupt(e.into()))?);
     // Types that need a newer protocol cannot be here legally; reading them as something else would be wrong silently.
-    check_types(&arrow)?;
-    Ok(Arc::new(arrow))
+    check_types(&schema)?;
+    Ok(Arc::new(schema))
 }
 
 /// Columns → Delta's schema string.
 pub(crate) fn write(schema: &Schema) -> Result<String> {
     check_types(schema)?;
-    let delta: StructType =
-        schema.try_into_kernel().map_err(|e| internal("turning a schema into Delta's", e))?;
+    let delta = Nested::Struct { fields: from_fields(schema.fields()) };
     serde_json::to_string(&delta).map_err(|e| internal("writing a schema", e))
+}
+
+/// A type in the schema string.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum DeltaType {
+    Primitive(String),
+    Nested(Box<Nested>),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
+enum Nested {
+    Struct { fields: Vec<DeltaField> },
+    Array { element_type: DeltaType, contains_null: bool },
+    Map { key_type: DeltaType, value_type: DeltaType, value_contains_null: bool },
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeltaField {
+    name: String,
+    #[serde(rename = "type")]
+    data_type: DeltaType,
+    nullable: bool,
+    #[serde(default)]
+    metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+fn to_fields(fields: Vec<DeltaField>) -> std::result::Result<Fields, String> {
+    let to_field = |DeltaField { name, data_type, nullable, metadata }| {
+        let metadata = metadata.into_iter().map(|(key, value)| match value {
+            serde_json::Value::String(text) => (key, text),
+            other => (key, other.to_string()),
+        });
+        Ok(Field::new(name, to_arrow(data_type)?, nullable).with_metadata(metadata.collect()))
+    };
+    fields.into_iter().map(to_field).collect()
+}
+
+fn to_arrow(delta: DeltaType) -> std::result::Result<DataType, String> {
+    let name = match delta {
+        DeltaType::Primitive(name) => name,
+        DeltaType::Nested(nested) => return to_arrow_nested(*nested),
+    };
+    Ok(match name.as_str() {
+        "string" => DataType::Utf8,
+        "long" => DataType::Int64,
+        "integer" => DataType::Int32,
+        "short" => DataType::Int16,
+        "byte" => DataType::Int8,
+        "float" => DataType::Float32,
+        "double" => DataType::Float64,
+        "boolean" => DataType::Boolean,
+        "binary" => DataType::Binary,
+        "date" => DataType::Date32,
+        "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        other => {
+            let decimal = other.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')'));
+            let digits = decimal.and_then(|digits| digits.split_once(','));
+            let parsed = digits.and_then(|(precision, scale)| {
+                Some(DataType::Decimal128(precision.trim().parse().ok()?, scale.trim().parse().ok()?))
+            });
+            parsed.ok_or_else(|| format!("there is no type `{other}` in reader 1 / writer 2"))?
+        }
+    })
+}
+
+fn to_arrow_nested(nested: Nested) -> std::result::Result<DataType, String> {
+    Ok(match nested {
+        Nested::Struct { fields } => DataType::Struct(to_fields(fields)?),
+        Nested::Array { element_type, contains_null } => {
+            DataType::List(Arc::new(Field::new("element", to_arrow(element_type)?, contains_null)))
+        }
+        Nested::Map { key_type, value_type, value_contains_null } => {
+            let entry = vec![
+                Field::new("key", to_arrow(key_type)?, false),
+                Field::new("value", to_arrow(value_type)?, value_contains_null),
+            ];
+            let entries = Field::new("key_value", DataType::Struct(entry.into()), false);
+            DataType::Map(Arc::new(entries), false)
+        }
+    })
+}
+
+fn from_fields(fields: &Fields) -> Vec<DeltaField> {
+    let from_field = |field: &Arc<Field>| DeltaField {
+        name: field.name().clone(),
+        data_type: from_arrow(field.data_type()),
+        nullable: field.is_nullable(),
+        metadata: field.metadata().iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect(),
+    };
+    fields.iter().map(from_field).collect()
+}
+
+/// The types that [`check_type`] lets through.
+fn from_arrow(data_type: &DataType) -> DeltaType {
+    let nested = |nested| DeltaType::Nested(Box::new(nested));
+    let name = match data_type {
+        DataType::Int64 => "long",
+        DataType::Int32 => "integer",
+        DataType::Int16 => "short",
+        DataType::Int8 => "byte",
+        DataType::Float32 => "float",
+        DataType::Float64 => "double",
+        DataType::Boolean => "boolean",
+        DataType::Binary => "binary",
+        DataType::Date32 => "date",
+        DataType::Timestamp(..) => "timestamp",
+        DataType::Decimal128(precision, scale) => {
+            return DeltaType::Primitive(format!("decimal({precision},{scale})"));
+        }
+        DataType::Struct(fields) => return nested(Nested::Struct { fields: from_fields(fields) }),
+        DataType::List(element) => {
+            return nested(Nested::Array {
+                element_type: from_arrow(element.data_type()),
+                contains_null: element.is_nullable(),
+            });
+        }
+        DataType::Map(entries, _) => {
+            if let DataType::Struct(entry) = entries.data_type()
+                && let [key, value] = &entry[..]
+            {
+                return nested(Nested::Map {
+                    key_type: from_arrow(key.data_type()),
+                    value_type: from_arrow(value.data_type()),
+                    value_contains_null: value.is_nullable(),
+                });
+            }
+            "string"
+        }
+        _ => "string",
+    };
+    DeltaType::Primitive(name.to_owned())
 }
 
 /// Refuses what protocol reader 1 / writer 2 has no type for, and columns that differ in case only.
@@ -152,6 +286,9 @@ mod tests {
 
     #[test]
     fn schemas_survive_the_schema_string() {
+        let entry =
+            vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Float64, true)];
+        let map = DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry.into()), false)), false);
         let schema = Schema::new(vec![
             Field::new("_partition", DataType::Int32, false),
             Field::new("_offset", DataType::Int64, false),
@@ -165,8 +302,28 @@ mod tests {
             Field::new("x", DataType::Binary, true),
             Field::new("day", DataType::Date32, true),
             Field::new("dec", DataType::Decimal128(18, 4), true),
+            Field::new("list", DataType::List(Arc::new(Field::new("element", DataType::Utf8, true))), true),
+            Field::new("row", DataType::Struct(vec![Field::new("a", DataType::Int64, false)].into()), true)
+                .with_metadata([("comment".to_owned(), "what it is".to_owned())].into()),
+            Field::new("map", map, true),
         ]);
         assert_eq!(*parse(&write(&schema).unwrap()).unwrap(), schema);
+    }
+
+    #[test]
+    fn the_schema_string_is_what_the_protocol_says() {
+        let schema = Schema::new(vec![
+            Field::new("a", DataType::Int64, false),
+            Field::new("b", DataType::Decimal128(9, 2), true),
+            Field::new("c", DataType::List(Arc::new(Field::new("element", utc(), true))), true),
+        ]);
+        let expected = concat!(
+            r#"{"type":"struct","fields":[{"name":"a","type":"long","nullable":false,"metadata":{}},"#,
+            r#"{"name":"b","type":"decimal(9,2)","nullable":true,"metadata":{}},"#,
+            r#"{"name":"c","type":{"type":"array","elementType":"timestamp","containsNull":true},"nullable":true,"#,
+            r#""metadata":{}}]}"#
+        );
+        assert_eq!(write(&schema).unwrap(), expected);
     }
 
     #[test]

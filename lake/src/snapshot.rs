@@ -64,43 +64,54 @@ pub(crate) struct TableState {
     pub(crate) checkpoint: Option<u64>,
 }
 
-impl TableState {
-    /// The state that a list of actions, oldest first, leads to; `version` is that of the last of them.
-    pub(crate) fn replay(
-        folder: &Path,
-        version: u64,
-        history: impl IntoIterator<Item = (u64, Actions)>,
-    ) -> Result<TableState> {
-        let mut protocol = None;
-        let mut metadata = None;
-        let mut txns = HashMap::new();
-        let mut live: Vec<Option<(String, Add)>> = Vec::new();
+/// What a list of actions, oldest first, leads to.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) metadata: Option<Metadata>,
+    pub(crate) txns: HashMap<String, i64>,
+    /// Live files by path, in the order in which they came; `None` where one went.
+    pub(crate) live: Vec<Option<(String, Add)>>,
+    /// Removed files: path → when, ms.
+    pub(crate) tombstones: HashMap<String, i64>,
+    foreign_version: Option<u64>,
+}
+
+impl Replay {
+    pub(crate) fn of(history: impl IntoIterator<Item = (u64, Actions)>) -> Result<Replay> {
+        let mut replay = Replay::default();
         let mut place: HashMap<String, usize> = HashMap::new();
-        let mut tombstones = HashMap::new();
-        let mut foreign_version = None;
         for (version, actions) in history {
             if actions.is_foreign_change() {
-                foreign_version = Some(version);
+                replay.foreign_version = Some(version);
             }
-            protocol = actions.protocol.or(protocol);
-            metadata = actions.metadata.or(metadata);
-            txns.extend(actions.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
+            replay.protocol = actions.protocol.or(replay.protocol);
+            replay.metadata = actions.metadata.or(replay.metadata);
+            replay.txns.extend(actions.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
             for remove in actions.removes {
                 let path = decode_path(&remove.path)?;
                 if let Some(i) = place.remove(&path) {
-                    live[i] = None;
+                    replay.live[i] = None;
                 }
-                tombstones.insert(path, remove.deletion_timestamp.unwrap_or(0));
+                replay.tombstones.insert(path, remove.deletion_timestamp.unwrap_or(0));
             }
             for add in actions.adds {
                 let path = decode_path(&add.path)?;
-                tombstones.remove(&path);
-                if let Some(i) = place.insert(path.clone(), live.len()) {
-                    live[i] = None;
+                replay.tombstones.remove(&path);
+                if let Some(i) = place.insert(path.clone(), replay.live.len()) {
+                    replay.live[i] = None;
                 }
-                live.push(Some((path, add)));
+                replay.live.push(Some((path, add)));
             }
         }
+        Ok(replay)
+    }
+}
+
+impl TableState {
+    /// The state that `replay` leads to; `version` is that of its last actions.
+    pub(crate) fn new(folder: &Path, version: u64, replay: Replay) -> Result<TableState> {
+        let Replay { protocol, metadata, txns, live, tombstones, foreign_version } = replay;
         let missing = |what: &str| {
             Error::corrupt(format!("the table's log has no {what} action: table=`{folder}`"))
                 .with_hint("its first commits are missing and no checkpoint holds them: restore `_delta_log` from a backup")

@@ -20,12 +20,20 @@ pub(super) struct Raw<'a> {
     pub(super) plain: bool,
 }
 
-/// Calls `field` with each field of the object `text`: its place in the object, its name, and its value. Stops at the
-/// first error. The text has been checked as JSON as far as `field` was called.
-pub(super) fn each_field<'a>(
-    text: &'a str,
-    mut field: impl FnMut(usize, Cow<'a, str>, Raw<'a>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+/// Takes the fields of an object, one after another.
+pub(super) trait Visitor<'a> {
+    /// The name that the object's field `nth` is likely to have, as it stands in a text, its closing quote included; empty
+    /// where there is no guess. A guess that is right saves reading the name.
+    fn guess(&self, nth: usize) -> &str;
+
+    /// Takes a field: its place in the object, its name (`None`: the guessed one), and its value.
+    fn field(&mut self, nth: usize, name: Option<Cow<'a, str>>, value: Raw<'a>) -> Result<(), Failure>;
+}
+
+/// Shows `visitor` each field of the object `text`. Stops at the first error. The text has been checked as JSON as far as
+/// fields were shown.
+#[inline]
+pub(super) fn walk<'a>(text: &'a str, visitor: &mut impl Visitor<'a>) -> Result<(), Failure> {
     let mut scanner = Scanner { text, bytes: text.as_bytes(), at: 0 };
     let wrong = || describe(text);
     scanner.expect(b'{').ok_or_else(wrong)?;
@@ -33,11 +41,15 @@ pub(super) fn each_field<'a>(
     let mut nth = 0;
     while more {
         scanner.expect(b'"').ok_or_else(wrong)?;
-        let (name, plain) = scanner.string().ok_or_else(wrong)?;
-        let name = if plain { Cow::Borrowed(name) } else { values::unescaped(name).map_err(|_| wrong())? };
+        let name = if scanner.skip(visitor.guess(nth)) {
+            None
+        } else {
+            let (name, plain) = scanner.string().ok_or_else(wrong)?;
+            Some(if plain { Cow::Borrowed(name) } else { values::unescaped(name).map_err(|_| wrong())? })
+        };
         scanner.expect(b':').ok_or_else(wrong)?;
         let value = scanner.value().ok_or_else(wrong)?;
-        field(nth, name, value)?;
+        visitor.field(nth, name, value)?;
         nth += 1;
         more = match scanner.peek() {
             Some(b',') => {
@@ -49,6 +61,26 @@ pub(super) fn each_field<'a>(
     }
     scanner.expect(b'}').ok_or_else(wrong)?;
     if scanner.peek().is_some() { Err(wrong()) } else { Ok(()) }
+}
+
+/// [`walk`] without guesses.
+pub(super) fn each_field<'a>(
+    text: &'a str,
+    field: impl FnMut(usize, Cow<'a, str>, Raw<'a>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    struct Unguessed<F>(F);
+
+    impl<'a, F: FnMut(usize, Cow<'a, str>, Raw<'a>) -> Result<(), Failure>> Visitor<'a> for Unguessed<F> {
+        fn guess(&self, _nth: usize) -> &str {
+            ""
+        }
+
+        fn field(&mut self, nth: usize, name: Option<Cow<'a, str>>, value: Raw<'a>) -> Result<(), Failure> {
+            (self.0)(nth, name.unwrap_or_default(), value)
+        }
+    }
+
+    walk(text, &mut Unguessed(field))
 }
 
 /// The parser's words, with the place counted in the record: "column" would be taken for a table's.
@@ -93,6 +125,16 @@ impl<'a> Scanner<'a> {
         }
         self.at += 1;
         Some(())
+    }
+
+    /// Goes past `guess` if the text goes on with it; an empty guess is never right.
+    #[inline]
+    fn skip(&mut self, guess: &str) -> bool {
+        let right = !guess.is_empty() && self.bytes[self.at..].starts_with(guess.as_bytes());
+        if right {
+            self.at += guess.len();
+        }
+        right
     }
 
     #[inline]

@@ -20,6 +20,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -197,27 +198,9 @@ impl Decoder {
     }
 
     fn fields(&mut self, text: &str) -> std::result::Result<(), Failure> {
-        let rows = self.offsets.len();
-        json::each_field(text, |nth, name, raw| match self.names.column(nth, &name) {
-            Some(at) => {
-                let cells = &mut self.cells[at];
-                if cells.len() > rows {
-                    return Err(Failure::field(&name, format!("field `{}` stands twice", show(&name))));
-                }
-                cells.push(raw, &self.zone).map_err(|misfit| self.columns[at].refuses(raw.text, misfit))
-            }
-            None => match self.unknown_fields {
-                UnknownFields::Keep => {
-                    self.rest.push_member(&name, raw.text);
-                    Ok(())
-                }
-                UnknownFields::Drop => Ok(()),
-                UnknownFields::DeadLetter => Err(Failure::field(
-                    &name,
-                    format!("field `{}` is not a column of the table", show(&name)),
-                )),
-            },
-        })
+        let Decoder { columns, unknown_fields, zone, names, cells, rest, offsets, .. } = self;
+        let (columns, unknown_fields, zone, rows) = (columns.as_slice(), *unknown_fields, zone, offsets.len());
+        json::walk(text, &mut Row { columns, unknown_fields, zone, names, cells, rest, rows })
     }
 
     /// Gives NULL to columns without a value, and refuses NULL where the column does.
@@ -316,7 +299,7 @@ impl Refuses for Column {
 }
 
 /// Text as it stands in a reason: not longer than a line.
-fn show(text: &str) -> std::borrow::Cow<'_, str> {
+fn show(text: &str) -> Cow<'_, str> {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]).into(),
@@ -338,11 +321,90 @@ fn refuse_marked(name: &str, value: Option<&[u8]>) -> std::result::Result<(), Fa
     }
 }
 
+/// The row under construction, as the fields of its record come.
+struct Row<'d> {
+    columns: &'d [Column],
+    unknown_fields: UnknownFields,
+    zone: &'d Zone,
+    names: &'d mut Names,
+    cells: &'d mut [Cells],
+    rest: &'d mut Cells,
+    /// Rows that are complete.
+    rows: usize,
+}
+
+impl<'a> json::Visitor<'a> for Row<'_> {
+    #[inline]
+    fn guess(&self, nth: usize) -> &str {
+        self.names.order.get(nth).map_or("", |field| &field.quoted)
+    }
+
+    #[inline]
+    fn field(
+        &mut self,
+        nth: usize,
+        name: Option<Cow<'a, str>>,
+        raw: json::Raw<'a>,
+    ) -> std::result::Result<(), Failure> {
+        let column = match &name {
+            None => self.names.order[nth].column,
+            Some(name) => self.names.column(nth, name),
+        };
+        let Some(at) = column else {
+            let name = name.unwrap_or_else(|| self.names.order[nth].name().to_owned().into());
+            return self.unknown(&name, raw);
+        };
+        let (cells, column) = (&mut self.cells[at], &self.columns[at]);
+        if cells.len() > self.rows {
+            let reason = format!("field `{}` stands twice", show(&column.name));
+            return Err(Failure::field(&column.name, reason));
+        }
+        cells.push(raw, self.zone).map_err(|misfit| column.refuses(raw.text, misfit))
+    }
+}
+
+impl Row<'_> {
+    fn unknown(&mut self, name: &str, raw: json::Raw<'_>) -> std::result::Result<(), Failure> {
+        match self.unknown_fields {
+            UnknownFields::Keep => {
+                self.rest.push_member(name, raw.text);
+                Ok(())
+            }
+            UnknownFields::Drop => Ok(()),
+            UnknownFields::DeadLetter => {
+                Err(Failure::field(name, format!("field `{}` is not a column of the table", show(name))))
+            }
+        }
+    }
+}
+
 /// Finds the column of a field. Records of one topic tend to have their fields in one order, so the name that stood at
 /// the same place in the record before is tried first.
 struct Names {
     by_name: HashMap<String, usize>,
-    order: Vec<(String, Option<usize>)>,
+    order: Vec<Remembered>,
+}
+
+/// A field of the record before.
+struct Remembered {
+    /// Its name and a quote: what stands in a text if it comes again. Empty when the name needs escapes.
+    quoted: String,
+    column: Option<usize>,
+}
+
+impl Remembered {
+    fn name(&self) -> &str {
+        self.quoted.strip_suffix('"').unwrap_or_default()
+    }
+
+    fn set(&mut self, name: &str, column: Option<usize>) {
+        self.column = column;
+        self.quoted.clear();
+        if !name.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
+            self.quoted.push_str(name);
+            self.quoted.push('"');
+        }
+    }
 }
 
 /// Fields of a record whose order is remembered.
@@ -354,17 +416,14 @@ impl Names {
         Names { by_name, order: Vec::new() }
     }
 
+    /// The column of the field `nth`, whose name is another than in the record before.
     fn column(&mut self, nth: usize, name: &str) -> Option<usize> {
-        if let Some((before, column)) = self.order.get_mut(nth) {
-            if before != name {
-                name.clone_into(before);
-                *column = self.by_name.get(name).copied();
-            }
-            return *column;
-        }
         let column = self.by_name.get(name).copied();
         if nth == self.order.len() && nth < REMEMBERED_FIELDS {
-            self.order.push((name.to_owned(), column));
+            self.order.push(Remembered { quoted: String::new(), column: None });
+        }
+        if let Some(remembered) = self.order.get_mut(nth) {
+            remembered.set(name, column);
         }
         column
     }
