@@ -3,8 +3,9 @@
 
 usage: lake_check.py FOLDER TABLE [--rows N] [--dead N]
 
-FOLDER is the lake, TABLE the table's name; its dead letters lie beside it. DuckDB reads both tables, no code of Tarn takes
-part. In each partition the offsets of rows and dead letters together must be 0, 1, 2, ... without a repeat or a hole, and
+FOLDER is the lake, TABLE the table's name; its dead letters lie beside it. DuckDB reads both tables, and delta-rs must
+count the same rows; no code of Tarn takes part. A table that has a checkpoint is also read without the commits below it.
+In each partition the offsets of rows and dead letters together must be 0, 1, 2, ... without a repeat or a hole, and
 the transaction version that the Delta log keeps for the partition must be the next offset. Prints one line per partition
 and one per thing that is wrong. Exit code: 0 exactly once, 1 wrong, 2 not readable.
 """
@@ -12,8 +13,11 @@ and one per thing that is wrong. Exit code: 0 exactly once, 1 wrong, 2 not reada
 import argparse
 import json
 import pathlib
+import shutil
 import sys
+import tempfile
 
+import deltalake
 import duckdb
 import duckdb_extension_delta
 
@@ -70,12 +74,46 @@ def protocol_of(table):
     return last
 
 
+def recount(connection, table, rows):
+    """What other ways to read the table make of its number of rows, where they differ, in words."""
+    wrong = []
+    found = deltalake.DeltaTable(str(table)).count()
+    if found != rows:
+        wrong.append(f"{table.name}: delta-rs counts {found} rows, DuckDB {rows}")
+    log = table / "_delta_log"
+    checkpoints = sorted(log.glob("*.checkpoint.parquet"))
+    if not checkpoints:
+        return wrong
+    with tempfile.TemporaryDirectory() as folder:
+        rest = pathlib.Path(folder) / table.name
+        rest.mkdir()
+        for entry in table.iterdir():
+            if entry != log:
+                (rest / entry.name).symlink_to(entry)
+        (rest / "_delta_log").mkdir()
+        base = checkpoints[-1].name.split(".")[0]
+        for file in log.iterdir():
+            if file.name == "_last_checkpoint" or (file.name.split(".")[0] > base and file.suffix == ".json"):
+                shutil.copy(file, rest / "_delta_log")
+        shutil.copy(checkpoints[-1], rest / "_delta_log")
+        counts = {
+            "DuckDB": connection.execute("SELECT count(*) FROM delta_scan(?)", [str(rest)]).fetchone()[0],
+            "delta-rs": deltalake.DeltaTable(str(rest)).count(),
+        }
+        for reader_name, found in counts.items():
+            if found != rows:
+                wrong.append(f"{table.name}: from its checkpoint on, {reader_name} counts {found} rows, not {rows}")
+    return wrong
+
+
 def check(connection, lake, name, expected):
     """Everything that is wrong with the table, in words."""
     wrong = []
     table, dead_letters = lake / name, lake / f"{name}_dead_letters"
     parts = [part for part in (table, dead_letters) if (part / "_delta_log").is_dir()]
     counts = {part.name: connection.execute("SELECT count(*) FROM delta_scan(?)", [str(part)]).fetchone()[0] for part in parts}
+    for part in parts:
+        wrong += recount(connection, part, counts[part.name])
     for part, wanted in expected.items():
         if wanted is not None and counts.get(part, 0) != wanted:
             wrong.append(f"{part} holds {counts.get(part, 0)} rows, {wanted} were expected")
@@ -124,7 +162,7 @@ def main():
     expected = {given.table: given.rows, f"{given.table}_dead_letters": given.dead}
     try:
         wrong = check(reader(), given.lake.resolve(), given.table, expected)
-    except (duckdb.Error, OSError, ValueError, KeyError) as error:
+    except (duckdb.Error, deltalake.exceptions.DeltaError, OSError, ValueError, KeyError) as error:
         print(f"not readable: {error}")
         return 2
     for line in wrong:
