@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use axum::serve::ListenerExt as _;
 use tarn_ingest::{Collectors, RunMode};
 use tarn_lake::Lake;
 use tarn_log::{Log, LogOptions};
@@ -209,6 +210,12 @@ async fn serve(listener: TcpListener, router: axum::Router, mut stopped: watch::
         // A sender that is gone means stop, too.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
+    // Answers are small and come in pieces: the kernel must not wait for more, or a client sees 40 ms that nobody used.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+    });
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopping).await {
         tracing::error!(%error, "the HTTP server ended");
     }

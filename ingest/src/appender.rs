@@ -1,13 +1,15 @@
-//! Appends of about 1 MiB, the next one built while the last commits.
+//! Appends of a few MiB: one is built, the next is compressed, the next commits.
 //!
-//! *Invariant*: at most one append is under way. With two, the first could fail and the second commit a position beyond
-//! it: the first one's records would be lost. No record is handed over without a position behind it. Whoever reads positions after an error must know how the last append
-//! ended, so dropping an [`Appender`] waits for it.
+//! *Invariant*: an append is committed only when the one before it is. Otherwise the first could fail and the second commit
+//! a position beyond it: the first one's records would be lost. No record is handed over without a position behind it.
+//! Whoever reads positions after an error must know how the last appends ended, so dropping an [`Appender`] waits for them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tarn_log::{Append, Appended, OVERSIZE_HEADER, RecordRef, TopicInfo, XXH3_HEADER};
 use tarn_model::{Error, Result};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::lines::Oversize;
@@ -17,6 +19,8 @@ use crate::source::Source;
 pub(crate) const ENOUGH_BYTES: usize = 1 << 20;
 /// At so many times that size, building waits for the append under way.
 const MOST: usize = 4;
+/// Appends that were handed over and are not committed.
+const UNDER_WAY: usize = 2;
 
 /// Header of a record that could not be what its source's format says: it becomes a dead letter.
 pub(crate) const ERROR_HEADER: &str = "tarn.error";
@@ -42,14 +46,28 @@ pub(crate) struct Found<'a> {
 pub(crate) struct Appender<'a> {
     source: &'a Source,
     building: Append,
-    under_way: Option<JoinHandle<Result<Appended>>>,
+    under_way: VecDeque<UnderWay>,
     /// Whether records were pushed since the last position.
     behind: bool,
 }
 
+/// An append that was handed over.
+struct UnderWay {
+    stage: watch::Receiver<Stage>,
+    task: JoinHandle<Result<Appended>>,
+}
+
+/// How far an append is; one whose sender is gone before `Committed` has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Stage {
+    Packing,
+    Packed,
+    Committed,
+}
+
 impl<'a> Appender<'a> {
     pub(crate) fn new(source: &'a Source) -> Appender<'a> {
-        Appender { source, building: Append::new(), under_way: None, behind: false }
+        Appender { source, building: Append::new(), under_way: VecDeque::new(), behind: false }
     }
 
     #[inline]
@@ -99,7 +117,7 @@ impl<'a> Appender<'a> {
     pub(crate) fn is_full(&self) -> bool {
         let (bytes, enough) = (self.building.bytes(), self.source.append_bytes);
         bytes >= enough
-            && (bytes >= MOST * enough || self.under_way.as_ref().is_none_or(JoinHandle::is_finished))
+            && (bytes >= MOST * enough || self.under_way.iter().all(|append| append.task.is_finished()))
     }
 
     /// Whether there is nothing to submit.
@@ -123,17 +141,40 @@ impl<'a> Appender<'a> {
         self.behind = false;
     }
 
-    /// Hands the append over, once the one before it is committed.
+    /// Hands the append over; waits while there are too many under way.
     pub(crate) fn submit(&mut self) -> Result<()> {
-        self.settle()?;
         if self.behind {
             return Err(Error::internal("records would be appended without the position they reach"));
         }
-        if !self.building.is_empty() {
-            let append = std::mem::replace(&mut self.building, Append::new());
-            let log = self.source.log.clone();
-            self.under_way = Some(self.source.runtime.spawn(async move { log.append(append).await }));
+        if self.building.is_empty() {
+            return Ok(());
         }
+        while self.under_way.len() >= UNDER_WAY
+            || self.under_way.front().is_some_and(|a| a.task.is_finished())
+        {
+            self.settle_first()?;
+        }
+        let append = std::mem::replace(&mut self.building, Append::new());
+        let before = self.under_way.back().map(|append| append.stage.clone());
+        let (reached, stage) = watch::channel(Stage::Packing);
+        let log = self.source.log.clone();
+        let task = self.source.runtime.spawn(async move {
+            let gone = |_| Error::unavailable("the append before this one was not made");
+            let mut before = before;
+            // Packed in order too, for what is packed takes room that the one before may wait for.
+            if let Some(before) = &mut before {
+                before.wait_for(|stage| *stage >= Stage::Packed).await.map_err(gone)?;
+            }
+            let packed = log.pack(append).await?;
+            reached.send_replace(Stage::Packed);
+            if let Some(before) = &mut before {
+                before.wait_for(|stage| *stage >= Stage::Committed).await.map_err(gone)?;
+            }
+            let appended = log.commit(packed).await?;
+            reached.send_replace(Stage::Committed);
+            Ok(appended)
+        });
+        self.under_way.push_back(UnderWay { stage, task });
         Ok(())
     }
 
@@ -144,11 +185,18 @@ impl<'a> Appender<'a> {
     }
 
     fn settle(&mut self) -> Result<()> {
-        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        while !self.under_way.is_empty() {
+            self.settle_first()?;
+        }
+        Ok(())
+    }
+
+    fn settle_first(&mut self) -> Result<()> {
+        let Some(first) = self.under_way.pop_front() else { return Ok(()) };
         let appended = self
             .source
             .runtime
-            .block_on(under_way)
+            .block_on(first.task)
             .map_err(|error| Error::unavailable("the append was cancelled").with_source(error))??;
         self.source.monitor.committed(appended.records);
         Ok(())
@@ -157,6 +205,8 @@ impl<'a> Appender<'a> {
 
 impl Drop for Appender<'_> {
     fn drop(&mut self) {
-        let _ = self.settle();
+        while !self.under_way.is_empty() {
+            let _ = self.settle_first();
+        }
     }
 }

@@ -42,9 +42,9 @@ impl LakeTable {
         };
         let version = snapshot.version;
         let replay = self.log().replay_to(version).await?;
-        let removed_since_ms = self
-            .now_ms()
-            .saturating_sub(i64::try_from(self.lake().options.vacuum_retention.as_millis()).unwrap_or(i64::MAX));
+        let removed_since_ms = self.now_ms().saturating_sub(
+            i64::try_from(self.lake().options.vacuum_retention.as_millis()).unwrap_or(i64::MAX),
+        );
         let written = tokio::task::spawn_blocking(move || checkpoint_writer::write(replay, removed_since_ms));
         let Written { parquet, actions } = written.await.map_err(error::task)??;
         fault::point("lake.checkpoint.before")?;

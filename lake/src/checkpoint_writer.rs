@@ -55,8 +55,7 @@ pub(crate) fn write(replay: Replay, removed_since_ms: i64) -> Result<Written> {
 fn lines(replay: Replay, removed_since_ms: i64) -> impl Iterator<Item = Line> {
     let of_protocol = |protocol| Line { protocol: Some(protocol), ..Line::default() };
     let of_metadata = |metadata| Line { meta_data: Some(metadata), ..Line::default() };
-    let of_txn =
-        |(app_id, version)| Line { txn: Some(Txn { app_id, version }), ..Line::default() };
+    let of_txn = |(app_id, version)| Line { txn: Some(Txn { app_id, version }), ..Line::default() };
     let of_add = |(_, add)| Line { add: Some(Add { data_change: false, ..add }), ..Line::default() };
     let of_remove = |(path, deleted): (String, i64)| {
         let remove = Remove {

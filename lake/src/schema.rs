@@ -288,7 +288,8 @@ mod tests {
     fn schemas_survive_the_schema_string() {
         let entry =
             vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Float64, true)];
-        let map = DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry.into()), false)), false);
+        let map =
+            DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry.into()), false)), false);
         let schema = Schema::new(vec![
             Field::new("_partition", DataType::Int32, false),
             Field::new("_offset", DataType::Int64, false),

@@ -378,6 +378,14 @@ pub(crate) struct Sealed {
     pub(crate) records: u64,
 }
 
+impl Sealed {
+    /// Whether there is nothing to commit.
+    pub(crate) fn is_empty(&self) -> bool {
+        let nothing = self.parts.is_empty() && self.positions.is_empty() && self.dropped.is_empty();
+        nothing && self.idempotency.is_none()
+    }
+}
+
 /// The batches of one partition.
 #[derive(Debug)]
 pub(crate) struct SealedPart {

@@ -40,13 +40,14 @@ use parking_lot::{Mutex, RwLock};
 use tarn_model::clock::Clock;
 use tarn_model::config::SyncMode;
 use tarn_model::{Boundary, Error, Offset, OffsetRange, PartitionId, Result};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 pub use append::{Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER};
 pub use fetch::{Fetch, RecordView, Records};
 pub use options::{LogOptions, TopicInfo, TopicOptions};
 
+use crate::append::Sealed;
 use crate::committer::Committer;
 use crate::error::LogError;
 use crate::ledger::{Ledger, Opened};
@@ -65,6 +66,14 @@ const LARGEST_FETCH_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct Log {
     handle: Arc<Handle>,
+}
+
+/// An append that is compressed and only lacks its place in the log.
+#[derive(Debug)]
+pub struct Packed {
+    sealed: Sealed,
+    bytes: usize,
+    room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// What ends with the last clone.
@@ -188,12 +197,15 @@ impl Log {
     /// and builds the next meanwhile. An [`tarn_model::Kind::Unavailable`] error may be tried again, unless
     /// [`Log::failure`] says that the log has stopped. A future that is dropped may or may not append.
     pub async fn append(&self, append: Append) -> Result<Appended> {
+        self.commit(self.pack(append).await?).await
+    }
+
+    /// The first half of [`Log::append`]: compresses, so that the second half is short. A packed append takes its share of
+    /// the room for waiting appends until it is committed or dropped: who packs several must commit in that order.
+    pub async fn pack(&self, append: Append) -> Result<Packed> {
         let shared = self.shared();
         shared.check_running()?;
         self.check(&append)?;
-        if append.is_empty() && append.idempotency_key().is_none() {
-            return Ok(Appended { ranges: Vec::new(), records: 0, repeated: false });
-        }
         let bytes = append.bytes();
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, WAITING_KIB);
         let closed = |_| Error::from(shared.stopped().unwrap_or(LogError::Closed));
@@ -208,8 +220,18 @@ impl Log {
         };
         let sealed =
             sealed.map_err(|error| Error::internal("a batch cannot be compressed").with_source(error))?;
+        Ok(Packed { sealed, bytes, room: (slot, room) })
+    }
+
+    /// The second half of [`Log::append`].
+    pub async fn commit(&self, packed: Packed) -> Result<Appended> {
+        let Packed { sealed, bytes, room } = packed;
+        if sealed.is_empty() {
+            return Ok(Appended { ranges: Vec::new(), records: 0, repeated: false });
+        }
         let (answer, answered) = oneshot::channel();
-        shared.queue.append(Pending { sealed, bytes, answer, room: (slot, room) });
+        let shared = self.shared();
+        shared.queue.append(Pending { sealed, bytes, answer, room });
         answered.await.unwrap_or_else(|_| Err(shared.stopped().unwrap_or(LogError::Closed).into()))
     }
 

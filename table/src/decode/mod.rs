@@ -199,7 +199,8 @@ impl Decoder {
 
     fn fields(&mut self, text: &str) -> std::result::Result<(), Failure> {
         let Decoder { columns, unknown_fields, zone, names, cells, rest, offsets, .. } = self;
-        let (columns, unknown_fields, zone, rows) = (columns.as_slice(), *unknown_fields, zone, offsets.len());
+        let (columns, unknown_fields, zone, rows) =
+            (columns.as_slice(), *unknown_fields, zone, offsets.len());
         json::walk(text, &mut Row { columns, unknown_fields, zone, names, cells, rest, rows })
     }
 
