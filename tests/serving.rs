@@ -235,3 +235,61 @@ fn metrics_and_status_tell_the_same_counts() {
     assert_eq!(client.get("/").expect("an answer").status, 200);
     assert_eq!(client.get("/nothing").expect("an answer").status, 404);
 }
+
+#[test]
+fn status_topic_and_source_answer_at_rest_from_log_and_lake() {
+    let spool = "[[source]]\nname = \"spool\"\ntype = \"spooldir\"\npath = \"in\"\nformat = \"ndjson\"\ntopic = \"events\"\n";
+    let folder = Folder::new(&format!("{CONFIG}{spool}"));
+    std::fs::create_dir_all(folder.path("in")).expect("create the folder");
+    let mut running = folder.start();
+    let client = running.ready();
+    pushed(&client, 0, 30);
+    wait_for("the lake to have them", seconds(30), || {
+        (client.get("/v1/status").ok()?.json()["tables"][0]["uncommitted_records"] == 0).then_some(())
+    });
+    running.kill();
+    // What is in the log and not in the lake, and a line that is no record.
+    folder.configure(&format!("{CONFIG}{spool}").replace("200ms", "1h"));
+    let mut running = folder.start();
+    let client = running.ready();
+    pushed(&client, 30, 12);
+    folder.put("in/a.ndjson", "{\"id\":42,\"text\":\"x\"}\nno record\n");
+    wait_for("the file", seconds(30), || (count(&client, "events")? == 43).then_some(()));
+    wait_for("its name to change", seconds(30), || folder.path("in/a.ndjson.done").exists().then_some(()));
+    running.kill();
+
+    let ask = |arguments: &[&str]| {
+        let ended = folder.tarn(arguments);
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        assert!(ended.said.contains("nothing runs"), "{}", ended.said);
+        ended.printed
+    };
+    let status: Value = serde_json::from_str(&ask(&["status", "--output", "json"])).expect("JSON");
+    assert_eq!((&status["at_rest"], &status["ready"]), (&json!(true), &json!(false)));
+    let table = &status["tables"][0];
+    assert_eq!((&table["state"], &table["lake_rows"]), (&json!("at rest"), &json!(30)), "{table}");
+    assert_eq!(table["uncommitted_records"], 14, "{table}");
+    assert!(table["uncommitted_s"].as_f64().is_some_and(|s| s > 0.0), "{table}");
+    let ends: Vec<i64> = status["topics"][0]["partitions"]
+        .as_array()
+        .expect("partitions")
+        .iter()
+        .map(|partition| partition["end"].as_i64().expect("an end"))
+        .collect();
+    assert_eq!(ends.iter().sum::<i64>(), 44, "{status}");
+    let positions = status["sources"][1]["positions"].as_array().expect("positions");
+    assert!(positions.iter().any(|position| position.to_string().contains("a.ndjson")), "{status}");
+    let shown = ask(&["status"]);
+    for word in ["at rest", "events", "spool", "a.ndjson", "14, "] {
+        assert!(shown.contains(word), "`{word}` is missing: {shown}");
+    }
+    assert!(ask(&["topic", "describe", "events"]).contains("committed end"));
+    assert!(ask(&["source", "list"]).contains("spooldir"));
+    folder.drained();
+    let status: Value = serde_json::from_str(&ask(&["status", "--output", "json"])).expect("JSON");
+    let table = &status["tables"][0];
+    assert_eq!(
+        (&table["lake_rows"], &table["dead_letters"], &table["lag_records"]),
+        (&json!(43), &json!(1), &json!(0))
+    );
+}

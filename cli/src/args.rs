@@ -48,10 +48,10 @@ pub(crate) enum Command {
     /// Tables: list, describe, and the lake's upkeep by hand
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Table(TableArgs),
-    /// Topics of the log, of a running pipeline
+    /// Topics of the log: list, describe
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Topic(TopicArgs),
-    /// Sources of a running pipeline
+    /// Sources, and how far they have come
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Source(SourceArgs),
 }
@@ -147,7 +147,7 @@ pub(crate) struct SqlArgs {
     pub(crate) as_of: Option<tarn_model::OffsetVector>,
 }
 
-/// Sources, topics and tables of the running pipeline: counts, lag, errors
+/// Sources, topics and tables: counts, lag, errors
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:

@@ -35,7 +35,7 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         let mut grid = Grid::new(&["source", "type", "reads", "topic", "key"]);
         for source in &config.sources {
             let key = source.key.as_deref().unwrap_or("-");
-            grid.row([source.name.as_str(), kind(source), &reads(source, &folder), &source.topic, key]);
+            grid.row([source.name.as_str(), source.kind.name(), &reads(source, &folder), &source.topic, key]);
         }
         write!(out, "\n{grid}")?;
     }
@@ -61,16 +61,6 @@ fn in_short(config: &Config) -> String {
     let (topics, sources) =
         (count(config.topics.len(), "declared topic"), count(config.sources.len(), "source"));
     format!("{topics}, {sources}, {}", count(config.tables.len(), "table"))
-}
-
-fn kind(source: &SourceConfig) -> &'static str {
-    match source.kind {
-        SourceKind::Spooldir(_) => "spooldir",
-        SourceKind::Taildir(_) => "taildir",
-        SourceKind::Http(_) => "http",
-        SourceKind::Database(_) => "database",
-        SourceKind::Generator(_) => "generator",
-    }
 }
 
 /// What a source reads, without its secrets; paths as they are seen from the config's `folder`.

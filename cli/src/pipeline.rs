@@ -3,15 +3,17 @@
 //! A topic's tables start at once, because every partition is decoded once for all of them. A table whose columns must be
 //! inferred holds its topic until the first records are there. A table that the lake and the log disagree about is refused:
 //! it does not start, and neither do the sources that fill its topic, so that nothing is collected that cannot be stored.
+//!
+//! A `[[table]]` with `{table}` in its name is one table per topic: [`Pipeline::follow`] starts those of new topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tarn_batch::{OwnerOptions, TableOwner};
 use tarn_log::{Log, TopicOptions};
 use tarn_model::clock::Clock;
-use tarn_model::config::{Config, TableConfig};
+use tarn_model::config::{Config, TableConfig, fills};
 use tarn_model::status::{LastError, PartitionStatus, TableStatus, TopicStatus};
 use tarn_model::{Boundary, Error, Result, clock};
 use tarn_speed::{TopicReader, has_reached};
@@ -19,14 +21,20 @@ use tarn_table::{Catalog, CutTable, OpenTable, TableOpener, TailBudget, TopicHub
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+/// Time between two looks for new topics.
+const FOLLOW_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// All topics that have tables.
 pub(crate) struct Pipeline {
+    config: Config,
     log: Log,
     catalog: Catalog,
     clock: Arc<dyn Clock>,
     opener: TableOpener,
     budget: TailBudget,
     decoders: Arc<Semaphore>,
+    /// Topics whose tables were opened, or begun to; held while that is done, so whoever comes later finds them started.
+    begun: tokio::sync::Mutex<BTreeSet<String>>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -54,23 +62,26 @@ struct TopicPipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn new(log: Log, catalog: Catalog, tail_bytes: usize, clock: Arc<dyn Clock>) -> Arc<Pipeline> {
+    pub(crate) fn new(config: &Config, log: Log, catalog: Catalog, clock: Arc<dyn Clock>) -> Arc<Pipeline> {
+        let tail_bytes = config.serving.tail_memory.as_usize();
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Arc::new(Pipeline {
             opener: TableOpener::new(log.clone(), catalog.lake().clone()),
             budget: TailBudget::new(catalog.clone(), tail_bytes),
             decoders: Arc::new(Semaphore::new(cores)),
+            config: config.clone(),
             log,
             catalog,
             clock,
+            begun: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             changed: Notify::new(),
         })
     }
 
     /// Creates the topics that the config names or implies.
-    pub(crate) fn create_topics(&self, config: &Config) -> Result<()> {
-        for topic in &config.topics {
+    pub(crate) fn create_topics(&self) -> Result<()> {
+        for topic in &self.config.topics {
             let options = TopicOptions {
                 partitions: topic.partitions,
                 retention_time: topic.retention_time.map(|time| time.0),
@@ -78,7 +89,7 @@ impl Pipeline {
             };
             self.log.create_topic(&topic.name, &options)?;
         }
-        for table in &config.tables {
+        for table in self.config.tables.iter().filter(|table| !table.is_pattern()) {
             if self.log.topic(table.topic_name()).is_none() {
                 let options = TopicOptions { partitions: 1, retention_time: None, retention_bytes: None };
                 self.log.create_topic(table.topic_name(), &options)?;
@@ -87,15 +98,36 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Opens the tables and starts every topic whose tables are all known. The others start by themselves once their first
-    /// records have shown their columns.
-    pub(crate) async fn start(self: &Arc<Pipeline>, tables: &[TableConfig]) -> Result<()> {
+    /// The tables of the topics that there are now.
+    fn tables_now(&self) -> Vec<TableConfig> {
+        let topics = self.log.topics();
+        self.config.tables_of(topics.iter().map(|topic| topic.name.as_str()))
+    }
+
+    /// Opens the tables of all topics that were not begun yet, and starts every topic whose tables are all known. The others
+    /// start by themselves once their first records have shown their columns.
+    pub(crate) async fn start(self: &Arc<Pipeline>) -> Result<()> {
+        let mut begun = self.begun.lock().await;
         let mut topics: BTreeMap<String, Vec<TableConfig>> = BTreeMap::new();
-        for table in tables {
-            topics.entry(table.topic_name().to_owned()).or_default().push(table.clone());
+        let mut taken = HashSet::new();
+        for table in self.tables_now() {
+            // Two topics may leave the same name: the table is then the first one's.
+            let fresh = taken.insert(table.name.clone()) && taken.insert(table.dead_letters_name());
+            if begun.contains(table.topic_name()) {
+                continue;
+            }
+            if fresh {
+                topics.entry(table.topic_name().to_owned()).or_default().push(table);
+            } else {
+                begun.insert(table.topic_name().to_owned());
+                let error = Error::invalid(format!("the name `{}` is another table's already", table.name))
+                    .with_hint("give the topic a `[[table]]` of its own, with another name");
+                self.refuse(&table, &error);
+            }
         }
         let mut openings = JoinSet::new();
         for (topic, tables) in topics {
+            begun.insert(topic.clone());
             let pipeline = Arc::clone(self);
             openings.spawn(async move { pipeline.open_topic(topic, tables).await });
         }
@@ -103,6 +135,25 @@ impl Pipeline {
             opened.map_err(|error| Error::internal("opening a topic broke off").with_source(error))??;
         }
         Ok(())
+    }
+
+    /// Starts the tables of topics that appear later, where a table of the config is a pattern. Never completes by itself.
+    pub(crate) async fn follow(self: &Arc<Pipeline>) -> Result<()> {
+        if !self.config.tables.iter().any(TableConfig::is_pattern) {
+            return std::future::pending().await;
+        }
+        let mut commits = self.log.commits();
+        let mut known = 0;
+        while commits.changed().await.is_ok() {
+            let topics = self.log.topics().len();
+            if topics != known {
+                self.start().await?;
+                known = topics;
+            }
+            // Commits may come by the thousand; a new topic can wait.
+            clock::pause(FOLLOW_EVERY).await;
+        }
+        std::future::pending().await
     }
 
     async fn open_topic(self: Arc<Pipeline>, topic: String, configs: Vec<TableConfig>) -> Result<()> {
@@ -188,9 +239,9 @@ impl Pipeline {
         self.state.lock().refused.iter().map(|refused| refused.table.clone()).collect()
     }
 
-    /// Whether a table on `topic` was refused.
+    /// Whether a table was refused on `topic`, which may have `{table}` in it.
     pub(crate) fn is_refused(&self, topic: &str) -> bool {
-        self.state.lock().refused.iter().any(|refused| refused.topic == topic)
+        self.state.lock().refused.iter().any(|refused| fills(topic, &refused.topic))
     }
 
     /// The tables that run.
@@ -245,16 +296,19 @@ impl Pipeline {
     }
 
     /// Committed ends of all topics that have tables.
-    pub(crate) fn ends(&self, tables: &[TableConfig]) -> Result<BTreeMap<String, Boundary>> {
+    pub(crate) fn ends(&self) -> Result<BTreeMap<String, Boundary>> {
+        let tables = self.tables_now();
         let topics = tables.iter().map(TableConfig::topic_name);
         topics.map(|topic| Ok((topic.to_owned(), self.log.ends(topic)?))).collect()
     }
 
-    /// Waits until everything below `ends` is in the lake.
-    pub(crate) async fn flush(&self, ends: &BTreeMap<String, Boundary>) -> Result<()> {
-        self.reach(ends).await?;
+    /// Waits until everything that is committed to the log now is in the lake.
+    pub(crate) async fn flush(self: &Arc<Pipeline>) -> Result<()> {
+        self.start().await?;
+        let ends = self.ends()?;
+        self.reach(&ends).await?;
         for (topic, ends) in ends {
-            let running = self.state.lock().running.get(topic).cloned();
+            let running = self.state.lock().running.get(&topic).cloned();
             let Some(running) = running else { continue };
             for owner in &running.owners {
                 owner.flush(ends.clone()).await?;
@@ -335,17 +389,22 @@ impl Pipeline {
 
     /// What the log holds.
     pub(crate) fn topic_status(&self) -> Vec<TopicStatus> {
-        let mut topics: BTreeMap<String, TopicStatus> = BTreeMap::new();
-        for stats in self.log.stats().unwrap_or_default() {
-            let topic = topics.entry(stats.topic.clone()).or_default();
-            topic.name = stats.topic;
-            topic.partitions.push(PartitionStatus {
-                partition: stats.partition,
-                start: stats.start,
-                end: stats.end,
-                size_bytes: stats.size_bytes,
-            });
-        }
-        topics.into_values().collect()
+        topic_status(&self.log)
     }
+}
+
+/// What `log` holds.
+pub(crate) fn topic_status(log: &Log) -> Vec<TopicStatus> {
+    let mut topics: BTreeMap<String, TopicStatus> = BTreeMap::new();
+    for stats in log.stats().unwrap_or_default() {
+        let topic = topics.entry(stats.topic.clone()).or_default();
+        topic.name = stats.topic;
+        topic.partitions.push(PartitionStatus {
+            partition: stats.partition,
+            start: stats.start,
+            end: stats.end,
+            size_bytes: stats.size_bytes,
+        });
+    }
+    topics.into_values().collect()
 }

@@ -54,15 +54,10 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         .await
         .with_context(|| format!("cannot open the lake at {lake_url}"))?;
     let catalog = Catalog::new(lake);
-    let pipeline = Pipeline::new(
-        log.clone(),
-        catalog.clone(),
-        config.serving.tail_memory.as_usize(),
-        Arc::clone(&clock),
-    );
-    pipeline.create_topics(&config)?;
-    let ends_at_open = pipeline.ends(&config.tables)?;
-    pipeline.start(&config.tables).await?;
+    let pipeline = Pipeline::new(&config, log.clone(), catalog.clone(), Arc::clone(&clock));
+    pipeline.create_topics()?;
+    let ends_at_open = pipeline.ends()?;
+    pipeline.start().await?;
 
     let mode = if options.drain { RunMode::Drain } else { RunMode::Continuous };
     let collectors =
@@ -139,16 +134,18 @@ async fn work(
         if !until.drain {
             return std::future::pending::<Result<(), Error>>().await;
         }
-        pipeline.flush(&pipeline.ends(&config.tables)?).await
+        pipeline.flush().await
     };
     let told = until.stop.lock().take();
     tokio::select! {
         ended = ready => ended?,
+        ended = pipeline.follow() => ended?,
         ended = drained => {
             ended?;
             let refused = pipeline.refused();
             if !refused.is_empty() {
-                let told = format!("{} of {} tables were refused: {}", refused.len(), config.tables.len(), refused.join(", "));
+                let tables = if refused.len() == 1 { "table was" } else { "tables were" };
+                let told = format!("{} {tables} refused: {}", refused.len(), refused.join(", "));
                 return Err(Error::invalid(told).with_hint("the reasons stand above; `tarn check` cannot know them").into());
             }
         }
@@ -285,6 +282,7 @@ struct Running {
 impl StatusSource for Running {
     fn status(&self) -> Status {
         Status {
+            at_rest: false,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: self.catalog.is_ready(),
             uptime_s: self.started.elapsed().as_secs_f64(),

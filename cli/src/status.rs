@@ -1,32 +1,36 @@
-//! `tarn status`, `tarn topic`, `tarn source`: what a running pipeline says of itself.
+//! `tarn status`, `tarn topic`, `tarn source`: what a running pipeline says of itself; when none runs, what its log and its
+//! lake say.
+
+mod rest;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
+use tarn_model::clock::SystemClock;
 use tarn_model::clock::{self, Clock as _};
 use tarn_model::config::Config;
 use tarn_model::status::{LastError, SourceStatus, Status, TableStatus, TopicStatus};
-use tarn_model::{Error, clock::SystemClock};
 
 use crate::args::{Report, SourceArgs, SourceVerb, StatusArgs, TopicArgs, TopicVerb};
 use crate::door::Door;
 use crate::failure::Usage;
 use crate::render::{Grid, bytes, number, out, seconds};
 
+/// Characters of a source's position on the terminal; `--output json` has it whole.
+const LONGEST_POSITION: usize = 80;
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<()> {
     let config = args.config.load()?;
-    let door = running(&config).await?;
     loop {
-        let status = door.status().await?;
+        let (door, status) = ask(&config).await?;
         if args.watch && args.output == Report::Table && io::stdout().is_terminal() {
             // From the first line of an empty screen.
             write!(out(), "\x1b[2J\x1b[H")?;
         }
         match args.output {
-            Report::Table => show(&door, &status)?,
+            Report::Table => show(door.as_ref(), &status)?,
             Report::Json if args.watch => writeln!(out(), "{}", serde_json::to_string(&status)?)?,
             Report::Json => write_json(&status)?,
         }
@@ -41,7 +45,7 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn topic(args: TopicArgs) -> anyhow::Result<()> {
-    let status = running(&args.config.load()?).await?.status().await?;
+    let (_, status) = ask(&args.config.load()?).await?;
     match (args.verb, args.output) {
         (TopicVerb::List, Report::Json) => write_json(&status.topics),
         (TopicVerb::List, Report::Table) => Ok(write!(out(), "{}", topics(&status.topics))?),
@@ -61,22 +65,22 @@ pub(crate) async fn topic(args: TopicArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn source(args: SourceArgs) -> anyhow::Result<()> {
-    let status = running(&args.config.load()?).await?.status().await?;
+    let (_, status) = ask(&args.config.load()?).await?;
     match (args.verb, args.output) {
         (SourceVerb::List, Report::Json) => write_json(&status.sources),
         (SourceVerb::List, Report::Table) => Ok(write!(out(), "{}", sources(&status.sources))?),
     }
 }
 
-async fn running(config: &Config) -> anyhow::Result<Door> {
-    let door = Door::find(config).await?;
-    door.ok_or_else(|| {
-        Error::unavailable(format!("nothing runs on {}", config.data_dir.display()))
-            .with_hint(
-                "start it with `tarn run CONFIG`; what lies in the lake is told by `tarn table list` and `tarn verify`",
-            )
-            .into()
-    })
+/// The running process and its word, or that of the log and the lake.
+async fn ask(config: &Config) -> anyhow::Result<(Option<Door>, Status)> {
+    if let Some(door) = Door::find(config).await? {
+        let status = door.status().await?;
+        return Ok((Some(door), status));
+    }
+    let status = rest::status(config).await?;
+    eprintln!("nothing runs on this config: answering from the log and the lake at rest");
+    Ok((None, status))
 }
 
 /// Pretty JSON on stdout.
@@ -87,10 +91,16 @@ pub(crate) fn write_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(door: &Door, status: &Status) -> anyhow::Result<()> {
+fn show(door: Option<&Door>, status: &Status) -> anyhow::Result<()> {
     let mut out = out();
-    let ready = if status.ready { "ready" } else { "catching up: SQL answers soon" };
-    writeln!(out, "tarn {} at {}, up {}, {ready}", status.version, door.address(), seconds(status.uptime_s))?;
+    match door {
+        Some(door) => {
+            let ready = if status.ready { "ready" } else { "catching up: SQL answers soon" };
+            let (version, address) = (&status.version, door.address());
+            writeln!(out, "tarn {version} at {address}, up {}, {ready}", seconds(status.uptime_s))?;
+        }
+        None => writeln!(out, "at rest")?,
+    }
     if !status.sources.is_empty() {
         write!(out, "\n{}", sources(&status.sources))?;
     }
@@ -113,6 +123,9 @@ fn show(door: &Door, status: &Status) -> anyhow::Result<()> {
 }
 
 pub(crate) fn sources(sources: &[SourceStatus]) -> Grid {
+    if sources.iter().any(|source| !source.positions.is_empty() || source.state == "at rest") {
+        return positions(sources);
+    }
     let mut grid = Grid::new(&["source", "type", "topic", "state", "#records", "#read", "#left", "#dropped"]);
     for source in sources {
         grid.row([
@@ -124,6 +137,32 @@ pub(crate) fn sources(sources: &[SourceStatus]) -> Grid {
             bytes(source.bytes),
             source.lag_bytes.map_or_else(|| "-".into(), bytes),
             number(source.dropped),
+        ]);
+    }
+    grid
+}
+
+/// At rest: how far each source has come.
+fn positions(sources: &[SourceStatus]) -> Grid {
+    let mut grid = Grid::new(&["source", "type", "topic", "state", "#positions", "the last of them"]);
+    for source in sources {
+        let last = source.positions.last().map_or_else(
+            || "-".into(),
+            |position| {
+                let text = format!("{} {}", position.key, position.value);
+                match text.char_indices().nth(LONGEST_POSITION) {
+                    Some((at, _)) => format!("{}...", &text[..at]),
+                    None => text,
+                }
+            },
+        );
+        grid.row([
+            source.name.clone(),
+            source.kind.clone(),
+            source.topic.clone(),
+            source.state.clone(),
+            number(source.positions.len() as u64),
+            last,
         ]);
     }
     grid

@@ -40,7 +40,8 @@ async fn at_rest(config: &Config) -> anyhow::Result<Vec<TableReport>> {
     let lake = rest::lake(config).await?;
     let log = rest::log(config).await?;
     let mut reports = Vec::new();
-    for table in &config.tables {
+    let topics = log.topics();
+    for table in &config.tables_of(topics.iter().map(|topic| topic.name.as_str())) {
         match one(&log, &lake, table)
             .await
             .with_context(|| format!("cannot verify table `{}`", table.name))?

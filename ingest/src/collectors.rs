@@ -93,7 +93,7 @@ impl Collectors {
             }
             let monitor = Monitor::new(
                 &source_config.name,
-                kind_name(&source_config.kind),
+                source_config.kind.name(),
                 &source_config.topic,
                 clock.clone(),
             );
@@ -209,14 +209,4 @@ pub(crate) fn create_topic(log: &Log, config: &Config, name: &str) -> Result<()>
         return Ok(());
     }
     log.create_topic(name, &options).map(drop)
-}
-
-fn kind_name(kind: &SourceKind) -> &'static str {
-    match kind {
-        SourceKind::Spooldir(_) => "spooldir",
-        SourceKind::Taildir(_) => "taildir",
-        SourceKind::Http(_) => "http",
-        SourceKind::Database(_) => "database",
-        SourceKind::Generator(_) => "generator",
-    }
 }

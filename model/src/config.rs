@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 mod check;
 mod load;
+mod patterns;
 mod problem;
 mod reference;
 mod replace;
@@ -21,6 +22,7 @@ mod units;
 mod walk;
 
 pub use load::Loader;
+pub use patterns::fills;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use units::{ByteSize, Span};
@@ -193,6 +195,19 @@ pub enum SourceKind {
     Generator(GeneratorConfig),
 }
 
+impl SourceKind {
+    /// Its `type`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SourceKind::Spooldir(_) => "spooldir",
+            SourceKind::Taildir(_) => "taildir",
+            SourceKind::Http(_) => "http",
+            SourceKind::Database(_) => "database",
+            SourceKind::Generator(_) => "generator",
+        }
+    }
+}
+
 /// `type = "spooldir"`: files that are complete when they appear in a folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SpooldirConfig {
@@ -363,13 +378,15 @@ pub enum GeneratorStream {
     Clicks,
 }
 
-/// `[[table]]`: a table made from a topic.
+/// `[[table]]`: a table made from a topic, or one for each of many topics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableConfig {
-    /// Its name in SQL and its folder in the lake; `<name>_dead_letters` is taken too.
+    /// Its name in SQL and its folder in the lake; `<name>_dead_letters` is taken too. With `{table}` in it, this is one
+    /// table for each topic that fits `topic`, whenever it appears, but for topics that another `[[table]]` names; what
+    /// stands for `{table}` is then in lower case, and `_` for what a table's name cannot hold.
     pub name: String,
-    /// The topic. Default: the table's name.
+    /// The topic; with `{table}` in it where `name` has it. Default: the table's name.
     #[serde(default)]
     pub topic: Option<String>,
     /// Columns with their SQL types, e.g. `"id BIGINT NOT NULL, price DECIMAL(10,2)"`. Default: inferred from the first

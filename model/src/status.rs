@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::boundary::{Offset, PartitionId};
+use crate::boundary::{Boundary, Offset, PartitionId};
 
 /// The whole pipeline at one moment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Status {
     /// Tarn's version.
     pub version: String,
+    /// Whether nothing runs: the log and the lake say all this themselves.
+    #[serde(default)]
+    pub at_rest: bool,
     /// Whether SQL answers: every tail has reached the committed end found at open.
     pub ready: bool,
     /// Seconds since start.
@@ -30,7 +33,7 @@ pub struct SourceStatus {
     pub kind: String,
     /// Topic that it fills.
     pub topic: String,
-    /// `running`, `idle`, `waiting` (something is wrong, it tries again), `done` or `stopped`.
+    /// `running`, `idle`, `waiting` (something is wrong, it tries again), `done`, `stopped` or `at rest`.
     pub state: String,
     /// Records committed since start.
     pub records: u64,
@@ -44,6 +47,18 @@ pub struct SourceStatus {
     pub total_bytes: Option<u64>,
     /// The last error, with its time in ms since 1970 UTC.
     pub last_error: Option<LastError>,
+    /// How far it has come, at rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub positions: Vec<PositionStatus>,
+}
+
+/// How far a source has come in one of the things it reads.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PositionStatus {
+    /// What is read: a file, a table.
+    pub key: String,
+    /// Up to where; each type of source has its own form.
+    pub value: serde_json::Value,
 }
 
 /// The newest error of a part; it stays until the next success.
@@ -84,7 +99,8 @@ pub struct TableStatus {
     pub name: String,
     /// Its topic.
     pub topic: String,
-    /// `running`, `inferring`, `waiting` (the lake refuses, it tries again), `refused` (see the error) or `stopped`.
+    /// `running`, `inferring`, `waiting` (the lake refuses, it tries again), `refused` (see the error) or `stopped`; at rest
+    /// `at rest`, `not made yet` or `unreadable`.
     pub state: String,
     /// Rows in the lake.
     pub lake_rows: u64,
@@ -100,6 +116,9 @@ pub struct TableStatus {
     pub tail_bytes: u64,
     /// Delta version.
     pub version: Option<u64>,
+    /// Next offset of each partition in the lake, at rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<Boundary>,
     /// Records of the log that SQL does not see yet.
     pub lag_records: u64,
     /// Records that are not in the lake yet.

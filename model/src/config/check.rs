@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::load::file_url_path;
+use super::patterns::{MAX_NAME_CHARS, MAX_TABLE_NAME_CHARS, fills};
 use super::problem::{Report, nearest};
 use super::{
     Config, CsvConfig, DatabaseConfig, DatabaseMode, DoneAction, FileFormat, GeneratorConfig, SourceConfig,
@@ -15,8 +16,6 @@ use super::{
 };
 use crate::columns::Columns;
 
-/// As in Kafka: a topic's name is a folder's name too, with room for a partition's number.
-const MAX_NAME_CHARS: usize = 249;
 const MAX_PARTITIONS: i32 = 10_000;
 /// A record must fit into one record batch, whose length is an `i32`.
 const MAX_RECORD_BYTES: u64 = 1 << 30;
@@ -391,7 +390,8 @@ impl Checker<'_, '_> {
             tables.iter().enumerate().map(|(i, table)| (table.dead_letters_name(), i)).collect();
         for (i, table) in tables.iter().enumerate() {
             let at = format!("table[{i}]");
-            self.table_name(&format!("{at}.name"), &table.name);
+            self.table_pattern(&at, table);
+            self.table_name(&format!("{at}.name"), &table.name.replacen("{table}", "t", 1));
             if let Some(other) = dead.get(&table.name) {
                 let message =
                     format!("this is the name of the dead letters of table[{other}]; choose another");
@@ -408,6 +408,18 @@ impl Checker<'_, '_> {
         self.unique("table", tables.iter().map(|table| table.name.as_str()));
     }
 
+    /// `{table}` stands in both names or in none.
+    fn table_pattern(&mut self, at: &str, table: &TableConfig) {
+        let in_topic = table.topic_name().contains("{table}");
+        if table.is_pattern() && !in_topic {
+            let message = "the name has `{table}`: put it into the topic as well, e.g. `shop_{table}`";
+            self.wrong(&format!("{at}.topic"), message);
+        } else if in_topic && !table.is_pattern() {
+            let message = "the topic has `{table}`: put it into the name as well, for one table per topic";
+            self.wrong(&format!("{at}.name"), message);
+        }
+    }
+
     fn table_name(&mut self, field: &str, name: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         if name.is_empty() {
@@ -417,7 +429,7 @@ impl Checker<'_, '_> {
             let shown = self.shown(field, name);
             let message = "use letters, digits, `_` and `-`, a letter or digit first";
             self.wrong(field, format!("{shown} is no name for a table: {message}"));
-        } else if name.len() > MAX_NAME_CHARS - "_dead_letters".len() {
+        } else if name.len() > MAX_TABLE_NAME_CHARS {
             self.wrong(field, "this name is too long");
         }
     }
@@ -425,6 +437,9 @@ impl Checker<'_, '_> {
     /// A table's topic is declared, or a source fills it.
     fn table_topic(&mut self, at: &str, table: &TableConfig) {
         let topic = table.topic_name();
+        if topic == "{table}" {
+            return;
+        }
         let key = if table.topic.is_some() { "topic" } else { "name" };
         let field = format!("{at}.{key}");
         // When the name of a source's topic is wrong, nobody knows which topic that source fills.
@@ -439,7 +454,7 @@ impl Checker<'_, '_> {
         let declared = self.config.topics.iter().map(|topic| topic.name.as_str());
         let filled = self.config.sources.iter().map(|source| source.topic.as_str());
         let known = || declared.clone().chain(filled.clone());
-        if known().any(|name| name == topic || is_filled_by(topic, name)) {
+        if known().any(|name| fills(name, topic) || fills(topic, name)) {
             return;
         }
         let shown = self.shown(&field, topic);
@@ -494,13 +509,6 @@ impl Checker<'_, '_> {
             self.wrong(field, format!("{shown} is no time zone{near}"));
         }
     }
-}
-
-/// Whether a source that fills `pattern`, which may hold `{table}`, fills `topic` for some table.
-fn is_filled_by(topic: &str, pattern: &str) -> bool {
-    pattern.split_once("{table}").is_some_and(|(before, after)| {
-        topic.len() > before.len() + after.len() && topic.starts_with(before) && topic.ends_with(after)
-    })
 }
 
 /// Whether only this machine reaches `address`; `None` when it is no address.

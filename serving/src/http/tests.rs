@@ -13,6 +13,7 @@ struct Still(Engine);
 impl StatusSource for Still {
     fn status(&self) -> Status {
         Status {
+            at_rest: false,
             version: "0".into(),
             ready: self.0.catalog().is_ready(),
             tables: vec![TableStatus {

@@ -1,0 +1,114 @@
+//! One `[[table]]` for many topics: `{table}` in its name and its topic.
+//!
+//! *Why*: whoever imports a whole database should not write a block per table. A source with `topic = "shop.{table}"` fills
+//! a topic per table; a table with the same topic is made once per topic, now and when new ones come.
+//!
+//! *Invariant*: what a pattern makes depends on the config and the topic's name only, so a restart makes the same.
+
+use super::{Config, TableConfig};
+
+/// What stands for a part of a name.
+const PLACE: &str = "{table}";
+/// As in Kafka: a topic's name is a folder's name too, with room for a partition's number.
+pub(super) const MAX_NAME_CHARS: usize = 249;
+pub(super) const MAX_TABLE_NAME_CHARS: usize = MAX_NAME_CHARS - "_dead_letters".len();
+
+/// What stands for `{table}` when `pattern` is `name`; `None` when it is not, or when the pattern has no such place.
+pub(super) fn part_of<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
+    let (before, after) = pattern.split_once(PLACE)?;
+    let part = name.strip_prefix(before)?.strip_suffix(after)?;
+    (!part.is_empty() && part != PLACE).then_some(part)
+}
+
+/// Whether what fills `pattern` (the topic of a source, perhaps with `{table}`) fills the topic `name`.
+pub fn fills(pattern: &str, name: &str) -> bool {
+    pattern == name || part_of(pattern, name).is_some()
+}
+
+impl TableConfig {
+    /// Whether it stands for one table per topic that fits.
+    pub fn is_pattern(&self) -> bool {
+        self.name.contains(PLACE)
+    }
+
+    /// The table that a pattern makes of `topic`, if the topic fits and leaves a name for a table. Names are in lower case
+    /// and without dots, so that SQL needs no quotes.
+    pub fn of_topic(&self, topic: &str) -> Option<TableConfig> {
+        if !self.is_pattern() {
+            return None;
+        }
+        let part = part_of(self.topic_name(), topic)?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let part: String = part.chars().map(|c| if fits(c) { c.to_ascii_lowercase() } else { '_' }).collect();
+        let name = self.name.replace(PLACE, &part);
+        // Topics such as `__consumer_offsets` are a log's own.
+        let is_name = !name.starts_with(['_', '-']) && name.len() <= MAX_TABLE_NAME_CHARS;
+        is_name.then(|| TableConfig { name, topic: Some(topic.to_owned()), ..self.clone() })
+    }
+}
+
+impl Config {
+    /// The tables of a log that has `topics`: those with a name of their own, and what the patterns make of topics that no
+    /// such table is made from. Of several patterns that fit a topic the first one counts.
+    pub fn tables_of<'t>(&self, topics: impl IntoIterator<Item = &'t str>) -> Vec<TableConfig> {
+        let (patterns, mut tables): (Vec<TableConfig>, Vec<TableConfig>) =
+            self.tables.iter().cloned().partition(TableConfig::is_pattern);
+        let named = tables.len();
+        for topic in topics {
+            if !tables[..named].iter().any(|table| table.topic_name() == topic) {
+                tables.extend(patterns.iter().find_map(|pattern| pattern.of_topic(topic)));
+            }
+        }
+        tables
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Loader;
+    use super::*;
+
+    fn config(tables: &str) -> Config {
+        let text = format!(
+            "[[source]]\nname = \"s\"\ntype = \"database\"\nurl = \"sqlite:a\"\ntable = \"*\"\ntopic = \"shop.{{table}}\"\n{tables}"
+        );
+        Loader::new().parse(std::path::Path::new("/c/tarn.toml"), &text).unwrap_or_else(|p| panic!("{p}"))
+    }
+
+    fn names(config: &Config, topics: &[&str]) -> Vec<(String, String)> {
+        let tables = config.tables_of(topics.iter().copied());
+        tables.iter().map(|table| (table.name.clone(), table.topic_name().to_owned())).collect()
+    }
+
+    #[test]
+    fn a_pattern_makes_a_table_of_every_topic_that_fits() {
+        let config =
+            config("[[table]]\nname = \"{table}\"\ntopic = \"shop.{table}\"\npartition_by = [\"year\"]");
+        let topics = ["clicks", "shop.", "shop.Order Items", "shop.Orders", "shop._own", "shop.a.b"];
+        let want = [("order_items", "shop.Order Items"), ("orders", "shop.Orders"), ("a_b", "shop.a.b")];
+        assert_eq!(names(&config, &topics), want.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(config.tables_of(topics)[0].partition_by, ["year"]);
+    }
+
+    #[test]
+    fn a_table_of_its_own_comes_before_a_pattern_and_the_first_pattern_before_the_next() {
+        let config = config(
+            "[[table]]\nname = \"all_{table}\"\ntopic = \"shop.{table}\"\n[[table]]\nname = \"sales\"\ntopic = \"shop.orders\"\n\
+             [[table]]\nname = \"late_{table}\"\ntopic = \"shop.{table}\"",
+        );
+        let want = [("sales", "shop.orders"), ("all_customers", "shop.customers")];
+        assert_eq!(
+            names(&config, &["shop.customers", "shop.orders"]),
+            want.map(|(a, b)| (a.to_owned(), b.to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_all_pattern_takes_every_topic_but_the_logs_own() {
+        let config = config("[[table]]\nname = \"{table}\"");
+        assert_eq!(
+            names(&config, &["Clicks", "__consumer_offsets"]),
+            [("clicks".to_owned(), "Clicks".to_owned())]
+        );
+    }
+}
