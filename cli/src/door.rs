@@ -22,6 +22,8 @@ use crate::rows::Rows;
 /// Header in which an answer says what it saw.
 const VECTOR: &str = "tarn-vector";
 const ARROW: &str = "application/vnd.apache.arrow.stream";
+/// Rows were sent already, so no error can be: it stands in the process's own words.
+const BROKEN_OFF: &str = "the process's log says why: it was stopped, or the statement reached `serving.statement_timeout` or `serving.statement_memory`";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a running process says of itself, in `<data_dir>/process.json`.
@@ -106,7 +108,12 @@ impl Door {
         let answer = accepted(request.send().await.context("the running process went away")?).await?;
         let vector =
             answer.headers().get(VECTOR).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let chunks = answer.bytes_stream().map_err(|error| anyhow!(error).context("the answer broke off"));
+        let broken = |error| {
+            anyhow::Error::from(
+                Error::unavailable("the answer broke off").with_source(error).with_hint(BROKEN_OFF),
+            )
+        };
+        let chunks = answer.bytes_stream().map_err(broken);
         Rows::from_ipc(vector, chunks).await
     }
 

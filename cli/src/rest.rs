@@ -9,7 +9,7 @@ use tarn_log::{Log, LogOptions};
 use tarn_model::clock;
 use tarn_model::config::{Config, LakeConfig};
 use tarn_model::{Error, OffsetVector};
-use tarn_serving::{Engine, EngineOptions};
+use tarn_serving::{Engine, EngineOptions, from_datafusion};
 use tarn_table::Catalog;
 
 use crate::failure::Usage;
@@ -95,6 +95,6 @@ pub(crate) async fn engine(config: &Config) -> anyhow::Result<Engine> {
 pub(crate) async fn sql(engine: &Engine, sql: &str, as_of: Option<&OffsetVector>) -> anyhow::Result<Rows> {
     use futures::StreamExt as _;
     let answer = engine.query(sql, &[], as_of).await?;
-    let batches = answer.rows.map(|batch| batch.map_err(anyhow::Error::from)).boxed();
+    let batches = answer.rows.map(|batch| batch.map_err(|error| from_datafusion(error).into())).boxed();
     Ok(Rows { schema: answer.schema, vector: answer.vector.to_string(), batches })
 }

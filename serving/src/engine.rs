@@ -44,6 +44,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
+use crate::distinct::CountDistinctByKey;
 use crate::error::{from_datafusion, into_datafusion};
 use crate::session::{CATALOG, DEFAULT_SCHEMA, Moment, OnlyTheLake, StatementCatalog, pinned_bytes};
 use crate::statement::Statement;
@@ -134,6 +135,7 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(runtime_env.clone())
             .with_table_factories(Default::default())
+            .with_optimizer_rule(Arc::new(CountDistinctByKey::new()))
             .build();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("tarn-sql")

@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::object_store;
+use datafusion::sql::sqlparser::parser::ParserError;
 use tarn_model::{Error, Kind};
 
 /// What went wrong, without DataFusion's wrapping, and what to do about it.
@@ -24,7 +25,9 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     let root = error.find_root();
     let message = lower_first(&root.message());
     match root {
-        DataFusionError::SQL(..) => Error::invalid(format!("the statement cannot be parsed: {message}")),
+        DataFusionError::SQL(parser, _) => {
+            Error::invalid(format!("the statement cannot be parsed: {}", what_was_expected(parser)))
+        }
         DataFusionError::SchemaError(schema, _) => unknown_field(schema, message),
         DataFusionError::Plan(_)
         | DataFusionError::NotImplemented(_)
@@ -36,7 +39,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(_) => {
             Error::invalid("the statement needs more memory than it may have")
                 .with_hint("ask for fewer rows or groups at once, or raise `serving.statement_memory`")
-                .with_source(error)
+                .with_source(what_was_too_much(&message))
         }
         DataFusionError::ParquetError(_) => {
             Error::corrupt("a file of the lake cannot be read").with_source(error)
@@ -78,6 +81,20 @@ fn unknown_field(schema: &SchemaError, message: String) -> Error {
             error.with_hint(format!("columns here: {}{more}", some.join(", ")))
         }
     }
+}
+
+fn what_was_expected(error: &ParserError) -> String {
+    match error {
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => lower_first(message),
+        ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+    }
+}
+
+/// Of DataFusion's account of all memory, the part that says who asked for how much.
+fn what_was_too_much(message: &str) -> String {
+    let asked = message.find("Failed to allocate").map_or(message, |at| &message[at..]);
+    let asked = asked.split_once(" with ").map_or(asked, |(asked, _)| asked);
+    lower_first(asked.lines().next().unwrap_or_default())
 }
 
 /// Whether a file was not found. The Parquet reader keeps only the text of what its object store said.

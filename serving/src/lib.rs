@@ -1,5 +1,6 @@
 //! SQL over lake and tail, and the HTTP doors to it.
 
+mod distinct;
 mod engine;
 mod error;
 #[cfg(test)]

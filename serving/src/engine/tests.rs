@@ -351,6 +351,42 @@ async fn time_and_memory_of_a_statement_end() {
     let shop = Shop::open_with(EngineOptions { statement_memory_bytes: 4 << 20, ..options() }).await;
     let error = shop.rows(greedy, None).await.expect_err("too much");
     assert!(error.to_string().contains("memory"), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("serving.statement_memory")), "{error:?}");
+    assert!(error.chain().contains("failed to allocate"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn distinct_tuples_are_counted_in_little_memory() {
+    let shop = Shop::open_with(EngineOptions { statement_memory_bytes: 32 << 20, ..options() }).await;
+    let values = "(SELECT value AS v, CASE WHEN value % 10 > 0 THEN 'w' || value % 100 END AS w FROM generate_series(1, 100000))";
+    for (counts, want) in [
+        ("count(*), count(DISTINCT (v % 5, v))", vec![100_000, 100_000]),
+        ("count(DISTINCT (v % 5, w)), count(DISTINCT v % 7), count(v)", vec![91, 7, 100_000]),
+        ("count(DISTINCT (v, w)) FILTER (WHERE v % 2 = 0), count(*)", vec![50_000, 100_000]),
+        ("count(DISTINCT [v % 3, v % 2]), count(*)", vec![6, 100_000]),
+        (
+            "count(DISTINCT CASE WHEN v > 50 THEN [v] END) AS n, max(v), count(*)",
+            vec![99_950, 100_000, 100_000],
+        ),
+    ] {
+        assert_eq!(shop.numbers(&format!("SELECT {counts} FROM {values}"), None).await, want, "{counts}");
+        let one_by_one = counts.split(", count(").next().expect("one").replace("count(*)", "count(v)");
+        let alone = shop.numbers(&format!("SELECT {one_by_one} FROM {values}"), None).await;
+        assert_eq!(alone[0], want[0], "{one_by_one}");
+    }
+    let by_group = format!(
+        "SELECT sum(n) FROM (SELECT v % 3, count(*) AS c, count(DISTINCT (v, w)) AS n FROM {values} GROUP BY 1)"
+    );
+    assert_eq!(shop.numbers(&by_group, None).await, [100_000]);
+    let (schema, _) = {
+        let answer = shop
+            .engine
+            .query(&format!("SELECT count(*), count(DISTINCT (v, w)) FROM {values}"), &[], None)
+            .await;
+        let answer = answer.expect("an answer");
+        (answer.schema, answer.rows)
+    };
+    assert!(!schema.field(1).name().contains("row_key"), "{schema:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
