@@ -1,4 +1,4 @@
-//! What needs root or other packages: an independent reader of the lake, a full disk, a read-only lake.
+//! What needs root or other packages: an independent reader of the lake, a full disk, a read-only lake, a lake on S3.
 //!
 //! `tests/servers/run` brings them and switches the feature `servers` on. Then every test that proves "exactly once" asks
 //! the independent reader too.
@@ -12,11 +12,14 @@ use serde_json::Value;
 
 use crate::harness::{Client, Folder, count, exactly_once, seconds, wait_for};
 
+mod s3;
+
 /// DuckDB's word on a table of the lake in `folder`.
 #[track_caller]
 pub(crate) fn lake_check(folder: &Folder, table: &str, rows: i64, dead: i64) {
     let python = std::env::var("TARN_PYTHON").expect("TARN_PYTHON: start these tests with tests/servers/run");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/lake_check.py");
+    s3::copy_lake(folder);
     let output = Command::new(python)
         .arg(script)
         .arg(folder.path("lake"))

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
 use tarn_model::{Error, Result, clock};
 
 use crate::durable::DurableLocal;
@@ -76,7 +77,7 @@ fn open_s3(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn Obje
     };
     let parsed =
         url::Url::parse(url).map_err(|e| Error::invalid(format!("not a url: url=`{url}`")).with_source(e))?;
-    let mut builder = AmazonS3Builder::from_env().with_url(url);
+    let mut builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries());
     for (key, value) in options {
         let key: AmazonS3ConfigKey = key.to_ascii_lowercase().parse().map_err(|e: object_store::Error| {
             Error::invalid(format!("not an option of an s3 store: option=`{key}`"))
@@ -94,20 +95,79 @@ fn open_s3(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn Obje
     Ok(Arc::new(PrefixStore::new(bucket, prefix)))
 }
 
+/// Short ones, over what a network drops: whoever waits for a store tries again, and says so meanwhile.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig { max_backoff: Duration::from_secs(2), ..BackoffConfig::default() },
+        max_retries: 5,
+        retry_timeout: Duration::from_secs(60),
+    }
+}
+
 /// Makes sure that a second conditional put of the same name fails: Delta's log stands on it.
 pub(crate) async fn probe(store: &dyn ObjectStore) -> Result<()> {
     let path = Path::from(format!("_tarn/probe-{}", clock::new_id()));
     let put = || store.put_opts(&path, "probe".into(), PutOptions::from(PutMode::Create));
-    put().await.map_err(|e| error::store("probing the lake with a conditional put", &path, e))?;
+    let is_refusal = |error: &object_store::Error| {
+        matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
+    };
+    match put().await {
+        Ok(_) => {}
+        // The answer got lost and the put was tried again: it met itself.
+        Err(error) if is_refusal(&error) => {}
+        Err(error) => return Err(probe_failed(error)),
+    }
     let second = put().await;
     if let Err(error) = store.delete(&path).await {
         tracing::warn!(%path, %error, "the probe could not be deleted");
     }
     match second {
-        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
-        Err(e) => Err(error::store("probing the lake with a conditional put", &path, e)),
-        Ok(_) => Err(Error::invalid("the object store does not honour a conditional put (`If-None-Match: *`)").with_hint(
-            "two writers would overwrite each other's commits: use a store, or a version of it, that supports conditional writes",
-        )),
+        Err(error) if is_refusal(&error) => Ok(()),
+        Err(error) => Err(probe_failed(error)),
+        Ok(_) => Err(unconditional()),
     }
+}
+
+fn unconditional() -> Error {
+    Error::invalid("the object store does not honour a conditional put (`If-None-Match: *`)").with_hint(
+        "two writers would overwrite each other's commits: use a store, or a version of it, that supports conditional writes",
+    )
+}
+
+/// The first word with a store: most of what can be wrong is in the config.
+fn probe_failed(error: object_store::Error) -> Error {
+    use object_store::Error as Store;
+    // What a server said is only in the text.
+    let text = format!("{error} {:?}", std::error::Error::source(&error));
+    let said = |word: &str| text.contains(word);
+    let (told, hint) = match &error {
+        Store::NotImplemented { .. } | Store::NotSupported { .. } => {
+            return unconditional().with_source(error);
+        }
+        _ if said("501 Not Implemented") || said("<Code>NotImplemented</Code>") => {
+            return unconditional().with_source(error);
+        }
+        Store::NotFound { .. } => {
+            (Error::invalid("there is no bucket for the lake"), "make the bucket, or mend `lake.url`")
+        }
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => (
+            Error::invalid("the object store does not let this process write"),
+            "check `access_key_id` and `secret_access_key` under `[lake.options]` (or AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY), and that they may list, read, write and delete below `lake.url`",
+        ),
+        _ if said("169.254.169.254") || said("169.254.170.2") => (
+            Error::invalid("there are no credentials for the object store"),
+            "set `access_key_id` and `secret_access_key` under `[lake.options]`, or AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY in the environment; without them the machine's own role is asked for, and there is none",
+        ),
+        _ if said("URL scheme is not allowed") => (
+            Error::invalid("the object store's endpoint is not encrypted"),
+            "write `https://`, or set `allow_http = \"true\"` under `[lake.options]`",
+        ),
+        _ => (
+            Error::unavailable("the object store cannot be reached"),
+            "check `endpoint` and `region` under `[lake.options]`, and the network",
+        ),
+    };
+    told.with_source(error).with_hint(hint)
 }

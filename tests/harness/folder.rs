@@ -14,15 +14,24 @@ use super::process::{Ended, Running};
 #[derive(Debug)]
 pub(crate) struct Folder {
     dir: tempfile::TempDir,
+    env: Vec<(String, String)>,
     starts: AtomicUsize,
 }
 
 impl Folder {
     /// An empty folder with `config` as its `tarn.toml`. The config's HTTP port should be 0.
     pub(crate) fn new(config: &str) -> Folder {
-        let folder = Folder { dir: tempfile::tempdir().expect("a folder"), starts: AtomicUsize::new(0) };
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = Folder { dir, env: Vec::new(), starts: AtomicUsize::new(0) };
         folder.configure(config);
         folder
+    }
+
+    /// The same folder with a variable in the environment of its processes.
+    #[allow(dead_code, reason = "only tests with servers need one")]
+    pub(crate) fn with_env(mut self, name: &str, value: &str) -> Folder {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Replaces the config.
@@ -89,6 +98,7 @@ impl Folder {
             .env("RUST_BACKTRACE", "1")
             .env("NO_COLOR", "1")
             .env_remove("FAILPOINTS")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(&said).expect("a file for stderr"));
