@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::TcpListener;
 
-use crate::harness::{Ended, Folder, count, exactly_once, gzip, seconds, wait_for};
+use crate::harness::{Ended, Folder, events, exactly_once, gzip, push, visible};
 
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -37,10 +37,6 @@ columns = "id BIGINT NOT NULL, text VARCHAR"
 commit_every = "1h"
 "#;
 
-fn events(from: usize, n: usize) -> String {
-    (from..from + n).map(|id| format!("{{\"id\":{id},\"text\":\"event {id}\"}}\n")).collect()
-}
-
 /// It ended with an error that says all of `words`, and a hint.
 #[track_caller]
 fn refused(ended: &Ended, code: i32, words: &[&str]) {
@@ -58,9 +54,7 @@ fn flipped_bytes_in_a_segment_are_an_error_that_names_the_segment() {
     let mut running = folder.start();
     let client = running.ready();
     for i in 0..5 {
-        let answer =
-            client.post("/v1/ingest/events", &[], events(i * 100, 100).as_bytes()).expect("an answer");
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(push(&client, &events(i * 100, 100)), 200);
     }
     running.kill();
     let segment =
@@ -201,9 +195,8 @@ fn a_second_process_on_the_same_folder_is_refused() {
     let mut first = folder.start();
     let client = first.ready();
     refused(&folder.tarn(&["run", "tarn.toml"]), 1, &["data"]);
-    let answer = client.post("/v1/ingest/events", &[], events(0, 3).as_bytes()).expect("an answer");
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    wait_for("the first process to go on", seconds(20), || (count(&client, "events")? == 3).then_some(()));
+    assert_eq!(push(&client, &events(0, 3)), 200, "the first process goes on");
+    visible(&client, 3);
     assert!(first.address().is_some(), "the second process took the first one's process file");
     assert_eq!(first.stop().code, Some(0));
     folder.never_panicked();

@@ -1,8 +1,8 @@
 //! The command line: exit codes, streams, and the commands around a pipeline.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Folder, count, seconds, wait_for};
+use crate::harness::{Folder, count, events, push, seconds, visible, wait_for};
 
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -138,4 +138,70 @@ fn the_demo_answers_and_goes_on_where_it_stopped() {
     let second = orders(first);
     assert!(second > first);
     folder.never_panicked();
+}
+
+#[test]
+fn a_forced_trim_is_a_lost_range_and_the_table_goes_on_behind_it() {
+    let config = r#"
+data_dir = "data"
+[lake]
+url = "file:lake"
+[serving]
+http = "127.0.0.1:0"
+[[source]]
+name = "push"
+type = "http"
+topic = "events"
+[[table]]
+name = "events"
+columns = "id BIGINT NOT NULL, text VARCHAR"
+commit_every = "1h"
+"#;
+    let folder = Folder::new(config);
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!(push(&client, &events(0, 100)), 200);
+    visible(&client, 100);
+    let trim = |before: &str, more: &[&str]| {
+        folder.tarn(&[&["topic", "trim", "events", "--before", before][..], more].concat())
+    };
+    let ended = trim("10", &[]);
+    assert_eq!(ended.code, Some(1), "records are deleted only at rest: {}", ended.printed);
+    running.kill();
+    folder.drained();
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!(push(&client, &events(100, 50)), 200);
+    visible(&client, 150);
+    running.kill();
+
+    let ended = trim("130", &[]);
+    assert_eq!(ended.code, Some(1), "{}", ended.printed);
+    assert!(
+        ended.said.contains("`events` still needs partition 0") && ended.said.contains("from offset 100"),
+        "{}",
+        ended.said
+    );
+    let ended = trim("130", &["--force"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    assert!(ended.printed.contains("130 records are deleted, 30 of them lost"), "{}", ended.printed);
+    assert_eq!(trim("1000", &["--force"]).code, Some(1), "the log ends before");
+    assert_eq!(trim("1", &["--partition", "7"]).code, Some(1), "there is no such partition");
+
+    folder.drained();
+    assert_eq!(folder.number("SELECT count(*) FROM events"), 120);
+    assert_eq!(folder.number("SELECT count(*) FROM events WHERE id >= 100 AND id < 130"), 0);
+    let verified = folder.tarn(&["verify", "--output", "json"]);
+    assert_eq!(verified.code, Some(0), "{}", verified.said);
+    let report: Value = serde_json::from_str(&verified.printed).expect("JSON");
+    let partition = &report[0]["partitions"][0];
+    assert_eq!(
+        (&partition["rows"], &partition["lost"], &partition["missing"]),
+        (&json!(120), &json!(30), &json!(0))
+    );
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!(push(&client, &events(150, 10)), 200);
+    visible(&client, 130);
+    assert_eq!(running.stop().code, Some(0));
 }

@@ -110,6 +110,33 @@ fn a_table_that_appears_in_the_database_becomes_one_while_it_runs() {
 }
 
 #[test]
+fn a_drain_that_waits_for_its_database_says_so_and_ends_when_it_comes() {
+    let folder = Folder::new(CONFIG);
+    let mut running = folder.start_with("", &["--drain"]);
+    wait_for("the drain to say what it waits for", seconds(60), || {
+        assert!(running.runs(), "{}", running.said());
+        running
+            .said()
+            .lines()
+            .any(|line| line.contains("the drain waits for a source") && line.contains("shop.sqlite"))
+            .then_some(())
+    });
+    let stopped = running.stop();
+    assert_eq!(stopped.code, Some(1), "a drain that was stopped is not done: {}", stopped.said);
+    let running = folder.start_with("", &["--drain"]);
+    wait_for("the source to wait", seconds(60), || running.said().contains("source waits").then_some(()));
+    let aside = folder.path("aside.sqlite");
+    let made = Connection::open(&aside).expect("a database");
+    made.execute_batch("CREATE TABLE Genre (id INTEGER); INSERT INTO Genre VALUES (1), (2);")
+        .expect("a table");
+    drop(made);
+    std::fs::rename(aside, folder.path("shop.sqlite")).expect("the database comes");
+    let ended = running.end(seconds(60));
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    all_there(&folder, &[("genre", 2)]);
+}
+
+#[test]
 fn a_table_of_its_own_comes_before_the_pattern() {
     let own = "[[table]]\nname = \"singers\"\ntopic = \"shop.Artist\"\npartition_by = [\"Name\"]\ncolumns = \"\\\"ArtistId\\\" BIGINT, \\\"Name\\\" VARCHAR\"\n";
     let folder = Folder::new(&format!("{CONFIG}{own}"));

@@ -8,9 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
-
-use crate::harness::{Client, Folder, count, exactly_once, seconds, wait_for};
+use crate::harness::{Folder, committed, exactly_once, push, seconds, table_status, visible, wait_for};
 
 mod s3;
 
@@ -121,34 +119,11 @@ columns = "id BIGINT NOT NULL, text VARCHAR"
 commit_every = "200ms"
 "#;
 
-fn events(from: i64, n: i64) -> String {
+/// Records with some weight.
+fn heavy(from: i64, n: i64) -> String {
     (from..from + n)
         .map(|id| format!("{{\"id\":{id},\"text\":\"event {id} {}\"}}\n", "x".repeat(100)))
         .collect()
-}
-
-fn push(client: &Client, from: i64, n: i64) -> u16 {
-    client.post("/v1/ingest/events", &[], events(from, n).as_bytes()).expect("an answer").status
-}
-
-fn table(client: &Client) -> Option<Value> {
-    client.get("/v1/status").ok()?.json()["tables"]
-        .as_array()?
-        .iter()
-        .find(|t| t["name"] == "events")
-        .cloned()
-}
-
-fn visible(client: &Client, n: i64) {
-    wait_for(&format!("{n} records to be visible"), seconds(60), || {
-        (count(client, "events")? == n).then_some(())
-    });
-}
-
-fn committed(client: &Client) {
-    wait_for("everything to be in the lake", seconds(60), || {
-        (table(client)?["uncommitted_records"] == 0).then_some(())
-    });
 }
 
 /// The lake takes nothing for a while: it waits, says so, answers from the tail, and goes on by itself.
@@ -156,24 +131,24 @@ fn while_the_lake_refuses(folder: &Folder, refuse: impl FnOnce(), allow: impl Fn
     fs::create_dir_all(folder.path("in")).expect("create the folder");
     let mut running = folder.start();
     let client = running.ready();
-    assert_eq!(push(&client, 0, 500), 200);
+    assert_eq!(push(&client, &heavy(0, 500)), 200);
     visible(&client, 500);
     committed(&client);
     refuse();
-    assert_eq!(push(&client, 500, 500), 200, "the log still has room");
+    assert_eq!(push(&client, &heavy(500, 500)), 200, "the log still has room");
     visible(&client, 1000);
     wait_for("the table to say that it waits", seconds(60), || {
-        let table = table(&client)?;
+        let table = table_status(&client)?;
         (table["state"] == "waiting" && table["last_error"]["message"].is_string()).then_some(())
     });
-    assert_eq!(push(&client, 1000, 500), 200);
+    assert_eq!(push(&client, &heavy(1000, 500)), 200);
     visible(&client, 1500);
     allow();
     committed(&client);
-    assert_eq!(push(&client, 1500, 10), 200);
+    assert_eq!(push(&client, &heavy(1500, 10)), 200);
     visible(&client, 1510);
     committed(&client);
-    let table = table(&client).expect("a table");
+    let table = table_status(&client).expect("a table");
     assert_eq!(table["state"], "running", "{table}");
     assert_eq!(running.stop().code, Some(0));
     folder.drained();
@@ -204,12 +179,12 @@ fn a_full_disk_under_the_log_refuses_pushes_and_loses_nothing() {
     let mount = Mount::ext4(&folder, "data", 48);
     let mut running = folder.start();
     let client = running.ready();
-    assert_eq!(push(&client, 0, 500), 200);
+    assert_eq!(push(&client, &heavy(0, 500)), 200);
     visible(&client, 500);
     let ballast = mount.fill();
     // Fresh blocks are needed sooner or later: from then on a push is refused, and refused means not there.
     let mut acknowledged = 500;
-    wait_for("a push to be refused", seconds(60), || match push(&client, acknowledged, 500) {
+    wait_for("a push to be refused", seconds(60), || match push(&client, &heavy(acknowledged, 500)) {
         200 => {
             acknowledged += 500;
             None
@@ -219,7 +194,7 @@ fn a_full_disk_under_the_log_refuses_pushes_and_loses_nothing() {
             Some(())
         }
     });
-    folder.put("in/waiting.ndjson", events(1_000_000, 2_000));
+    folder.put("in/waiting.ndjson", heavy(1_000_000, 2_000));
     wait_for("the spool source to say that it waits", seconds(60), || {
         let status = client.get("/v1/status").ok()?.json();
         let spool = status["sources"].as_array()?.iter().find(|source| source["name"] == "spool")?.clone();
@@ -229,7 +204,7 @@ fn a_full_disk_under_the_log_refuses_pushes_and_loses_nothing() {
     fs::remove_file(ballast).expect("make room");
     visible(&client, acknowledged + 2_000);
     wait_for("a push to be taken again", seconds(60), || {
-        (push(&client, acknowledged, 500) == 200).then_some(())
+        (push(&client, &heavy(acknowledged, 500)) == 200).then_some(())
     });
     acknowledged += 500;
     visible(&client, acknowledged + 2_000);
@@ -250,7 +225,7 @@ fn a_full_disk_at_start_is_an_error_with_a_hint() {
     assert_eq!(ended.code, Some(1), "{}", ended.said);
     assert!(ended.said.contains("hint:"), "{}", ended.said);
     fs::remove_file(ballast).expect("make room");
-    folder.put("in/a.ndjson", events(0, 100));
+    folder.put("in/a.ndjson", heavy(0, 100));
     folder.drained();
     exactly_once(&folder, "events", 100, 0);
     folder.never_panicked();

@@ -6,7 +6,7 @@ use arrow::array::Int64Array;
 use arrow::ipc::reader::StreamReader;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Folder, VECTOR, count, seconds, wait_for};
+use crate::harness::{Client, Folder, VECTOR, committed, count, events, push, seconds, visible, wait_for};
 
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -34,18 +34,9 @@ columns = "id BIGINT NOT NULL, text VARCHAR"
 commit_every = "200ms"
 "#;
 
-fn push(client: &Client, from: i64, n: i64) {
-    let body: String =
-        (from..from + n).map(|id| format!("{{\"id\":{id},\"text\":\"event {id}\"}}\n")).collect();
-    let answer = client.post("/v1/ingest/events", &[], body.as_bytes()).expect("an answer");
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
-
 fn pushed(client: &Client, from: i64, n: i64) {
-    push(client, from, n);
-    wait_for("the records to be visible", seconds(20), || {
-        (count(client, "events")? == from + n).then_some(())
-    });
+    assert_eq!(push(client, &events(from, n)), 200);
+    visible(client, from + n);
 }
 
 #[test]
@@ -244,9 +235,7 @@ fn status_topic_and_source_answer_at_rest_from_log_and_lake() {
     let mut running = folder.start();
     let client = running.ready();
     pushed(&client, 0, 30);
-    wait_for("the lake to have them", seconds(30), || {
-        (client.get("/v1/status").ok()?.json()["tables"][0]["uncommitted_records"] == 0).then_some(())
-    });
+    committed(&client);
     running.kill();
     // What is in the log and not in the lake, and a line that is no record.
     folder.configure(&format!("{CONFIG}{spool}").replace("200ms", "1h"));

@@ -89,7 +89,11 @@ impl Admin {
         let tables = self.pipeline.tables();
         let table =
             tables.iter().find(|table| table.config.name == name || table.config.dead_letters_name() == name);
-        let table = table.ok_or_else(|| Error::invalid(format!("table `{name}` does not run here")))?;
+        let table = table.ok_or_else(|| {
+            let known: Vec<&str> = tables.iter().map(|table| table.config.name.as_str()).collect();
+            Error::invalid(format!("there is no table `{name}` that runs"))
+                .with_hint(format!("tables: {}", known.join(", ")))
+        })?;
         let lake = if table.config.name == name { &table.lake } else { &table.dead_letters };
         let report = match action {
             "optimize" => json(&lake.optimize().await?),

@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// Tables: list, describe, and the lake's upkeep by hand
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Table(TableArgs),
-    /// Topics of the log: list, describe
+    /// Topics of the log: list, describe, trim
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Topic(TopicArgs),
     /// Sources, and how far they have come
@@ -261,6 +261,23 @@ pub(crate) enum TopicVerb {
     Describe {
         /// The topic
         name: String,
+    },
+    /// Deletes the records below an offset, at rest
+    ///
+    /// Records that a table still needs are kept, unless they are given up: then `tarn verify` shows how many were lost, and the
+    /// table goes on behind them.
+    Trim {
+        /// The topic
+        name: String,
+        /// The partition
+        #[arg(long, default_value_t = 0)]
+        partition: i32,
+        /// The first offset that stays
+        #[arg(long, value_name = "OFFSET")]
+        before: i64,
+        /// Also records that are not in the lake yet
+        #[arg(long)]
+        force: bool,
     },
 }
 

@@ -108,7 +108,7 @@ impl Door {
         let answer = accepted(request.send().await.context("the running process went away")?).await?;
         let vector =
             answer.headers().get(VECTOR).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let broken = |error| {
+        let broken = |error: reqwest::Error| {
             anyhow::Error::from(
                 Error::unavailable("the answer broke off").with_source(error).with_hint(BROKEN_OFF),
             )

@@ -15,8 +15,9 @@ use tarn_log::{Log, TopicOptions};
 use tarn_model::clock::Clock;
 use tarn_model::config::{Config, TableConfig, fills};
 use tarn_model::status::{LastError, PartitionStatus, TableStatus, TopicStatus};
-use tarn_model::{Boundary, Error, Result, clock};
+use tarn_model::{Boundary, Error, Kind, Result, clock};
 use tarn_speed::{TopicReader, has_reached};
+use tarn_table::open::Backoff;
 use tarn_table::{Catalog, CutTable, OpenTable, TableOpener, TailBudget, TopicHub};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -43,6 +44,8 @@ pub(crate) struct Pipeline {
 struct State {
     running: BTreeMap<String, Arc<TopicPipeline>>,
     inferring: BTreeMap<String, Vec<TableConfig>>,
+    /// Of those in `inferring`, why they could not be opened when that was last tried.
+    waiting: BTreeMap<String, LastError>,
     refused: Vec<Refused>,
     failure: Option<Error>,
 }
@@ -162,6 +165,10 @@ impl Pipeline {
             match self.opener.open(&config).await {
                 Ok(Some(table)) => open.push(table),
                 Ok(None) => unknown.push(config),
+                Err(error) if error.kind() == Kind::Unavailable => {
+                    self.waits(&config, &error);
+                    unknown.push(config);
+                }
                 Err(error) => self.refuse(&config, &error),
             }
         }
@@ -176,7 +183,7 @@ impl Pipeline {
         let pipeline = Arc::clone(&self);
         tokio::spawn(async move {
             for config in unknown {
-                match pipeline.opener.infer(&config).await {
+                match pipeline.open_at_last(&config).await {
                     Ok(table) => open.push(table),
                     Err(error) => pipeline.refuse(&config, &error),
                 }
@@ -190,11 +197,43 @@ impl Pipeline {
         Ok(())
     }
 
-    fn refuse(&self, config: &TableConfig, error: &Error) {
+    /// Opens a table as soon as the lake lets it, and its columns are known.
+    async fn open_at_last(&self, config: &TableConfig) -> Result<OpenTable> {
+        let mut backoff = Backoff::default();
+        loop {
+            let opened = match self.opener.open(config).await {
+                Ok(None) => self.opener.infer(config).await.map(Some),
+                opened => opened,
+            };
+            match opened {
+                Ok(Some(table)) => {
+                    self.state.lock().waiting.remove(&config.name);
+                    return Ok(table);
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == Kind::Unavailable => self.waits(config, &error),
+                Err(error) => return Err(error),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// The lake cannot be reached: that passes.
+    fn waits(&self, config: &TableConfig, error: &Error) {
+        let error = self.last_error(error);
+        tracing::warn!(table = %config.name, error = error.message, "table cannot be opened yet; trying again");
+        self.state.lock().waiting.insert(config.name.clone(), error);
+    }
+
+    fn last_error(&self, error: &Error) -> LastError {
         let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        LastError { message: format!("{}{hint}", error.chain()), at_ms: self.clock.now_ms() }
+    }
+
+    fn refuse(&self, config: &TableConfig, error: &Error) {
         tracing::error!(table = %config.name, error = ?error, "table refused");
         self.log.hold(config.topic_name(), &config.name, Boundary::new());
-        let error = LastError { message: format!("{}{hint}", error.chain()), at_ms: self.clock.now_ms() };
+        let error = self.last_error(error);
         let (table, topic) = (config.name.clone(), config.topic_name().to_owned());
         self.state.lock().refused.push(Refused { table, topic, error });
     }
@@ -371,7 +410,9 @@ impl Pipeline {
             tables.extend(configs.iter().map(|config| TableStatus {
                 name: config.name.clone(),
                 topic: topic.clone(),
-                state: "inferring".to_owned(),
+                state:
+                    if state.waiting.contains_key(&config.name) { "waiting" } else { "inferring" }.to_owned(),
+                last_error: state.waiting.get(&config.name).cloned(),
                 lag_records,
                 ..TableStatus::default()
             }));

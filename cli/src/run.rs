@@ -14,7 +14,7 @@ use tarn_ingest::{Collectors, RunMode};
 use tarn_lake::Lake;
 use tarn_log::{Log, LogOptions};
 use tarn_model::config::Config;
-use tarn_model::status::Status;
+use tarn_model::status::{LastError, Status, TableStatus};
 use tarn_model::{Error, clock};
 use tarn_serving::{Engine, EngineOptions, Hosts, StatusSource};
 use tarn_table::Catalog;
@@ -29,6 +29,8 @@ use crate::rest;
 
 /// Requests under way get this long when the process stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// Time between two words on what a drain waits for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// How a pipeline runs.
 #[derive(Debug, Default)]
@@ -152,10 +154,44 @@ async fn work(
         error = pipeline.failed() => return Err(error.into()),
         error = log_failed(log) => return Err(error.into()),
         () = retention(log, config.log.retention_every.0) => {}
-        () = signal() => tracing::info!("told to stop"),
+        () = tell_what_is_left(running, until.drain) => {}
+        () = signal() => {
+            tracing::info!("told to stop");
+            if until.drain {
+                return Err(Error::unavailable("stopped before everything was in the lake")
+                    .with_hint("start it again: it goes on where it stopped")
+                    .into());
+            }
+        }
         () = async { match told { Some(told) => { let _ = told.await; } None => std::future::pending().await } } => {}
     }
     Ok(())
+}
+
+/// Says every so often what a drain still waits for, so that nobody has to guess why it does not end. Never completes.
+async fn tell_what_is_left(running: &Running, drain: bool) {
+    if !drain {
+        return std::future::pending().await;
+    }
+    loop {
+        clock::pause(TELL_EVERY).await;
+        let status = running.status();
+        let why =
+            |error: &Option<LastError>| error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+        for source in status.sources.iter().filter(|source| source.state == "waiting") {
+            tracing::warn!(source = %source.name, error = why(&source.last_error), "the drain waits for a source; Ctrl-C ends it, and what came stays");
+        }
+        let is_late = |table: &&TableStatus| {
+            table.state == "waiting" || table.state == "inferring" && table.lag_records > 0
+        };
+        for table in status.tables.iter().filter(is_late) {
+            let (records, state) = (table.uncommitted_records.max(table.lag_records), &table.state);
+            tracing::warn!(table = %table.name, %state, records, error = why(&table.last_error), "the drain waits for the lake to take a table's records");
+        }
+        let records: u64 = status.sources.iter().map(|source| source.records).sum();
+        let rows: u64 = status.tables.iter().map(|table| table.lake_rows).sum();
+        tracing::info!(records, rows_in_the_lake = rows, "the drain goes on");
+    }
 }
 
 /// Completes when the log has stopped for good: after a failed sync nothing may be written on pages whose state nobody knows.

@@ -62,6 +62,13 @@ pub(crate) async fn sql(args: SqlArgs) -> anyhow::Result<()> {
             .with_hint("write it as the last argument, or pipe it in: `tarn sql \"SELECT 1\"`")
             .into());
     }
+    if let Some(command) = statements.iter().find(|statement| statement.starts_with('\\')) {
+        return Err(Usage::new(format!("`{command}` is a command of the shell"))
+            .with_hint(
+                "`tarn sql` without a statement is the shell; `SHOW TABLES` and `DESCRIBE t` work everywhere",
+            )
+            .into());
+    }
     let sql = Sql::open(&config).await?;
     for statement in statements {
         let rows = sql.query(statement, args.as_of.as_ref()).await?;

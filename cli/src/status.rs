@@ -2,6 +2,7 @@
 //! lake say.
 
 mod rest;
+mod trim;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tarn_model::status::{LastError, SourceStatus, Status, TableStatus, TopicStat
 use crate::args::{Report, SourceArgs, SourceVerb, StatusArgs, TopicArgs, TopicVerb};
 use crate::door::Door;
 use crate::failure::Usage;
+use trim::Trim;
+
 use crate::render::{Grid, bytes, number, out, seconds};
 
 /// Characters of a source's position on the terminal; `--output json` has it whole.
@@ -45,8 +48,13 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn topic(args: TopicArgs) -> anyhow::Result<()> {
-    let (_, status) = ask(&args.config.load()?).await?;
+    let config = args.config.load()?;
+    if let TopicVerb::Trim { name, partition, before, force } = args.verb {
+        return trim::trim(&config, Trim { topic: name, partition, before, force }, args.output).await;
+    }
+    let (_, status) = ask(&config).await?;
     match (args.verb, args.output) {
+        (TopicVerb::Trim { .. }, _) => Ok(()),
         (TopicVerb::List, Report::Json) => write_json(&status.topics),
         (TopicVerb::List, Report::Table) => Ok(write!(out(), "{}", topics(&status.topics))?),
         (TopicVerb::Describe { name }, output) => {

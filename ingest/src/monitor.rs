@@ -146,10 +146,10 @@ impl Monitor {
             state: state.as_str().to_owned(),
             records: self.records(),
             bytes: self.bytes.load(Ordering::Relaxed),
-            dropped: 0,
             lag_bytes: known(&self.lag_bytes),
             total_bytes: known(&self.total_bytes),
             last_error,
+            ..SourceStatus::default()
         }
     }
 }

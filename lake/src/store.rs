@@ -137,8 +137,13 @@ fn unconditional() -> Error {
 /// The first word with a store: most of what can be wrong is in the config.
 fn probe_failed(error: object_store::Error) -> Error {
     use object_store::Error as Store;
-    // What a server said is only in the text.
-    let text = format!("{error} {:?}", std::error::Error::source(&error));
+    // What a server or a connection said is only in the texts.
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
     let said = |word: &str| text.contains(word);
     let (told, hint) = match &error {
         Store::NotImplemented { .. } | Store::NotSupported { .. } => {

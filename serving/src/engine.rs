@@ -45,8 +45,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::distinct::CountDistinctByKey;
-use crate::error::{from_datafusion, into_datafusion};
-use crate::session::{CATALOG, DEFAULT_SCHEMA, Moment, OnlyTheLake, StatementCatalog, pinned_bytes};
+use crate::error::{between, from_datafusion, into_datafusion, nearest};
+use crate::session::{
+    CATALOG, DEFAULT_SCHEMA, Moment, OnlyTheLake, StatementCatalog, is_schema, pinned_bytes,
+};
 use crate::statement::Statement;
 
 /// Statements that run at once; others wait, within their own time.
@@ -251,7 +253,7 @@ impl Shared {
         let (state, runtime_env) = (self.session(&moment), self.runtime_env());
         let pinned = MemoryConsumer::new("tail").register(&runtime_env.memory_pool);
         pinned.try_grow(pinned_bytes(&moment, &names)).map_err(from_datafusion)?;
-        let explain = |error| explain(error, &moment, &names);
+        let explain = |error| explain(error, &moment, &names, &self.state);
         let mut plan = state.statement_to_plan(statement.ast).await.map_err(explain)?;
         let only_reads =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
@@ -289,16 +291,31 @@ impl Shared {
     }
 }
 
-/// A planning error, with the nearest table for a name that is none.
-fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference]) -> Error {
+/// A planning error, with the nearest name for one that is none.
+fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference], state: &SessionState) -> Error {
     let text = error.to_string();
-    let unknown = names.iter().find(|name| {
-        !matches!(name.schema(), Some("information_schema"))
-            && !moment.has(name.table())
-            && text.contains("not found")
-            && text.contains(name.table())
-    });
-    match unknown {
+    if let Some(function) = between(&text, "Invalid function '", "'") {
+        let known = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
+        let near = nearest(function, known.chain(state.window_functions().keys()).map(String::as_str));
+        let error = Error::invalid(format!("there is no function `{function}`"));
+        return match near {
+            Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+            None => error,
+        };
+    }
+    let not_found = |name: &&TableReference| text.contains("not found") && text.contains(name.table());
+    let known_schema = |name: &TableReference| {
+        name.schema().is_none_or(|schema| schema == "information_schema" || is_schema(schema))
+    };
+    if let Some(schema) =
+        names.iter().filter(not_found).find(|name| !known_schema(name)).and_then(|name| name.schema())
+    {
+        return Error::invalid(format!("there is no schema `{schema}`"))
+            .with_hint("`t` is a whole table, `lake.t` what of it is in the lake, `live.t` what is not yet");
+    }
+    let is_unknown =
+        |name: &&TableReference| name.schema() != Some("information_schema") && !moment.has(name.table());
+    match names.iter().filter(not_found).find(is_unknown) {
         Some(name) => moment.no_table(name.table()),
         None => from_datafusion(error),
     }

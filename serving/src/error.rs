@@ -35,7 +35,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         | DataFusionError::ArrowError(..)
         | DataFusionError::Execution(_)
         | DataFusionError::Diagnostic(..)
-        | DataFusionError::Collection(_) => Error::invalid(message),
+        | DataFusionError::Collection(_) => in_words_of_sql(message),
         DataFusionError::ResourcesExhausted(_) => {
             Error::invalid("the statement needs more memory than it may have")
                 .with_hint("ask for fewer rows or groups at once, or raise `serving.statement_memory`")
@@ -81,6 +81,60 @@ fn unknown_field(schema: &SchemaError, message: String) -> Error {
             error.with_hint(format!("columns here: {}{more}", some.join(", ")))
         }
     }
+}
+
+/// What DataFusion's planner says, without its own types and its own troubles.
+fn in_words_of_sql(message: String) -> Error {
+    if let Some((call, rest)) = message
+        .split_once("No function matches the given name and argument types '")
+        .and_then(|(_, rest)| rest.split_once("'."))
+    {
+        let error = Error::invalid(format!("no function fits `{}`", sql_types(call)));
+        let candidates = rest.lines().skip_while(|line| !line.contains("Candidate functions")).skip(1);
+        let candidates: Vec<String> =
+            candidates.take(6).map(|line| format!("`{}`", sql_types(line.trim()))).collect();
+        return match candidates.as_slice() {
+            [] => error,
+            some => {
+                error.with_hint(format!("there are {}; `CAST(x AS DOUBLE)` changes a type", some.join(", ")))
+            }
+        };
+    }
+    if let Some(column) = between(&message, "column \"", "\" must appear in the GROUP BY clause") {
+        return Error::invalid(format!(
+            "column `{column}` is neither in GROUP BY nor in an aggregate function"
+        ))
+        .with_hint(format!("group by it too, or say which of its values is wanted: `max({column})`"));
+    }
+    Error::invalid(message)
+}
+
+/// Arrow's type names as SQL has them.
+fn sql_types(text: &str) -> String {
+    const NAMES: [(&str, &str); 15] = [
+        ("Utf8View", "VARCHAR"),
+        ("LargeUtf8", "VARCHAR"),
+        ("Utf8", "VARCHAR"),
+        ("UInt64", "BIGINT UNSIGNED"),
+        ("Int64", "BIGINT"),
+        ("Int32", "INT"),
+        ("Int16", "SMALLINT"),
+        ("Int8", "TINYINT"),
+        ("Float64", "DOUBLE"),
+        ("Float32", "REAL"),
+        ("Boolean", "BOOLEAN"),
+        ("Date32", "DATE"),
+        ("BinaryView", "BINARY"),
+        ("Decimal128", "DECIMAL"),
+        ("Timestamp(µs, \"UTC\")", "TIMESTAMP"),
+    ];
+    NAMES.iter().fold(text.to_owned(), |text, (arrow, sql)| text.replace(arrow, sql))
+}
+
+/// What stands between two texts, the first time.
+pub(crate) fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once(after).map(|(found, _)| found)
 }
 
 fn what_was_expected(error: &ParserError) -> String {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -58,7 +58,24 @@ pub fn router(engine: Engine, status: Arc<dyn StatusSource>, hosts: Hosts, other
         .route("/v1/sql", post(sql::sql).layer(DefaultBodyLimit::max(MAX_SQL_BODY_BYTES)))
         .with_state(doors)
         .merge(other)
+        .fallback(nowhere)
+        .method_not_allowed_fallback(another_method)
         .layer(middleware::from_fn_with_state(Arc::new(hosts), hosts::guard))
+}
+
+async fn nowhere(uri: Uri) -> Response {
+    let error = Error::invalid(format!("there is nothing at `{}`", uri.path())).with_hint(
+        "`POST /v1/sql`, `POST /v1/ingest/{topic}`, `/v1/status`, `/metrics` and `/healthz` are there, and a page at `/`",
+    );
+    error_with_status(StatusCode::NOT_FOUND, &error)
+}
+
+async fn another_method(method: Method, uri: Uri) -> Response {
+    let error = Error::invalid(format!("`{}` does not take {method}", uri.path())).with_hint(match method {
+        Method::GET => "send it with POST, as `curl --data-binary` does",
+        _ => "send it with GET",
+    });
+    error_with_status(StatusCode::METHOD_NOT_ALLOWED, &error)
 }
 
 /// 200 once SQL answers, 503 before.

@@ -199,6 +199,11 @@ impl SchemaProvider for StatementSchema {
     }
 }
 
+/// Whether tables are found under this name.
+pub(crate) fn is_schema(name: &str) -> bool {
+    SCHEMAS.iter().any(|(known, _)| *known == name)
+}
+
 /// Memory of the tails that a statement over `names` holds on to, bytes.
 pub(crate) fn pinned_bytes(moment: &Moment, names: &[TableReference]) -> usize {
     let mut tables: Vec<Arc<CutTable>> = Vec::new();

@@ -1,11 +1,15 @@
 //! What every end-to-end test needs: a folder, a process in it, HTTP to that process, and a model of what it owes us.
 
+mod events;
 mod folder;
 mod http;
 mod process;
 mod proof;
 mod wait;
 
+#[cfg(feature = "servers")]
+pub(crate) use events::table_status;
+pub(crate) use events::{committed, events, push, visible};
 pub(crate) use folder::{Folder, gzip};
 pub(crate) use http::{Client, VECTOR};
 pub(crate) use process::{Ended, Running};

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{committed, events, push, visible, while_the_lake_refuses};
-use crate::harness::{Client, Folder, exactly_once, seconds, wait_for};
+use super::while_the_lake_refuses;
+use crate::harness::{
+    Client, Folder, committed, events, exactly_once, push, seconds, table_status, visible, wait_for,
+};
 use proxy::{Fate, Proxy, Request};
 
 const SECRET: &str = "correct-horse-battery-staple";
@@ -143,12 +145,12 @@ fn a_lake_on_s3_is_exactly_once_over_kills() {
         let client = running.ready();
         visible(&client, pushed);
         for _ in 0..10 + round * 3 {
-            assert_eq!(push(&client, pushed, 40), 200);
+            assert_eq!(push(&client, &events(pushed, 40)), 200);
             pushed += 40;
         }
         if round % 2 == 0 {
             committed(&client);
-            assert_eq!(push(&client, pushed, 40), 200);
+            assert_eq!(push(&client, &events(pushed, 40)), 200);
             pushed += 40;
         }
         running.kill();
@@ -220,7 +222,7 @@ fn conflicts_and_lost_answers_of_s3_double_nothing() {
             return fate;
         }
         files += usize::from(request.method == "PUT");
-        if request.method == "PUT" && files % 7 == 0 { Fate::DoneButSilent } else { Fate::Pass }
+        if request.method == "PUT" && files.is_multiple_of(7) { Fate::DoneButSilent } else { Fate::Pass }
     });
     let folder = server.folder(&proxy.address);
     let mut running = folder.start();
@@ -228,7 +230,7 @@ fn conflicts_and_lost_answers_of_s3_double_nothing() {
     let mut pushed = 0;
     wait_for("each fate to be met a few times", seconds(120), || {
         assert!(running.runs(), "{}", running.said());
-        assert_eq!(push(&client, pushed, 25), 200);
+        assert_eq!(push(&client, &events(pushed, 25)), 200);
         pushed += 25;
         visible(&client, pushed);
         committed(&client);
@@ -256,6 +258,29 @@ fn s3_that_takes_nothing_is_waited_out() {
         );
     };
     while_the_lake_refuses(&folder, refuse, || proxy.decide(|_| Fate::Pass));
+}
+
+#[test]
+fn a_table_that_s3_does_not_let_be_made_is_made_later() {
+    let server = Server::start();
+    let proxy = Proxy::start(&server.address, |request: &Request| {
+        let makes = request.is_conditional() && request.path.contains("_delta_log");
+        if makes { Fate::Refused(503, "SlowDown") } else { Fate::Pass }
+    });
+    let folder = server.folder(&proxy.address);
+    let mut running = folder.start();
+    let client = wait_for("its address", seconds(60), || running.address());
+    wait_for("the table to say that it waits", seconds(60), || {
+        let table = table_status(&client)?;
+        (table["state"] == "waiting" && table["last_error"]["message"].is_string()).then_some(())
+    });
+    assert_eq!(push(&client, &events(0, 50)), 200, "the log takes records meanwhile");
+    proxy.decide(|_| Fate::Pass);
+    running.ready();
+    visible(&client, 50);
+    assert_eq!(running.stop().code, Some(0));
+    folder.drained();
+    exactly_once(&folder, "events", 50, 0);
 }
 
 #[test]

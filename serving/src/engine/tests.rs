@@ -358,10 +358,10 @@ async fn time_and_memory_of_a_statement_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn distinct_tuples_are_counted_in_little_memory() {
     let shop = Shop::open_with(EngineOptions { statement_memory_bytes: 32 << 20, ..options() }).await;
-    let values = "(SELECT value AS v, CASE WHEN value % 10 > 0 THEN 'w' || value % 100 END AS w FROM generate_series(1, 100000))";
+    let values = "(SELECT value AS v, CASE WHEN value % 10 > 0 THEN 'w' || (value % 100) END AS w FROM generate_series(1, 100000))";
     for (counts, want) in [
-        ("count(*), count(DISTINCT (v % 5, v))", vec![100_000, 100_000]),
-        ("count(DISTINCT (v % 5, w)), count(DISTINCT v % 7), count(v)", vec![91, 7, 100_000]),
+        ("count(*), count(DISTINCT struct(v % 5, v))", vec![100_000, 100_000]),
+        ("count(DISTINCT struct(v % 5, w)), count(DISTINCT v % 7), count(v)", vec![91, 7, 100_000]),
         ("count(DISTINCT (v, w)) FILTER (WHERE v % 2 = 0), count(*)", vec![50_000, 100_000]),
         ("count(DISTINCT [v % 3, v % 2]), count(*)", vec![6, 100_000]),
         (
@@ -541,5 +541,25 @@ async fn every_type_may_divide_the_files() {
             let (_, bounds) = rows_of(&engine, &bounds, None).await.expect("bounds");
             assert_eq!(format!("{:?}", bounds[0]), "[Boolean(true)]", "{declared}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_are_told_in_the_words_of_sql() {
+    let shop = Shop::open().await;
+    for (sql, told, hint) in [
+        ("SELEC 1", "cannot be parsed: expected: an SQL statement", ""),
+        ("SELECT cuont(*) FROM clicks", "there is no function `cuont`", "`count`"),
+        ("SELECT sum(word) FROM clicks", "no function fits `sum(VARCHAR)`", "CAST"),
+        ("SELECT n, count(*) FROM clicks GROUP BY word", "column `clicks.n` is neither in GROUP BY", "max("),
+        ("SELECT * FROM shop.clicks", "there is no schema `shop`", "lake.t"),
+        ("SELECT * FROM clcks", "there is no table `clcks`", "`clicks`"),
+        ("SELECT wrd FROM clicks", "there is no column `wrd`", "`word`"),
+    ] {
+        let error = shop.rows(sql, None).await.expect_err(sql);
+        let text = error.chain();
+        assert!(text.contains(told), "{sql}: {text}");
+        assert!(error.hint().unwrap_or_default().contains(hint), "{sql}: {:?}", error.hint());
+        assert!(!text.contains("DataFusion") && !text.contains("Utf8"), "{sql}: {text}");
     }
 }
