@@ -18,6 +18,7 @@ mod messages;
 mod serving;
 mod tidy;
 mod union_read;
+mod views;
 
 #[cfg(feature = "servers")]
 mod servers;

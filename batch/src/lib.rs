@@ -1,4 +1,5 @@
-//! The batch layer: one owner per table moves its tail into the lake, exactly once, and keeps the lake in shape.
+//! The batch layer: one owner per table moves its tail into the lake, exactly once, and keeps the lake in shape;
+//! one owner per view lets its states in the lake follow the table.
 //!
 //! *Invariants*
 //! - All commits to a table go through its owner, one after another.
@@ -12,6 +13,8 @@
 mod adopt;
 mod owner;
 mod prepare;
+mod view_owner;
 
 pub use adopt::{adopt, detach};
 pub use owner::{OwnerOptions, TableOwner, show_snapshot};
+pub use view_owner::ViewOwner;

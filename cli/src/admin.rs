@@ -15,25 +15,29 @@ use tarn_table::verify::{TableReport, verify};
 use tarn_table::{Catalog, OpenTable};
 
 use crate::pipeline::Pipeline;
+use crate::views::RunningViews;
 
 struct Admin {
     log: Log,
     catalog: Catalog,
     pipeline: Arc<Pipeline>,
+    views: Arc<RunningViews>,
     vacuum_retention: Duration,
 }
 
-/// `POST /v1/verify` and `POST /v1/table/{name}/{action}`.
+/// `POST /v1/verify`, `POST /v1/table/{name}/{action}` and `POST /v1/view/{name}/rebuild`.
 pub(crate) fn router(
     log: Log,
     catalog: Catalog,
     pipeline: Arc<Pipeline>,
+    views: Arc<RunningViews>,
     vacuum_retention: Duration,
 ) -> Router {
-    let admin = Arc::new(Admin { log, catalog, pipeline, vacuum_retention });
+    let admin = Arc::new(Admin { log, catalog, pipeline, views, vacuum_retention });
     Router::new()
         .route("/v1/verify", post(verify_all))
         .route("/v1/table/{name}/{action}", post(act))
+        .route("/v1/view/{name}/rebuild", post(rebuild))
         .with_state(admin)
 }
 
@@ -61,6 +65,14 @@ async fn verify_all(State(admin): State<Arc<Admin>>) -> std::result::Result<Json
         reports.push(report.await.map_err(Refusal)?);
     }
     Ok(Json(reports))
+}
+
+async fn rebuild(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+) -> std::result::Result<Json<serde_json::Value>, Refusal> {
+    let version = admin.views.rebuild(&name).await.map_err(Refusal)?;
+    Ok(Json(serde_json::json!({ "version": version })))
 }
 
 /// Options of an action, in the query.

@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// Sources, and how far they have come
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Source(SourceArgs),
+    /// Views: how they are kept, and how fresh they are
+    #[command(arg_required_else_help = true, subcommand_required = true)]
+    View(ViewArgs),
 }
 
 /// Everything at once on a made-up shop: generators, log, lake, SQL
@@ -128,6 +131,8 @@ Examples:
   tarn sql \"SELECT count(*) FROM orders\"
   tarn sql -c configs/flights.toml --output csv \"SELECT * FROM flights LIMIT 5\" > five.csv
   echo \"SELECT 1\" | tarn sql
+  tarn sql --watch \"SELECT status, count(*) FROM orders GROUP BY 1\"
+                                                    live, until Ctrl-C
   tarn sql                                          a shell: statements end with ;, \\? shows its commands
   tarn sql --as-of \"orders:0=17,1=4\" \"SELECT count(*) FROM orders\"
                                                     what the tables held at that vector of offsets")]
@@ -145,6 +150,10 @@ pub(crate) struct SqlArgs {
     /// Cuts every table at this vector of offsets, `topic:partition=offset,...;...`
     #[arg(long, value_name = "VECTOR")]
     pub(crate) as_of: Option<tarn_model::OffsetVector>,
+
+    /// Shows the answer again whenever it changes, until Ctrl-C
+    #[arg(long, short, requires = "query", conflicts_with = "as_of")]
+    pub(crate) watch: bool,
 }
 
 /// Sources, topics and tables: counts, lag, errors
@@ -300,6 +309,46 @@ pub(crate) enum SourceVerb {
     List,
 }
 
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ViewArgs {
+    #[command(subcommand)]
+    pub(crate) verb: ViewVerb,
+
+    #[command(flatten)]
+    pub(crate) config: GlobalConfigArg,
+
+    /// How rows are written
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ViewVerb {
+    /// All views, with their boundary and lag
+    List,
+    /// One view: how it is kept, and why
+    Describe {
+        /// The view
+        name: String,
+    },
+    /// Makes a view's states anew from the lake, while the old ones serve
+    Rebuild {
+        /// The view
+        name: String,
+    },
+    /// Compares two builds of a view over the lake's committed rows, each by the query it was made for
+    Diff {
+        /// The view
+        name: String,
+        /// The older build [default: the last but one]
+        #[arg(long, value_name = "BUILD")]
+        before: Option<u32>,
+        /// The newer build [default: the last]
+        #[arg(long, value_name = "BUILD")]
+        after: Option<u32>,
+    },
+}
+
 /// How rows are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -367,5 +416,5 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 
 /// Reads configs for `run` and `check`.
 pub(crate) fn loader<'a>(insecure: bool) -> Loader<'a> {
-    Loader::new().insecure(insecure)
+    Loader::new().insecure(insecure).queries(crate::views::problems)
 }

@@ -60,7 +60,12 @@ fn in_short(config: &Config) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let (topics, sources) =
         (count(config.topics.len(), "declared topic"), count(config.sources.len(), "source"));
-    format!("{topics}, {sources}, {}", count(config.tables.len(), "table"))
+    let tables = count(config.tables.len(), "table");
+    let views = match config.views.len() {
+        0 => String::new(),
+        views => format!(", {}", count(views, "view")),
+    };
+    format!("{topics}, {sources}, {tables}{views}")
 }
 
 /// What a source reads, without its secrets; paths as they are seen from the config's `folder`.

@@ -98,6 +98,11 @@ impl Door {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
+    /// `POST /v1/view/{name}/{action}`.
+    pub(crate) async fn view(&self, name: &str, action: &str) -> anyhow::Result<Value> {
+        self.json(Method::POST, &format!("/v1/view/{name}/{action}"), None).await
+    }
+
     /// Runs a statement; the rows stream.
     pub(crate) async fn sql(&self, sql: &str, as_of: Option<&OffsetVector>) -> anyhow::Result<Rows> {
         let mut body = json!({"sql": sql});
@@ -115,6 +120,12 @@ impl Door {
         };
         let chunks = answer.bytes_stream().map_err(broken);
         Rows::from_ipc(vector, chunks).await
+    }
+
+    /// A query's whole answer, again whenever it changes, as server-sent events.
+    pub(crate) async fn subscribe(&self, sql: &str) -> anyhow::Result<Response> {
+        let request = self.request(Method::GET, "/v1/subscribe").query(&[("sql", sql), ("whole", "true")]);
+        accepted(request.send().await.context("the running process went away")?).await
     }
 
     async fn json<T: DeserializeOwned>(

@@ -22,6 +22,8 @@ mod sql;
 mod status;
 mod table;
 mod verify;
+mod views;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -62,6 +64,7 @@ fn start(args: Args) -> anyhow::Result<()> {
             Command::Table(table) => table::table(table).await,
             Command::Topic(topic) => status::topic(topic).await,
             Command::Source(source) => status::source(source).await,
+            Command::View(view) => views::view(view).await,
         }
     });
     // Upkeep that is still under way ends with the process, as a kill would end it. Taking the runtime down first would make

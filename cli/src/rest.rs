@@ -14,6 +14,7 @@ use tarn_table::Catalog;
 
 use crate::failure::Usage;
 use crate::rows::Rows;
+use crate::views;
 
 /// The lake of a config, which must be there already.
 pub(crate) async fn lake(config: &Config) -> anyhow::Result<Lake> {
@@ -88,7 +89,9 @@ pub(crate) async fn engine(config: &Config) -> anyhow::Result<Engine> {
         statement_memory_bytes: config.serving.statement_memory.as_usize(),
         statement_timeout: config.serving.statement_timeout.0,
     };
-    Ok(Engine::new(catalog, options)?)
+    let views = views::of(config, &catalog)?;
+    views::show_states(&views, &catalog).await?;
+    Ok(Engine::with_views(catalog, views, options)?)
 }
 
 /// Runs a statement; the rows stream.

@@ -26,6 +26,7 @@ use crate::door::process_file;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
 use crate::rest;
+use crate::views::{self, RunningViews};
 
 /// Requests under way get this long when the process stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -64,14 +65,17 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     let mode = if options.drain { RunMode::Drain } else { RunMode::Continuous };
     let collectors =
         Arc::new(Collectors::start(&without_refused(&config, &pipeline), log.clone(), clock, mode)?);
+    let views = views::of(&config, &catalog)?;
     let running = Arc::new(Running {
         started: Instant::now(),
         catalog: catalog.clone(),
         pipeline: Arc::clone(&pipeline),
         collectors: Arc::clone(&collectors),
+        views: Arc::new(RunningViews::start(&views, &catalog)),
     });
-    let engine = Engine::new(
+    let engine = Engine::with_views(
         catalog.clone(),
+        views,
         EngineOptions {
             statement_memory_bytes: config.serving.statement_memory.as_usize(),
             statement_timeout: config.serving.statement_timeout.0,
@@ -81,6 +85,7 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         log.clone(),
         catalog.clone(),
         Arc::clone(&pipeline),
+        Arc::clone(&running.views),
         config.lake.vacuum_retention.0,
     ));
     let hosts = Hosts::bound_to(address);
@@ -100,6 +105,7 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     collectors.stop().await;
     stop_serving.send_replace(true);
     let _ = tokio::time::timeout(LAST_REQUESTS, server).await;
+    running.views.stop().await;
     pipeline.stop().await;
     log.close().await?;
     tracing::info!("stopped");
@@ -136,7 +142,9 @@ async fn work(
         if !until.drain {
             return std::future::pending::<Result<(), Error>>().await;
         }
-        pipeline.flush().await
+        pipeline.flush().await?;
+        running.views.caught_up().await;
+        Ok(())
     };
     let told = until.stop.lock().take();
     tokio::select! {
@@ -313,6 +321,7 @@ struct Running {
     catalog: Catalog,
     pipeline: Arc<Pipeline>,
     collectors: Arc<Collectors>,
+    views: Arc<RunningViews>,
 }
 
 impl StatusSource for Running {

@@ -11,7 +11,7 @@ use crate::args::SqlArgs;
 use crate::door::Door;
 use crate::failure::Usage;
 use crate::rows::Rows;
-use crate::{render, rest, shell};
+use crate::{render, rest, shell, watch};
 
 /// Who answers statements.
 pub(crate) enum Sql {
@@ -68,6 +68,12 @@ pub(crate) async fn sql(args: SqlArgs) -> anyhow::Result<()> {
                 "`tarn sql` without a statement is the shell; `SHOW TABLES` and `DESCRIBE t` work everywhere",
             )
             .into());
+    }
+    if args.watch {
+        let [query] = statements[..] else {
+            return Err(Usage::new("`--watch` takes one statement").into());
+        };
+        return watch::watch(&config, query, args.output).await;
     }
     let sql = Sql::open(&config).await?;
     for statement in statements {

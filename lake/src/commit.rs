@@ -29,7 +29,7 @@ use crate::action::{Add, CommitInfo, ENGINE, Line, Metadata, Remove, Signature, 
 use crate::error;
 use crate::log_reader::Seen;
 use crate::snapshot::{Actions, TableState, check_properties};
-use crate::{Commit, LakeSnapshot, LakeTable, NewFile, schema};
+use crate::{Commit, LakeFile, LakeSnapshot, LakeTable, NewFile, schema};
 
 /// How often a version that others take is tried anew, each time after comparing again.
 const ATTEMPTS: u32 = 8;
@@ -81,12 +81,31 @@ impl LakeTable {
             }
             actions.adds.push(add_of(file, self.now_ms(), true)?);
         }
+        for file in &commit.removes {
+            actions.removes.push(self.replaced(file, state)?);
+        }
         let advances = commit.advances.iter().filter(|advance| advance.expected != Some(advance.to));
         actions.txns =
             advances.map(|advance| Txn { app_id: advance.app_id.clone(), version: advance.to }).collect();
         actions.metadata = changed_metadata(commit, state)?;
         let is_empty = actions.adds.is_empty() && actions.txns.is_empty() && actions.metadata.is_none();
         Ok((!is_empty).then_some(actions))
+    }
+
+    /// The action that removes `file`, whose rows the commit writes anew.
+    fn replaced(&self, file: &LakeFile, state: &TableState) -> Result<Remove> {
+        if !state.snapshot.files.iter().any(|live| live.path == file.path) {
+            return Err(Error::conflict(format!(
+                "a file that is to be replaced is gone already: table=`{}` path=`{}`",
+                self.name(),
+                file.path
+            ))
+            .with_hint("reload the table and go on from where it stands"));
+        }
+        let names = state.snapshot.partition_by.iter().cloned();
+        let values = names.zip(file.partition_values.iter().cloned()).collect();
+        let remove = remove_of(&self.relative(&file.path), file.size, values, self.now_ms());
+        Ok(Remove { data_change: true, ..remove })
     }
 
     /// The fence: each app id must stand where the caller thinks it stands.

@@ -129,6 +129,8 @@ pub struct NewFile {
 pub struct Commit {
     /// Files to add.
     pub files: Vec<NewFile>,
+    /// Live files that the new ones take the place of; one that is not live any more is a conflict.
+    pub removes: Vec<LakeFile>,
     /// Progress.
     pub advances: Vec<Advance>,
     /// A changed schema (nullable columns added, types widened).

@@ -131,6 +131,11 @@ impl Boundary {
         }
     }
 
+    /// Whether nothing is covered.
+    pub fn is_empty(&self) -> bool {
+        self.next.values().all(|next| *next == 0)
+    }
+
     /// The partitions that have an entry, with their next offsets, in order.
     pub fn iter(&self) -> impl Iterator<Item = (PartitionId, Offset)> + '_ {
         self.next.iter().map(|(partition, next)| (*partition, *next))

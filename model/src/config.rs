@@ -52,6 +52,9 @@ pub struct Config {
     /// Tables made from topics.
     #[serde(default, rename = "table")]
     pub tables: Vec<TableConfig>,
+    /// Queries with aggregates that are kept up to date.
+    #[serde(default, rename = "view")]
+    pub views: Vec<ViewConfig>,
 }
 
 /// `[log]`: the partitioned log.
@@ -144,6 +147,9 @@ pub struct ServingConfig {
     pub max_request_size: ByteSize,
     /// Memory of all tails together; above it tables commit early and readers wait. Default: `128MiB`.
     pub tail_memory: ByteSize,
+    /// Memory of all views' states together, and of one making of states. Beyond it a view is still right, but reads more
+    /// from the lake. Default: `128MiB`.
+    pub view_memory: ByteSize,
 }
 
 /// `[[topic]]`: a topic of the log.
@@ -435,6 +441,17 @@ pub enum UnknownFields {
     DeadLetter,
 }
 
+/// `[[view]]`: a query that is kept up to date.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ViewConfig {
+    /// Its name in SQL; no table has it.
+    pub name: String,
+    /// A `SELECT` over tables, whose functions depend on nothing but their arguments. One with aggregates over one table is
+    /// kept as states, anything else is run over the rows each time; `EXPLAIN VIEW name` says which, and why.
+    pub query: String,
+}
+
 /// A text that may hold a secret: never printed.
 #[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -546,6 +563,7 @@ impl Default for ServingConfig {
             statement_timeout: Span::from_millis(300_000),
             max_request_size: ByteSize::mib(16),
             tail_memory: ByteSize::mib(128),
+            view_memory: ByteSize::mib(128),
         }
     }
 }

@@ -39,6 +39,8 @@ pub const POINTS: &[&str] = &[
     "lake.vacuum.after",
     "table.release.before",
     "table.release.after",
+    "view.commit.before",
+    "view.commit.after",
 ];
 
 /// Passes, fails, or kills the process, as armed.

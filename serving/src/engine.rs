@@ -39,6 +39,8 @@ use datafusion::prelude::SessionConfig;
 use futures::{Stream, StreamExt};
 use tarn_model::{Error, Kind, OffsetVector, Result};
 use tarn_table::Catalog;
+use tarn_table::scan::OnlyTheLake;
+use tarn_view::{Planner, Views};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -47,9 +49,10 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use crate::distinct::CountDistinctByKey;
 use crate::error::{between, from_datafusion, into_datafusion, nearest};
 use crate::session::{
-    CATALOG, DEFAULT_SCHEMA, Moment, OnlyTheLake, StatementCatalog, is_schema, pinned_bytes,
+    CATALOG, DEFAULT_SCHEMA, Moment, SYSTEM_SCHEMA, StatementCatalog, is_schema, pinned_bytes,
 };
 use crate::statement::Statement;
+use crate::views::SeenViews;
 
 /// Statements that run at once; others wait, within their own time.
 const MAX_STATEMENTS: usize = 64;
@@ -85,6 +88,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Shared {
     catalog: Catalog,
+    views: Views,
     options: EngineOptions,
     /// Functions, rules and settings, without a catalog.
     state: SessionState,
@@ -115,8 +119,14 @@ pub struct Answer {
 }
 
 impl Engine {
-    /// An engine over `catalog`.
+    /// An engine over `catalog`, without views.
     pub fn new(catalog: Catalog, options: EngineOptions) -> Result<Engine> {
+        let planner = Planner::new(catalog.lake().store(), 0)?;
+        Engine::with_views(catalog, Views::new(planner, []), options)
+    }
+
+    /// An engine over `catalog` with `views` on its tables.
+    pub fn with_views(catalog: Catalog, views: Views, options: EngineOptions) -> Result<Engine> {
         let mut config = SessionConfig::new()
             .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
@@ -150,6 +160,7 @@ impl Engine {
         Ok(Engine {
             shared: Arc::new(Shared {
                 catalog,
+                views,
                 options,
                 state,
                 runtime_env,
@@ -249,7 +260,12 @@ impl Shared {
     ) -> Result<Planned> {
         let statement = Statement::parse(sql)?;
         let names = self.state.resolve_table_references(&statement.ast).map_err(from_datafusion)?;
-        let moment = Arc::new(Moment::take(&self.catalog, &names, &statement.versions, as_of)?);
+        // Views first: their states are then never ahead of the tables.
+        let views = SeenViews::take(&self.views, &self.catalog).await;
+        if let Some(view) = &statement.explained {
+            views.named(view)?;
+        }
+        let moment = Arc::new(Moment::take(&self.catalog, views, &names, &statement.versions, as_of)?);
         let (state, runtime_env) = (self.session(&moment), self.runtime_env());
         let pinned = MemoryConsumer::new("tail").register(&runtime_env.memory_pool);
         pinned.try_grow(pinned_bytes(&moment, &names)).map_err(from_datafusion)?;
@@ -304,8 +320,9 @@ fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference], st
         };
     }
     let not_found = |name: &&TableReference| text.contains("not found") && text.contains(name.table());
+    let is_ours = |schema: &str| matches!(schema, "information_schema" | SYSTEM_SCHEMA);
     let known_schema = |name: &TableReference| {
-        name.schema().is_none_or(|schema| schema == "information_schema" || is_schema(schema))
+        name.schema().is_none_or(|schema| is_ours(schema) || is_schema(schema))
     };
     if let Some(schema) =
         names.iter().filter(not_found).find(|name| !known_schema(name)).and_then(|name| name.schema())
@@ -314,7 +331,7 @@ fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference], st
             .with_hint("`t` is a whole table, `lake.t` what of it is in the lake, `live.t` what is not yet");
     }
     let is_unknown =
-        |name: &&TableReference| name.schema() != Some("information_schema") && !moment.has(name.table());
+        |name: &&TableReference| !name.schema().is_some_and(is_ours) && !moment.has(name.table());
     match names.iter().filter(not_found).find(is_unknown) {
         Some(name) => moment.no_table(name.table()),
         None => from_datafusion(error),

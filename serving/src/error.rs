@@ -57,7 +57,7 @@ pub(crate) fn into_datafusion(error: Error) -> DataFusionError {
 }
 
 /// The name among `known` that `name` was probably meant to be.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let distances =
         known.into_iter().map(|other| (strsim::damerau_levenshtein(&name, &other.to_lowercase()), other));

@@ -13,6 +13,7 @@ use tarn_lake::{Advance, Commit, Lake, LakeOptions, LakeTable, NewTable};
 use tarn_model::columns::Columns;
 use tarn_model::{Boundary, OffsetRange, OffsetVector, PartitionId, Result, clock};
 use tarn_table::{Catalog, CutTable, Fragment, TopicHub};
+use tarn_view::{Planner, Views};
 
 use crate::{Engine, EngineOptions};
 
@@ -44,6 +45,20 @@ pub(crate) async fn open_lake(folder: &std::path::Path) -> Lake {
     };
     let url = format!("file:{}", folder.display());
     Lake::open(&url, &BTreeMap::new(), options, clock::system()).await.expect("a lake")
+}
+
+/// Views on `clicks`: one that is kept as states, one that is not, and one whose table is not there.
+pub(crate) fn views_over(catalog: &Catalog) -> Views {
+    let planner = Planner::new(catalog.lake().store(), 64 << 20).expect("a planner");
+    let views = [
+        (
+            "by_day",
+            "SELECT day, count(*) AS clicks, sum(n) AS total, max(word) AS word FROM clicks GROUP BY day",
+        ),
+        ("middle", "SELECT day, median(n) AS middle FROM clicks GROUP BY day"),
+        ("nowhere", "SELECT count(*) FROM gone"),
+    ];
+    Views::new(planner, views.map(|(name, query)| (name.to_owned(), query.to_owned())))
 }
 
 impl Shop {
@@ -78,6 +93,13 @@ impl Shop {
         catalog.set_ready();
         let engine = Engine::new(catalog.clone(), options).expect("an engine");
         Shop { engine, catalog, hub, table, folder, schema, next: Mutex::default() }
+    }
+
+    /// The same with an engine that knows [`views_over`] its table.
+    pub(crate) fn with_views(mut self) -> Shop {
+        let views = views_over(&self.catalog);
+        self.engine = Engine::with_views(self.catalog.clone(), views, options()).expect("an engine");
+        self
     }
 
     /// Decodes `rows` more rows of `partition`: `word` is `w<offset>`, `n` the offset, `day` one of three or NULL.

@@ -20,13 +20,16 @@ use tarn_model::status::Status;
 use tarn_model::{Error, Kind};
 
 use crate::engine::Engine;
+use crate::feeds::Feeds;
 
 mod format;
 mod hosts;
 mod metrics;
 mod page;
 mod sql;
+mod subscribe;
 
+pub(crate) use format::lines;
 pub use hosts::Hosts;
 
 /// Largest body of `POST /v1/sql`, bytes: a statement and its parameters.
@@ -42,13 +45,14 @@ pub trait StatusSource: Send + Sync + 'static {
 #[derive(Clone)]
 struct Doors {
     engine: Engine,
+    feeds: Feeds,
     status: Arc<dyn StatusSource>,
 }
 
-/// `/v1/sql`, `/v1/status`, `/healthz`, `/metrics`, and a plain page at `/` that says what is here. `other` (the
+/// `/v1/sql`, `/v1/subscribe`, `/v1/status`, `/healthz`, `/metrics`, and a plain page at `/` that says what is here. `other` (the
 /// collectors' routes) is merged in; every request passes the check of `Host` and `Origin` against `hosts`.
 pub fn router(engine: Engine, status: Arc<dyn StatusSource>, hosts: Hosts, other: Router) -> Router {
-    let doors = Doors { engine, status };
+    let doors = Doors { feeds: Feeds::new(engine.clone()), engine, status };
     Router::new()
         .route("/", get(page::page))
         .route("/style.css", get(page::style))
@@ -56,6 +60,7 @@ pub fn router(engine: Engine, status: Arc<dyn StatusSource>, hosts: Hosts, other
         .route("/metrics", get(metrics::metrics))
         .route("/v1/status", get(status_json))
         .route("/v1/sql", post(sql::sql).layer(DefaultBodyLimit::max(MAX_SQL_BODY_BYTES)))
+        .route("/v1/subscribe", get(subscribe::subscribe))
         .with_state(doors)
         .merge(other)
         .fallback(nowhere)

@@ -3,12 +3,14 @@
 mod distinct;
 mod engine;
 mod error;
+mod feeds;
 #[cfg(test)]
 mod fixture;
 mod http;
 mod session;
 mod statement;
+mod views;
 
 pub use engine::{Answer, Engine, EngineOptions, StatementCounts};
-pub use error::from_datafusion;
+pub use error::{from_datafusion, nearest};
 pub use http::{Hosts, StatusSource, router};

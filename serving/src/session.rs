@@ -4,26 +4,31 @@
 //! registered: the catalog is made for one statement and is immutable.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::common::TableReference;
-use datafusion::error::{DataFusionError, Result as DfResult};
-use datafusion::execution::object_store::ObjectStoreRegistry;
-use datafusion::object_store::ObjectStore;
+use datafusion::error::Result as DfResult;
 use tarn_model::{Boundary, Error, OffsetVector, Result};
 use tarn_table::scan::{Part, TableScan};
 use tarn_table::{Catalog, Cut, CutTable};
 
-use crate::error::nearest;
+use crate::error::{into_datafusion, nearest};
 use crate::statement::Version;
+use crate::views::SeenViews;
 
 /// Name of the one catalog.
 pub(crate) const CATALOG: &str = "tarn";
 /// The schema that names without one mean.
 pub(crate) const DEFAULT_SCHEMA: &str = "public";
+
+/// The schema of what a statement asks about Tarn itself; `information_schema` does not list it.
+pub(crate) const SYSTEM_SCHEMA: &str = "system";
+/// One row a view.
+pub(crate) const VIEWS_TABLE: &str = "views";
+/// What a view is, line by line.
+pub(crate) const EXPLAIN_TABLE: &str = "explain_view";
 
 const SCHEMAS: [(&str, Part); 3] = [(DEFAULT_SCHEMA, Part::Both), ("lake", Part::Lake), ("live", Part::Live)];
 
@@ -33,8 +38,11 @@ pub(crate) struct Moment {
     cuts: Vec<Arc<Cut>>,
     /// H, by topic.
     upto: OffsetVector,
+    /// Whether that vector was asked for.
+    as_of: bool,
     /// Scans at a vector of their own, by the name that stands in the statement.
     versions: HashMap<String, (String, OffsetVector)>,
+    views: SeenViews,
 }
 
 impl Moment {
@@ -42,21 +50,32 @@ impl Moment {
     /// far as all of those on a topic have decoded. An `as_of` that names what cannot be seen is an error.
     pub(crate) fn take(
         catalog: &Catalog,
+        views: SeenViews,
         names: &[TableReference],
         versions: &[Version],
         as_of: Option<&OffsetVector>,
     ) -> Result<Moment> {
         let cuts = catalog.cuts();
-        let mut moment = Moment { cuts, upto: OffsetVector::new(), versions: HashMap::new() };
+        let upto = OffsetVector::new();
+        let mut moment = Moment { cuts, upto, as_of: as_of.is_some(), versions: HashMap::new(), views };
         for version in versions {
-            let table = moment.find(&version.table).ok_or_else(|| moment.no_table(&version.table))?;
+            moment.views.check(&version.table)?;
+            let tables = moment.tables_behind(&version.table);
+            if tables.is_empty() {
+                return Err(moment.no_table(&version.table));
+            }
             moment.check_topics(&version.vector)?;
-            check_visible(&table, &version.vector)?;
-            let bound = (table.1.name.to_string(), version.vector.clone());
+            for table in &tables {
+                check_visible(table, &version.vector)?;
+            }
+            let bound = (version.table.clone(), version.vector.clone());
             moment.versions.insert(version.name.clone(), bound);
         }
+        for name in names.iter().filter(|name| moment.find(name.table()).is_none()) {
+            moment.views.check(name.table())?;
+        }
         let used: Vec<(Arc<Cut>, Arc<CutTable>)> =
-            names.iter().filter_map(|name| moment.find(name.table())).collect();
+            names.iter().flat_map(|name| moment.tables_behind(name.table())).collect();
         if let Some(as_of) = as_of {
             moment.check_topics(as_of)?;
             for table in &used {
@@ -94,23 +113,58 @@ impl Moment {
         })
     }
 
-    /// Whether `name` means something here.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.versions.contains_key(name) || self.find(name).is_some()
+    /// The table of this name, or the tables that the view of this name reads.
+    fn tables_behind(&self, name: &str) -> Vec<(Arc<Cut>, Arc<CutTable>)> {
+        match self.find(name) {
+            Some(table) => vec![table],
+            None => self.views.tables(name).filter_map(|table| self.find(table)).collect(),
+        }
     }
 
-    fn scan(&self, name: &str, part: Part) -> Option<TableScan> {
-        let (table, upto) = match self.versions.get(name) {
-            Some((table, vector)) => (table.as_str(), Some(vector)),
-            None => (name, None),
-        };
-        let (cut, table) = self.find(table)?;
+    /// Whether `name` means something here.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.versions.contains_key(name) || self.find(name).is_some() || self.views.has(name)
+    }
+
+    /// Whether the vector was asked for.
+    pub(crate) fn is_as_of(&self) -> bool {
+        self.as_of
+    }
+
+    /// The views that are here.
+    pub(crate) fn views(&self) -> &SeenViews {
+        &self.views
+    }
+
+    /// The table of this name, and the vector at which the statement sees it.
+    pub(crate) fn table_at(&self, name: &str) -> Option<(Arc<CutTable>, Boundary)> {
+        let (cut, table) = self.find(name)?;
+        let upto = self.upto.topic(&cut.topic);
+        Some((table, upto))
+    }
+
+    /// The table of this name below `upto`, or below the statement's vector.
+    pub(crate) fn scan_at(&self, name: &str, part: Part, upto: Option<&OffsetVector>) -> Option<TableScan> {
+        let (cut, table) = self.find(name)?;
         let upto = upto.unwrap_or(&self.upto).topic(&cut.topic);
         Some(TableScan::new(table, part, upto))
     }
 
+    /// What `name` means: a table, or a view.
+    fn provider(&self, name: &str, part: Part) -> Result<Option<Arc<dyn TableProvider>>> {
+        let (name, upto) = match self.versions.get(name) {
+            Some((table, vector)) => (table.as_str(), Some(vector)),
+            None => (name, None),
+        };
+        match self.scan_at(name, part, upto) {
+            Some(scan) => Ok(Some(Arc::new(scan))),
+            None => self.views.table(self, name, part, upto).transpose(),
+        }
+    }
+
     fn table_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.cuts.iter().flat_map(|cut| cut.tables.keys().cloned()).collect();
+        let tables = self.cuts.iter().flat_map(|cut| cut.tables.keys().cloned());
+        let mut names: Vec<String> = tables.chain(self.views.names().map(str::to_owned)).collect();
         names.sort();
         names
     }
@@ -159,12 +213,14 @@ fn check_visible((cut, table): &(Arc<Cut>, Arc<CutTable>), vector: &OffsetVector
 #[derive(Debug)]
 pub(crate) struct StatementCatalog {
     schemas: HashMap<&'static str, Arc<StatementSchema>>,
+    system: Arc<SystemSchema>,
 }
 
 impl StatementCatalog {
     pub(crate) fn new(moment: &Arc<Moment>) -> StatementCatalog {
         let schema = |(name, part)| (name, Arc::new(StatementSchema { moment: moment.clone(), part }));
-        StatementCatalog { schemas: SCHEMAS.into_iter().map(schema).collect() }
+        let system = Arc::new(SystemSchema { moment: moment.clone() });
+        StatementCatalog { schemas: SCHEMAS.into_iter().map(schema).collect(), system }
     }
 }
 
@@ -174,6 +230,9 @@ impl CatalogProvider for StatementCatalog {
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        if name == SYSTEM_SCHEMA {
+            return Some(self.system.clone());
+        }
         self.schemas.get(name).map(|schema| schema.clone() as Arc<dyn SchemaProvider>)
     }
 }
@@ -191,7 +250,7 @@ impl SchemaProvider for StatementSchema {
     }
 
     async fn table(&self, name: &str) -> DfResult<Option<Arc<dyn TableProvider>>> {
-        Ok(self.moment.scan(name, self.part).map(|scan| Arc::new(scan) as Arc<dyn TableProvider>))
+        self.moment.provider(name, self.part).map_err(into_datafusion)
     }
 
     fn table_exist(&self, name: &str) -> bool {
@@ -204,38 +263,42 @@ pub(crate) fn is_schema(name: &str) -> bool {
     SCHEMAS.iter().any(|(known, _)| *known == name)
 }
 
+/// What `SHOW VIEWS` and `EXPLAIN VIEW` read.
+#[derive(Debug)]
+struct SystemSchema {
+    moment: Arc<Moment>,
+}
+
+#[async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        vec![VIEWS_TABLE.to_owned(), EXPLAIN_TABLE.to_owned()]
+    }
+
+    async fn table(&self, name: &str) -> DfResult<Option<Arc<dyn TableProvider>>> {
+        let views = self.moment.views();
+        Ok(match name {
+            VIEWS_TABLE => Some(Arc::new(views.list(&self.moment)?)),
+            EXPLAIN_TABLE => Some(Arc::new(views.explain(&self.moment)?)),
+            _ => None,
+        })
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        matches!(name, VIEWS_TABLE | EXPLAIN_TABLE)
+    }
+}
+
 /// Memory of the tails that a statement over `names` holds on to, bytes.
 pub(crate) fn pinned_bytes(moment: &Moment, names: &[TableReference]) -> usize {
     let mut tables: Vec<Arc<CutTable>> = Vec::new();
     for name in names.iter().filter(|name| name.schema() != Some("lake")) {
         let base = moment.versions.get(name.table()).map_or(name.table(), |(table, _)| table);
-        if let Some((_, table)) = moment.find(base)
-            && !tables.iter().any(|known| Arc::ptr_eq(known, &table))
-        {
-            tables.push(table);
+        for (_, table) in moment.tables_behind(base) {
+            if !tables.iter().any(|known| Arc::ptr_eq(known, &table)) {
+                tables.push(table);
+            }
         }
     }
     tables.iter().map(|table| table.tail_bytes).sum()
-}
-
-/// The lake's store, under its one URL.
-pub(crate) struct OnlyTheLake(pub(crate) Arc<dyn ObjectStore>);
-
-impl fmt::Debug for OnlyTheLake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnlyTheLake")
-    }
-}
-
-impl ObjectStoreRegistry for OnlyTheLake {
-    fn register_store(&self, _: &url::Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
-        None
-    }
-
-    fn get_store(&self, url: &url::Url) -> DfResult<Arc<dyn ObjectStore>> {
-        if url.as_str().starts_with(tarn_table::scan::lake_url().as_str()) {
-            return Ok(self.0.clone());
-        }
-        Err(DataFusionError::Plan("only the lake can be read".to_owned()))
-    }
 }

@@ -19,6 +19,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Wor
 use std::ops::ControlFlow;
 use tarn_model::{Error, OffsetVector, Result};
 
+use crate::session::{EXPLAIN_TABLE, SYSTEM_SCHEMA, VIEWS_TABLE};
+
 /// Longest text, bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 256 << 10;
 /// Deepest nesting of parentheses and subqueries.
@@ -32,6 +34,8 @@ pub(crate) struct Statement {
     pub(crate) ast: DfStatement,
     /// The table factors that have a vector of their own.
     pub(crate) versions: Vec<Version>,
+    /// The view of an `EXPLAIN VIEW`.
+    pub(crate) explained: Option<String>,
 }
 
 /// A table factor with its own vector.
@@ -59,6 +63,9 @@ impl Statement {
             .tokenize_with_location()
             .map_err(|error| Error::invalid(format!("the statement cannot be parsed: {error}")))?;
         check_chains(&tokens)?;
+        if let Some((sql, explained)) = about_views(&tokens) {
+            return Ok(Statement { explained, ..Statement::parse(&sql)? });
+        }
         let (tokens, versions) = bind_versions(tokens)?;
         let parse_error = |error| crate::error::from_datafusion(error);
         let mut parser =
@@ -74,7 +81,26 @@ impl Statement {
         if !versions.is_empty() {
             name_versions(&mut ast, &versions);
         }
-        Ok(Statement { ast, versions })
+        Ok(Statement { ast, versions, explained: None })
+    }
+}
+
+/// `SHOW VIEWS` and `EXPLAIN VIEW name`, which no parser knows, as the queries that answer them.
+fn about_views(tokens: &[TokenWithSpan]) -> Option<(String, Option<String>)> {
+    let skipped = |token: &&Token| !matches!(token, Token::Whitespace(_) | Token::SemiColon | Token::EOF);
+    let words: Vec<&Token> = tokens.iter().map(|token| &token.token).filter(skipped).collect();
+    let is = |token: &Token, keyword: &str| matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(keyword));
+    match words[..] {
+        [show, views] if is(show, "show") && is(views, "views") => {
+            Some((format!("SELECT * FROM {SYSTEM_SCHEMA}.{VIEWS_TABLE} ORDER BY \"view\""), None))
+        }
+        [explain, view, Token::Word(name)] if is(explain, "explain") && is(view, "view") => {
+            let quoted = name.value.to_lowercase().replace('\'', "''");
+            let from = format!("{SYSTEM_SCHEMA}.{EXPLAIN_TABLE}");
+            let sql = format!("SELECT property, value FROM {from} WHERE lower(\"view\") = '{quoted}'");
+            Some((sql, Some(name.value.clone())))
+        }
+        _ => None,
     }
 }
 

@@ -11,7 +11,7 @@ use tarn_lake::{Lake, LakeSnapshot};
 use tarn_model::{Boundary, Result};
 
 use crate::cut::{Cut, CutTable, TopicHub};
-use crate::open::{KIND, TOPIC, TOPIC_UUID};
+use crate::open::{KIND, TOPIC, TOPIC_UUID, VIEW};
 
 /// Topics with their hubs, and the lake that their files lie in; clones share it.
 #[derive(Debug, Clone)]
@@ -47,7 +47,8 @@ impl Catalog {
         for name in catalog.lake().table_names().await? {
             let Some(table) = catalog.lake().load(&name, false).await? else { continue };
             let snapshot = table.snapshot();
-            let Some(topic) = snapshot.properties.get(TOPIC).cloned() else {
+            let is_view = snapshot.properties.get(KIND).is_some_and(|kind| kind == VIEW);
+            let Some(topic) = snapshot.properties.get(TOPIC).cloned().filter(|_| !is_view) else {
                 tracing::debug!(table = name, "left out: it has no topic");
                 continue;
             };
@@ -82,6 +83,12 @@ impl Catalog {
     /// All hubs, by topic name.
     pub fn hubs(&self) -> Vec<Arc<TopicHub>> {
         self.shared.hubs.read().values().cloned().collect()
+    }
+
+    /// The table of this name in its newest cut, with its topic's hub.
+    pub fn table(&self, name: &str) -> Option<(Arc<TopicHub>, Arc<CutTable>)> {
+        let hubs = self.shared.hubs.read();
+        hubs.values().find_map(|hub| Some((hub.clone(), hub.cut().tables.get(name)?.clone())))
     }
 
     /// The newest cut of every topic, by topic name.

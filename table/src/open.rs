@@ -34,8 +34,10 @@ use crate::fragment::slice_rows;
 pub const TOPIC_UUID: &str = "tarn.topic_uuid";
 /// Property: name of that topic.
 pub const TOPIC: &str = "tarn.topic";
-/// Property: `table` or `dead_letters`.
+/// Property: `table`, `dead_letters` or [`VIEW`].
 pub const KIND: &str = "tarn.kind";
+/// The [`KIND`] of a table of a view's states.
+pub const VIEW: &str = "view";
 /// Property: the format that rows were decoded with, as JSON.
 pub const FORMAT: &str = "tarn.format";
 /// Property: the boundary below which rows were decoded with an older format, as JSON; absent when there was none.

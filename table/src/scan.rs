@@ -14,6 +14,7 @@
 //!
 //! *Not here*: which table a name in SQL means, and parsing `AS OF`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -33,8 +34,10 @@ use crate::cut::CutTable;
 
 mod files;
 mod statistics;
+mod store;
 mod tail;
 
+pub use store::OnlyTheLake;
 pub use tail::TailExec;
 
 /// Under this URL the lake's store is registered in a session's runtime environment.
@@ -58,6 +61,8 @@ pub enum Part {
 pub struct TableScan {
     table: Arc<CutTable>,
     part: Part,
+    /// Nothing below this is shown.
+    from: Boundary,
     /// The vector H, as this table's topic has it.
     upto: Boundary,
     schema: SchemaRef,
@@ -67,7 +72,19 @@ impl TableScan {
     /// Shows `part` of `table` below `upto`, which is at most what the table has decoded.
     pub fn new(table: Arc<CutTable>, part: Part, upto: Boundary) -> TableScan {
         let schema = sql_schema(&table.schema);
-        TableScan { table, part, upto, schema }
+        TableScan { table, part, from: Boundary::new(), upto, schema }
+    }
+
+    /// Shows only rows with `_offset >= from[_partition]`: the half-open range `[from, upto)`.
+    #[must_use]
+    pub fn above(mut self, from: Boundary) -> TableScan {
+        self.from = from;
+        self
+    }
+
+    /// Whether the range of this scan holds no offset.
+    pub fn is_empty(&self) -> bool {
+        self.from.is_at_least(&self.upto)
     }
 
     /// Memory of the tail that this scan holds on to, bytes.
@@ -76,7 +93,7 @@ impl TableScan {
     }
 
     fn lake_is_cut(&self) -> bool {
-        !self.upto.is_at_least(&self.table.boundary)
+        !self.upto.is_at_least(&self.table.boundary) || self.from.iter().any(|(_, next)| next > 0)
     }
 
     async fn scan_lake(
@@ -87,10 +104,13 @@ impl TableScan {
         limit: Option<usize>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(lake) = &self.table.lake else { return Ok(None) };
+        if self.from.is_at_least(&self.table.boundary.meet(&self.upto)) && !self.table.boundary.is_empty() {
+            return Ok(None);
+        }
         if !self.lake_is_cut() {
             return files::scan(lake, &self.schema, state, projection, filters, limit);
         }
-        // The rows at or above H are filtered here, where nobody can project the system columns away before.
+        // Rows outside the range are filtered here, where nobody can project the system columns away before.
         let mut columns = projection.to_vec();
         for name in [PARTITION, OFFSET] {
             let index = self.schema.index_of(name)?;
@@ -98,12 +118,12 @@ impl TableScan {
                 columns.push(index);
             }
         }
-        let below = below(&self.upto);
-        let filters: Vec<Expr> = filters.iter().cloned().chain([below.clone()]).collect();
+        let within = within(&self.from, &self.upto);
+        let filters: Vec<Expr> = filters.iter().cloned().chain([within.clone()]).collect();
         let Some(scan) = files::scan(lake, &self.schema, state, &columns, &filters, None)? else {
             return Ok(None);
         };
-        let predicate = state.create_physical_expr(below, &DFSchema::try_from(scan.schema())?)?;
+        let predicate = state.create_physical_expr(within, &DFSchema::try_from(scan.schema())?)?;
         let shown = (0..projection.len()).collect();
         let filter = FilterExecBuilder::new(predicate, scan).apply_projection(Some(shown))?.build()?;
         Ok(Some(Arc::new(filter)))
@@ -113,7 +133,9 @@ impl TableScan {
         let batches: Vec<_> = self
             .table
             .tail_batches()
-            .map(|(partition, rows)| crate::fragment::slice_rows(rows, 0, self.upto.next(partition)))
+            .map(|(partition, rows)| {
+                crate::fragment::slice_rows(rows, self.from.next(partition), self.upto.next(partition))
+            })
             .filter(|rows| rows.num_rows() > 0)
             .collect();
         if batches.is_empty() {
@@ -121,6 +143,16 @@ impl TableScan {
         }
         let partitions = state.config().target_partitions();
         Some(Arc::new(TailExec::new(batches, projected.clone(), partitions)))
+    }
+}
+
+/// The range of the rows that are shown.
+impl fmt::Display for TableScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.from.is_empty() {
+            return write!(f, "[0, {})", self.upto);
+        }
+        write!(f, "[{}, {})", self.from, self.upto)
     }
 }
 
@@ -184,11 +216,17 @@ pub fn sql_schema(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// `_offset < H[_partition]`.
-fn below(upto: &Boundary) -> Expr {
+/// `from[_partition] <= _offset < H[_partition]`.
+fn within(from: &Boundary, upto: &Boundary) -> Expr {
     upto.iter()
-        .filter(|(_, next)| *next > 0)
-        .map(|(partition, next)| col(PARTITION).eq(lit(partition)).and(col(OFFSET).lt(lit(next))))
+        .filter(|(partition, next)| *next > from.next(*partition))
+        .map(|(partition, next)| {
+            let below = col(PARTITION).eq(lit(partition)).and(col(OFFSET).lt(lit(next)));
+            match from.next(partition) {
+                0 => below,
+                first => below.and(col(OFFSET).gt_eq(lit(first))),
+            }
+        })
         .reduce(Expr::or)
         .unwrap_or_else(|| lit(false))
 }

@@ -36,6 +36,7 @@ pub(super) fn check(
     checker.topics();
     checker.sources();
     checker.tables();
+    checker.views();
 }
 
 struct Checker<'a, 'r> {
@@ -132,6 +133,7 @@ impl Checker<'_, '_> {
         self.at_least("serving.statement_memory", serving.statement_memory.0, 1 << 20);
         self.at_least("serving.max_request_size", serving.max_request_size.0, 1);
         self.at_least("serving.tail_memory", serving.tail_memory.0, 1 << 20);
+        self.at_least("serving.view_memory", serving.view_memory.0, 1 << 20);
     }
 
     /// Every name once.
@@ -391,7 +393,7 @@ impl Checker<'_, '_> {
         for (i, table) in tables.iter().enumerate() {
             let at = format!("table[{i}]");
             self.table_pattern(&at, table);
-            self.table_name(&format!("{at}.name"), &table.name.replacen("{table}", "t", 1));
+            self.relation_name("table", &format!("{at}.name"), &table.name.replacen("{table}", "t", 1));
             if let Some(other) = dead.get(&table.name) {
                 let message =
                     format!("this is the name of the dead letters of table[{other}]; choose another");
@@ -420,15 +422,34 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn table_name(&mut self, field: &str, name: &str) {
+    fn views(&mut self) {
+        let (tables, views) = (&self.config.tables, &self.config.views);
+        for (i, view) in views.iter().enumerate() {
+            let field = format!("view[{i}].name");
+            self.relation_name("view", &field, &view.name);
+            let taken = tables.iter().position(|table| {
+                [table.name.as_str(), table.dead_letters_name().as_str()]
+                    .iter()
+                    .any(|name| name.eq_ignore_ascii_case(&view.name))
+            });
+            if let Some(table) = taken {
+                let shown = self.shown(&field, &view.name);
+                self.wrong(&field, format!("{shown} is a name of table[{table}] already"));
+            }
+            self.not_empty(&format!("view[{i}].query"), view.query.trim().is_empty());
+        }
+        self.unique("view", views.iter().map(|view| view.name.as_str()));
+    }
+
+    fn relation_name(&mut self, what: &str, field: &str, name: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         if name.is_empty() {
-            self.wrong(field, "a table needs a name");
+            self.wrong(field, format!("a {what} needs a name"));
         } else if !name.chars().all(fits) || name.starts_with(['_', '-']) {
             // Readers of Delta skip folders that begin with `_`.
             let shown = self.shown(field, name);
             let message = "use letters, digits, `_` and `-`, a letter or digit first";
-            self.wrong(field, format!("{shown} is no name for a table: {message}"));
+            self.wrong(field, format!("{shown} is no name for a {what}: {message}"));
         } else if name.len() > MAX_TABLE_NAME_CHARS {
             self.wrong(field, "this name is too long");
         }

@@ -19,17 +19,20 @@ use super::walk::walk;
 use super::{Config, DatabaseConfig, Secret, SourceKind};
 
 type Variable<'a> = dyn Fn(&str) -> Option<String> + 'a;
+type Queries<'a> = dyn Fn(&Config) -> Vec<(String, String)> + 'a;
 
 /// How a config file is read.
 #[allow(missing_debug_implementations, reason = "holds a closure")]
 pub struct Loader<'a> {
     variable: Box<Variable<'a>>,
+    queries: Box<Queries<'a>>,
     insecure: bool,
 }
 
 impl Default for Loader<'_> {
     fn default() -> Self {
-        Loader { variable: Box::new(|name| std::env::var(name).ok()), insecure: false }
+        let variable = Box::new(|name: &str| std::env::var(name).ok());
+        Loader { variable, queries: Box::new(|_| Vec::new()), insecure: false }
     }
 }
 
@@ -50,6 +53,13 @@ impl<'a> Loader<'a> {
     #[must_use]
     pub fn variables(mut self, variable: impl Fn(&str) -> Option<String> + 'a) -> Loader<'a> {
         self.variable = Box::new(variable);
+        self
+    }
+
+    /// What is wrong with the SQL in a config: fields, with messages. Only who has an engine knows.
+    #[must_use]
+    pub fn queries(mut self, queries: impl Fn(&Config) -> Vec<(String, String)> + 'a) -> Loader<'a> {
+        self.queries = Box::new(queries);
         self
     }
 
@@ -97,6 +107,10 @@ impl<'a> Loader<'a> {
             }
         };
         check(&config, &walked.replaced, self.insecure, report);
+        for (field, message) in (self.queries)(&config) {
+            let is_secret = walked.replaced.contains_key(&field);
+            report.wrong(&field, if is_secret { "this query is wrong".to_owned() } else { message });
+        }
         make_absolute(&mut config, &folder);
         Some(config)
     }

@@ -130,7 +130,8 @@ impl Encoder {
     }
 }
 
-fn lines(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+/// One JSON object a line.
+pub(crate) fn lines(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer: LineDelimitedWriter<Vec<u8>> =
         WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
     writer.write(rows)?;

@@ -222,3 +222,155 @@ async fn metrics_and_the_page_tell_the_status() {
     let status: Value = get("/v1/status").await.json().await.expect("JSON");
     assert_eq!(status["ready"], true);
 }
+
+/// Reads a subscription's events, and what they add up to.
+struct Events {
+    body: futures::stream::BoxStream<'static, reqwest::Result<axum::body::Bytes>>,
+    text: String,
+    rows: std::collections::BTreeMap<u64, Value>,
+    id: String,
+    snapshots: usize,
+}
+
+impl Events {
+    async fn open(server: &Server, query: &str, last: Option<&str>) -> Events {
+        use futures::StreamExt;
+        let mut request = server.client.get(server.url(&format!("/v1/subscribe?{query}")));
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        let body = answer.bytes_stream().boxed();
+        Events { body, text: String::new(), rows: Default::default(), id: String::new(), snapshots: 0 }
+    }
+
+    /// Reads on to the next progress; its vector.
+    async fn progress(&mut self) -> String {
+        use futures::StreamExt;
+        loop {
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                if let Some(vector) = self.apply(&event) {
+                    return vector;
+                }
+            }
+            let bytes = self.body.next().await.expect("the stream goes on").expect("bytes");
+            self.text += std::str::from_utf8(&bytes).expect("text");
+        }
+    }
+
+    fn apply(&mut self, event: &str) -> Option<String> {
+        let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));
+        let data: Value = serde_json::from_str(field("data: ")?).expect("JSON");
+        match field("event: ").expect("a name") {
+            "snapshot" => {
+                self.snapshots += 1;
+                self.rows.clear();
+                self.upsert(&data);
+            }
+            "upsert" => self.upsert(&data),
+            "delete" => {
+                for id in data["ids"].as_array().expect("ids") {
+                    assert!(self.rows.remove(&id.as_u64().expect("a number")).is_some(), "{event}");
+                }
+            }
+            "progress" => {
+                field("id: ").expect("an id").clone_into(&mut self.id);
+                return data["vector"].as_str().map(str::to_owned);
+            }
+            other => panic!("{other}: {event}"),
+        }
+        None
+    }
+
+    fn upsert(&mut self, data: &Value) {
+        for row in data["rows"].as_array().expect("rows") {
+            self.rows.insert(row["id"].as_u64().expect("a number"), row["row"].clone());
+        }
+    }
+
+    /// Reads on until a progress says `vector`.
+    async fn until(&mut self, vector: &str) {
+        let reached = async { while self.progress().await != vector {} };
+        tokio::time::timeout(std::time::Duration::from_secs(20), reached).await.expect("the vector in time");
+    }
+}
+
+const SUBSCRIPTION: &str =
+    "sql=SELECT%20n%20%25%203%20AS%20k,%20count(*)%20AS%20c%20FROM%20clicks%20GROUP%20BY%201&key=k";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_adds_up_to_the_answer_and_goes_on_where_it_was_cut() {
+    let server = Server::start(Shop::open().await).await;
+    server.shop.publish(0, 4);
+    let mut events = Events::open(&server, SUBSCRIPTION, None).await;
+    events.until("clicks:0=4").await;
+    let shown = |events: &Events| -> Vec<(i64, i64)> {
+        let mut rows: Vec<(i64, i64)> = events
+            .rows
+            .values()
+            .map(|row| (row["k"].as_i64().expect("k"), row["c"].as_i64().expect("c")))
+            .collect();
+        rows.sort_unstable();
+        rows
+    };
+    assert_eq!(shown(&events), [(0, 2), (1, 1), (2, 1)]);
+    server.shop.publish(0, 2);
+    events.until("clicks:0=6").await;
+    assert_eq!(shown(&events), [(0, 2), (1, 2), (2, 2)]);
+    assert_eq!(events.snapshots, 1, "changes come as changes");
+    // Cut, and taken up again: only what was missed.
+    let (last, known) = (events.id.clone(), std::mem::take(&mut events.rows));
+    let mut other = Events::open(&server, SUBSCRIPTION, None).await;
+    drop(events);
+    server.shop.publish(0, 3);
+    let mut events = Events::open(&server, SUBSCRIPTION, Some(&last)).await;
+    events.rows = known;
+    events.until("clicks:0=9").await;
+    assert_eq!((shown(&events), events.snapshots), (vec![(0, 3), (1, 3), (2, 3)], 0));
+    other.until("clicks:0=9").await;
+    assert_eq!((shown(&other), other.snapshots), (shown(&events), 1));
+    let mut late = Events::open(&server, SUBSCRIPTION, Some("gone.1")).await;
+    late.until("clicks:0=9").await;
+    assert_eq!((shown(&late), late.snapshots), (shown(&events), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_subscribers_cost_one_evaluation() {
+    let server = Server::start(Shop::open().await).await;
+    server.shop.publish(0, 4);
+    let mut all = Vec::new();
+    for _ in 0..200 {
+        all.push(Events::open(&server, SUBSCRIPTION, None).await);
+    }
+    let before = server.shop.engine.statements().done;
+    server.shop.publish(0, 2);
+    for events in &mut all {
+        events.until("clicks:0=6").await;
+        assert_eq!(events.rows.len(), 3);
+    }
+    assert!(server.shop.engine.statements().done - before <= 2, "one for all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_cannot_be_answered_is_an_error_at_once() {
+    let server = Server::start(Shop::open().await).await;
+    for query in [
+        "sql=SELECT%20nothing%20FROM%20clicks",
+        "sql=SELECT%20n%20FROM%20clicks&key=m",
+        "sql=DROP%20TABLE%20clicks",
+    ] {
+        let answer =
+            server.client.get(server.url(&format!("/v1/subscribe?{query}"))).send().await.expect("an answer");
+        assert_eq!(answer.status(), 400, "{query}");
+    }
+    server.shop.publish(0, 3);
+    let wide =
+        "sql=SELECT%20a.n%20FROM%20clicks%20a,%20clicks%20b,%20clicks%20c,%20generate_series(1,%201000)";
+    let answer =
+        server.client.get(server.url(&format!("/v1/subscribe?{wide}"))).send().await.expect("an answer");
+    assert_eq!(answer.status(), 400, "too many rows");
+}

@@ -1,0 +1,264 @@
+//! Views in a statement: what each is, and its states, taken once.
+//!
+//! *Invariants*: a statement takes views before cuts, so a view's states are never ahead of the tables beside it. A view at a
+//! vector of its own (`AS OF`), in `lake` or in `live` runs over rows, so that its answer can be repeated bit by bit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::datatypes::TimestampMicrosecondType;
+use datafusion::catalog::{MemTable, TableProvider, view::ViewTable};
+use datafusion::error::Result as DfResult;
+use tarn_model::columns::TIMESTAMP;
+use tarn_model::{Boundary, Error, Result, clock};
+use tarn_table::scan::Part;
+use tarn_table::{Catalog, CutTable};
+use tarn_view::{Definition, Inputs, Stamp, StatesScan, ViewMoment, Views, Way};
+
+use crate::error::nearest;
+use crate::session::Moment;
+
+/// The views that a statement may see.
+#[derive(Debug, Default)]
+pub(crate) struct SeenViews {
+    views: BTreeMap<String, SeenView>,
+    /// Views that cannot be planned now, and why.
+    broken: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct SeenView {
+    definition: Arc<Definition>,
+    moment: Arc<ViewMoment>,
+}
+
+impl SeenViews {
+    pub(crate) async fn take(views: &Views, catalog: &Catalog) -> SeenViews {
+        let mut seen = SeenViews::default();
+        for view in views.iter() {
+            match view.define(views.planner(), catalog).await {
+                Ok(definition) => {
+                    let moment = view.moment();
+                    seen.views.insert(view.name().to_owned(), SeenView { definition, moment });
+                }
+                Err(error) => {
+                    seen.broken.insert(view.name().to_owned(), error.to_string());
+                }
+            }
+        }
+        seen
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.views.keys().map(String::as_str)
+    }
+
+    /// Why a view of this name cannot be read, if that is so.
+    pub(crate) fn check(&self, name: &str) -> Result<()> {
+        match self.broken.iter().find(|(broken, _)| broken.eq_ignore_ascii_case(name)) {
+            Some((_, why)) => Err(Error::invalid(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The tables that the view of this name reads.
+    pub(crate) fn tables(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.find(name).into_iter().flat_map(|view| view.definition.tables.keys().map(String::as_str))
+    }
+
+    fn find(&self, name: &str) -> Option<&SeenView> {
+        if let Some(view) = self.views.get(name) {
+            return Some(view);
+        }
+        let mut similar = self.views.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let (_, found) = similar.next()?;
+        similar.next().is_none().then_some(found)
+    }
+
+    /// The view of this name as a table of a statement at `moment`.
+    pub(crate) fn table(
+        &self,
+        moment: &Moment,
+        name: &str,
+        part: Part,
+        upto: Option<&tarn_model::OffsetVector>,
+    ) -> Option<Result<Arc<dyn TableProvider>>> {
+        let view = self.find(name)?;
+        let rows = |table: &str| -> Option<Arc<dyn TableProvider>> {
+            moment.scan_at(table, part, upto).map(|scan| Arc::new(scan) as _)
+        };
+        let plan = match self.inputs(view, moment).filter(|_| part == Part::Both && upto.is_none()) {
+            Some((split, inputs)) if !moment.is_as_of() => {
+                view.definition.over_states(&split, Arc::new(StatesScan::new(inputs)), &rows)
+            }
+            _ => view.definition.over_rows(&rows),
+        };
+        Some(plan.map(|plan| Arc::new(ViewTable::new(plan, Some(view.definition.query.clone()))) as _))
+    }
+
+    fn inputs(&self, view: &SeenView, moment: &Moment) -> Option<(Arc<tarn_view::Split>, Inputs)> {
+        let Way::States(split) = &view.definition.way else { return None };
+        let (table, upto) = moment.table_at(split.table())?;
+        let stamp = stamp(&view.definition, &table);
+        Some((Arc::clone(split), Inputs::at(split, &view.moment, &stamp, &table, &upto)))
+    }
+
+    /// `SHOW VIEWS`: one row a view.
+    pub(crate) fn list(&self, moment: &Moment) -> DfResult<MemTable> {
+        let now_us = clock::system().now_ms() * 1000;
+        let facts: Vec<Facts> =
+            self.views.iter().map(|(name, view)| self.facts(name, view, moment, now_us)).collect();
+        let broken = self.broken.iter().map(|(name, why)| Facts {
+            view: name.clone(),
+            kept_as: "nothing",
+            trouble: Some(why.clone()),
+            ..Facts::default()
+        });
+        let facts: Vec<Facts> = facts.into_iter().chain(broken).collect();
+        let text = |of: &dyn Fn(&Facts) -> Option<String>| -> ArrayRef {
+            Arc::new(facts.iter().map(of).collect::<StringArray>())
+        };
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("view", text(&|f| Some(f.view.clone()))),
+            ("kept_as", text(&|f| Some(f.kept_as.to_owned()))),
+            ("version", Arc::new(facts.iter().map(|f| f.version).collect::<Int64Array>())),
+            ("boundary", text(&|f| f.boundary.clone())),
+            ("lag_records", Arc::new(facts.iter().map(|f| f.lag_records).collect::<UInt64Array>())),
+            ("lag_s", Arc::new(facts.iter().map(|f| f.lag_s).collect::<Float64Array>())),
+            ("live_records", Arc::new(facts.iter().map(|f| f.live_records).collect::<UInt64Array>())),
+            ("live_bytes", Arc::new(facts.iter().map(|f| f.live_bytes).collect::<UInt64Array>())),
+            ("lake_bytes", Arc::new(facts.iter().map(|f| f.lake_bytes).collect::<UInt64Array>())),
+            ("plan", text(&|f| f.plan.clone())),
+            ("trouble", text(&|f| f.trouble.clone())),
+        ];
+        let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+        let batch = RecordBatch::try_from_iter_with_nullable(columns)?;
+        MemTable::try_new(batch.schema(), vec![vec![batch]])
+    }
+
+    fn facts(&self, name: &str, view: &SeenView, moment: &Moment, now_us: i64) -> Facts {
+        let mut facts = Facts {
+            view: name.to_owned(),
+            kept_as: "rows",
+            plan: Some(view.definition.plan_hash.clone()),
+            trouble: view.moment.trouble.clone(),
+            ..Facts::default()
+        };
+        let Way::States(split) = &view.definition.way else { return facts };
+        facts.kept_as = "states";
+        let Some((table, upto)) = moment.table_at(split.table()) else { return facts };
+        let stamp = stamp(&view.definition, &table);
+        let batch = view.moment.batch.as_ref().filter(|batch| batch.stamp == stamp);
+        let boundary = batch.map(|batch| batch.boundary.clone()).unwrap_or_default();
+        facts.version = batch.map(|batch| i64::from(batch.version));
+        facts.lake_bytes = batch.map(|batch| batch.lake_bytes());
+        facts.lag_records = Some(upto.records_above(&boundary));
+        facts.lag_s =
+            oldest_us(&table, &boundary).map(|oldest| (now_us - oldest).max(0) as f64 / 1e6).or(Some(0.0));
+        if let Some(live) = view.moment.live.as_ref().filter(|live| *live.stamp() == stamp) {
+            let (_, reached) = live.within(&boundary, &upto);
+            facts.live_records = Some(reached.records_above(&boundary));
+            facts.live_bytes = u64::try_from(live.bytes()).ok();
+        }
+        facts.boundary = batch.map(|batch| batch.boundary.to_string());
+        facts
+    }
+
+    /// `EXPLAIN VIEW`: what a view is and how it is read now, line by line.
+    pub(crate) fn explain(&self, moment: &Moment) -> DfResult<MemTable> {
+        let mut lines: Vec<(String, &str, String)> = Vec::new();
+        for (name, view) in &self.views {
+            let mut say = |property: &'static str, value: String| lines.push((name.clone(), property, value));
+            let definition = &view.definition;
+            say("query", definition.query.trim().to_owned());
+            say("reads", definition.tables.keys().cloned().collect::<Vec<_>>().join(", "));
+            match (&definition.way, self.inputs(view, moment)) {
+                (Way::States(split), Some((_, inputs))) => {
+                    say("kept as", "states, in the lake and in memory".to_owned());
+                    let keys = split.stored().schema().fields().iter().take(split.keys());
+                    let keys = keys.map(|field| field.data_type().to_string()).collect::<Vec<_>>();
+                    say("group keys", if keys.is_empty() { "none".to_owned() } else { keys.join(", ") });
+                    say("state columns", split.state_schema().fields().len().to_string());
+                    say("read now from", inputs.to_string());
+                }
+                (Way::States(_), None) => say("kept as", "states, once its table is there".to_owned()),
+                (Way::Rows { reason }, _) => {
+                    say("kept as", "rows: each statement runs it over lake and tail".to_owned());
+                    say("because", reason.clone());
+                }
+            }
+            if let Some(batch) = &view.moment.batch {
+                say("states in the lake", format!("{}, version {}", batch.table, batch.version));
+                say("boundary", batch.boundary.to_string());
+                say("engine", batch.stamp.engine.clone());
+            }
+            say("plan", definition.plan_hash.clone());
+            if let Some(trouble) = &view.moment.trouble {
+                say("trouble", trouble.clone());
+            }
+        }
+        for (name, why) in &self.broken {
+            lines.push((name.clone(), "trouble", why.clone()));
+        }
+        let column = |of: &dyn Fn(&(String, &str, String)) -> String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(lines.iter().map(of)))
+        };
+        let batch = RecordBatch::try_from_iter([
+            ("view", column(&|line| line.0.clone())),
+            ("property", column(&|line| line.1.to_owned())),
+            ("value", column(&|line| line.2.clone())),
+        ])?;
+        MemTable::try_new(batch.schema(), vec![vec![batch]])
+    }
+
+    /// The name as the config has it; an error with the nearest one when there is no such view.
+    pub(crate) fn named(&self, name: &str) -> Result<String> {
+        let all = self.views.keys().chain(self.broken.keys()).map(String::as_str);
+        if let Some(found) = all.clone().find(|known| known.eq_ignore_ascii_case(name)) {
+            return Ok(found.to_owned());
+        }
+        let error = Error::invalid(format!("there is no view `{name}`"));
+        Err(match nearest(name, all) {
+            Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+            None => error.with_hint("views are declared in the config: `[[view]]`; SHOW VIEWS lists them"),
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    view: String,
+    kept_as: &'static str,
+    version: Option<i64>,
+    boundary: Option<String>,
+    lag_records: Option<u64>,
+    lag_s: Option<f64>,
+    live_records: Option<u64>,
+    live_bytes: Option<u64>,
+    lake_bytes: Option<u64>,
+    plan: Option<String>,
+    trouble: Option<String>,
+}
+
+/// What states of a view over `table` must have been made with.
+fn stamp(definition: &Definition, table: &CutTable) -> Stamp {
+    Stamp::now(&definition.plan_hash, table.lake.as_ref().and_then(|lake| lake.foreign_version))
+}
+
+/// When the oldest record of the tail at or above `boundary` was written, µs.
+fn oldest_us(table: &CutTable, boundary: &Boundary) -> Option<i64> {
+    let firsts = table.tail_batches().filter_map(|(partition, rows)| {
+        let rows = tarn_table::fragment::slice_rows(rows, boundary.next(partition), i64::MAX);
+        let times = rows.column_by_name(TIMESTAMP)?.as_primitive_opt::<TimestampMicrosecondType>()?;
+        times.values().first().copied()
+    });
+    firsts.min()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! The views of a process: what each is, and its newest states.
+//!
+//! *Invariants*: as for tables, whatever changes a view's states swaps one pointer to an immutable [`ViewMoment`]. A statement
+//! takes views before cuts, so that no view is ahead of the tables it sees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use parking_lot::Mutex;
+use tarn_lake::LakeSnapshot;
+use tarn_model::{Boundary, Error, Result};
+use tarn_table::Catalog;
+use tarn_table::scan::sql_schema;
+use tokio::sync::watch;
+
+use crate::definition::{Definition, Way};
+use crate::live::LiveStates;
+use crate::planner::Planner;
+use crate::split::Split;
+use crate::stamp::Stamp;
+
+/// All views of a process; clones share them.
+#[derive(Debug, Clone)]
+pub struct Views {
+    planner: Planner,
+    memory_bytes: usize,
+    views: Arc<BTreeMap<String, Arc<View>>>,
+}
+
+impl Views {
+    /// The views `(name, query)`; all their states in memory together are to stay below what the planner may take.
+    pub fn new(planner: Planner, views: impl IntoIterator<Item = (String, String)>) -> Views {
+        let views = views.into_iter().map(|(name, query)| (name.clone(), Arc::new(View::new(name, query))));
+        let memory_bytes = planner.memory_bytes();
+        Views { planner, memory_bytes, views: Arc::new(views.collect()) }
+    }
+
+    /// The planner.
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    /// Whether `more` bytes of states may be kept in memory beside those that are.
+    pub fn has_room(&self, more: usize) -> bool {
+        let used: usize = self.iter().map(|view| view.moment().bytes()).sum();
+        used.saturating_add(more) <= self.memory_bytes
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<View>> {
+        self.views.values()
+    }
+
+    /// The view of this name: exactly, or else the only one that differs in case.
+    pub fn get(&self, name: &str) -> Option<&Arc<View>> {
+        if let Some(view) = self.views.get(name) {
+            return Some(view);
+        }
+        let mut similar = self.views.values().filter(|view| view.name.eq_ignore_ascii_case(name));
+        let found = similar.next()?;
+        similar.next().is_none().then_some(found)
+    }
+}
+
+/// One view.
+#[derive(Debug)]
+pub struct View {
+    name: String,
+    query: String,
+    definition: Mutex<Option<Arc<Definition>>>,
+    moment: ArcSwap<ViewMoment>,
+    /// Held while a new moment is made.
+    making: Mutex<()>,
+    changes: watch::Sender<u64>,
+}
+
+/// A view's states at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct ViewMoment {
+    /// What lies in the lake.
+    pub batch: Option<Arc<BatchStates>>,
+    /// What lies in memory; `None` while nobody keeps them.
+    pub live: Option<LiveStates>,
+    /// What went wrong last; it stays until the next success.
+    pub trouble: Option<String>,
+}
+
+impl ViewMoment {
+    /// Memory of all states, bytes.
+    pub fn bytes(&self) -> usize {
+        let live = self.live.as_ref().map_or(0, LiveStates::bytes);
+        let cached = self.batch.iter().flat_map(|batch| batch.cached.iter().flatten());
+        live + cached.map(RecordBatch::get_array_memory_size).sum::<usize>()
+    }
+
+    /// What the states with this stamp that lie in the lake cover; `None` when there are none.
+    pub fn boundary(&self, stamp: &Stamp) -> Option<&Boundary> {
+        self.batch.as_ref().filter(|batch| batch.stamp == *stamp).map(|batch| &batch.boundary)
+    }
+}
+
+/// A view's states in the lake.
+#[derive(Debug)]
+pub struct BatchStates {
+    /// Name of their Delta table.
+    pub table: String,
+    /// 1, 2, …: which build of the view this is.
+    pub version: u32,
+    /// The Delta table.
+    pub snapshot: Arc<LakeSnapshot>,
+    /// What the states cover.
+    pub boundary: Boundary,
+    /// What they were made with.
+    pub stamp: Stamp,
+    /// The same states in memory, where they fit.
+    pub cached: Option<Vec<RecordBatch>>,
+}
+
+impl BatchStates {
+    /// Bytes in the lake.
+    pub fn lake_bytes(&self) -> u64 {
+        self.snapshot.files.iter().map(|file| file.size).sum()
+    }
+}
+
+impl View {
+    fn new(name: String, query: String) -> View {
+        View {
+            name,
+            query,
+            definition: Mutex::default(),
+            moment: ArcSwap::from_pointee(ViewMoment::default()),
+            making: Mutex::new(()),
+            changes: watch::channel(0).0,
+        }
+    }
+
+    /// Its name in SQL.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its query, as it was written.
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+
+    /// Its newest states.
+    pub fn moment(&self) -> Arc<ViewMoment> {
+        self.moment.load_full()
+    }
+
+    /// Ticks at every change of its states.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Swaps in what `change` makes of the newest moment.
+    pub fn update(&self, change: impl FnOnce(&mut ViewMoment)) {
+        let _making = self.making.lock();
+        let mut moment = ViewMoment::clone(&self.moment.load());
+        change(&mut moment);
+        self.moment.store(Arc::new(moment));
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// The view planned over the tables of `catalog` as they are now.
+    pub async fn define(&self, planner: &Planner, catalog: &Catalog) -> Result<Arc<Definition>> {
+        let cuts = catalog.cuts();
+        let columns = |name: &str| -> Option<SchemaRef> {
+            cuts.iter().find_map(|cut| Some(sql_schema(&cut.tables.get(name)?.schema)))
+        };
+        if let Some(known) = self.definition.lock().clone()
+            && known.tables.iter().all(|(name, schema)| columns(name).as_ref() == Some(schema))
+        {
+            return Ok(known);
+        }
+        let planned = Arc::new(Definition::plan(planner, &self.name, &self.query, &columns).await?);
+        *self.definition.lock() = Some(Arc::clone(&planned));
+        Ok(planned)
+    }
+
+    /// How it is kept as states; an error when it is not.
+    pub fn split(definition: &Definition) -> Result<&Arc<Split>> {
+        match &definition.way {
+            Way::States(split) => Ok(split),
+            Way::Rows { reason } => {
+                Err(Error::invalid(format!("view `{}` is kept as rows: {reason}", definition.name)))
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Views: a `SELECT` with aggregates, planned once, split in two at its aggregate, and kept by both layers.
+//!
+//! ```text
+//! rows ──► Partial ──► states ──► PartialReduce ──► states ──► Final ──► HAVING, ORDER BY, expressions ──► answer
+//!          lake, tail             memory, Delta                 at H
+//! ```
+//!
+//! *Invariants*
+//! - A view at a vector H is its states below some boundary V ≤ H and the rows of `[V, H)`, partition by partition: no gap, no
+//!   overlap. States only spare work: whatever is missing is aggregated from the rows, so the answer is the same without any.
+//! - A state carries the plan, the engine and the table that it was made with; another stamp means that it is not used.
+//! - Only immutable functions may stand in a view, so that a state means the same tomorrow.
+
+mod definition;
+mod difference;
+mod error;
+mod hub;
+mod live;
+#[cfg(test)]
+mod oracle;
+mod planner;
+mod scan;
+mod split;
+mod stamp;
+mod stored;
+mod versions;
+
+pub use definition::{Definition, Way};
+pub use difference::{Difference, Example};
+pub use error::from_datafusion;
+pub use hub::{BatchStates, View, ViewMoment, Views};
+pub use live::{LiveStates, State};
+pub use planner::Planner;
+pub use scan::{Inputs, StatesScan};
+pub use split::Split;
+pub use stamp::{ENGINE, Stamp};
+pub use stored::StoredStates;
+pub use versions::{Version, Versions};

@@ -1,0 +1,218 @@
+//! Live states: a chain of states over neighbouring ranges, each range from one moment of the topic to a later one.
+//!
+//! ```text
+//! view's boundary                                            decoded
+//!        ├───────────────┬────────┬───┬──┬─┤                    │
+//!             state        state   …        └── rows, until they are a state, too
+//! ```
+//!
+//! *Why*: a moment is a whole boundary, all partitions at once, so a chain is a list and a view of hundreds of partitions
+//! costs no more states than one of a single partition. Eight states of one tier become one, as fragments do.
+//!
+//! *Invariants*: states are immutable and neighbours: each begins where the one before it ends. A state is used only if all of
+//! it lies below the statement's vector.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use tarn_model::{Boundary, Error, Result};
+
+use crate::stamp::Stamp;
+
+/// States of one tier that become one.
+const MERGE_STATES: usize = 8;
+
+/// Partial aggregates of the rows of `[from, to)`.
+#[derive(Debug)]
+pub struct State {
+    /// Where the range begins.
+    pub from: Boundary,
+    /// Where it ends.
+    pub to: Boundary,
+    /// The states, in the split's state schema.
+    pub batches: Vec<RecordBatch>,
+    /// Memory, bytes.
+    pub bytes: usize,
+    /// How often states were merged on the way to this one.
+    tier: u32,
+}
+
+impl State {
+    /// A state that was made of rows.
+    pub fn new(from: Boundary, to: Boundary, batches: Vec<RecordBatch>) -> State {
+        let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        State { from, to, batches, bytes, tier: 0 }
+    }
+}
+
+/// A chain of states, at one moment; a clone is cheap.
+#[derive(Debug, Clone)]
+pub struct LiveStates {
+    stamp: Stamp,
+    states: Vec<Arc<State>>,
+}
+
+impl LiveStates {
+    /// No states yet.
+    pub fn new(stamp: Stamp) -> LiveStates {
+        LiveStates { stamp, states: Vec::new() }
+    }
+
+    /// What they are made with.
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// Memory of all states, bytes.
+    pub fn bytes(&self) -> usize {
+        self.states.iter().map(|state| state.bytes).sum()
+    }
+
+    /// Number of states.
+    pub fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// Whether there is no state.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// Where the chain begins and ends.
+    pub fn range(&self) -> Option<(&Boundary, &Boundary)> {
+        Some((&self.states.first()?.from, &self.states.last()?.to))
+    }
+
+    /// Appends a state that begins where the chain ends, or puts it in front when it ends where the chain begins.
+    pub fn add(&mut self, state: Arc<State>) -> Result<()> {
+        let Some((from, to)) = self.range() else {
+            self.states.push(state);
+            return Ok(());
+        };
+        if same(to, &state.from) {
+            self.states.push(state);
+        } else if same(from, &state.to) {
+            self.states.insert(0, state);
+        } else {
+            return Err(Error::conflict(format!(
+                "a state of [{}, {}) does not continue the states of [{from}, {to})",
+                state.from, state.to
+            )));
+        }
+        Ok(())
+    }
+
+    /// Lets go of every state that does not lie wholly at or above `boundary`.
+    pub fn drop_below(&mut self, boundary: &Boundary) {
+        let first = self.states.iter().position(|state| state.from.is_at_least(boundary));
+        self.states.drain(..first.unwrap_or(self.states.len()));
+    }
+
+    /// The states from `from` on that lie wholly below `upto`, and how far they reach.
+    pub fn within(&self, from: &Boundary, upto: &Boundary) -> (Vec<Arc<State>>, Boundary) {
+        let start = self.states.iter().position(|state| same(&state.from, from));
+        let mut reached = from.clone();
+        let mut found = Vec::new();
+        for state in self.states.iter().skip(start.unwrap_or(self.states.len())) {
+            if !upto.is_at_least(&state.to) {
+                break;
+            }
+            reached = state.to.clone();
+            found.push(Arc::clone(state));
+        }
+        (found, reached)
+    }
+
+    /// The end of the chain that should be merged into one state.
+    pub fn mergeable(&self) -> Option<Vec<Arc<State>>> {
+        let tier = self.states.last()?.tier;
+        let run = self.states.iter().rev().take_while(|state| state.tier == tier).count();
+        (run >= MERGE_STATES).then(|| self.states[self.states.len() - run..].to_vec())
+    }
+
+    /// Puts `batches`, which `parts` were merged to, in their place; `false` when the chain has moved on meanwhile.
+    pub fn replace(&mut self, parts: &[Arc<State>], batches: Vec<RecordBatch>) -> bool {
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return false };
+        let Some(at) = self.states.iter().position(|state| Arc::ptr_eq(state, first)) else { return false };
+        let same_run = self
+            .states
+            .get(at..at + parts.len())
+            .is_some_and(|run| run.iter().zip(parts).all(|(a, b)| Arc::ptr_eq(a, b)));
+        if !same_run {
+            return false;
+        }
+        let mut merged = State::new(first.from.clone(), last.to.clone(), batches);
+        merged.tier = last.tier + 1;
+        self.states.splice(at..at + parts.len(), [Arc::new(merged)]);
+        true
+    }
+}
+
+/// Whether both cover the same offsets: an absent partition is at 0.
+pub(crate) fn same(a: &Boundary, b: &Boundary) -> bool {
+    a.is_at_least(b) && b.is_at_least(a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(first: i64, second: i64) -> Boundary {
+        Boundary::from_iter([(0, first), (1, second)])
+    }
+
+    fn chain(edges: &[(i64, i64)]) -> LiveStates {
+        let mut chain = LiveStates::new(Stamp::now("p", None));
+        for pair in edges.windows(2) {
+            let state = State::new(at(pair[0].0, pair[0].1), at(pair[1].0, pair[1].1), Vec::new());
+            chain.add(Arc::new(state)).expect("neighbours");
+        }
+        chain
+    }
+
+    #[test]
+    fn only_neighbours_join_a_chain() {
+        let mut chain = chain(&[(0, 0), (3, 1), (4, 4)]);
+        let state = |from: Boundary, to: Boundary| Arc::new(State::new(from, to, Vec::new()));
+        assert!(chain.add(state(at(5, 4), at(6, 6))).is_err(), "gap");
+        assert!(chain.add(state(at(3, 4), at(6, 6))).is_err(), "overlap");
+        assert!(chain.add(state(at(4, 4), at(6, 6))).is_ok());
+        assert_eq!(chain.range(), Some((&at(0, 0), &at(6, 6))));
+    }
+
+    #[test]
+    fn a_state_that_straddles_the_vector_is_not_used() {
+        let chain = chain(&[(0, 0), (3, 1), (4, 4), (9, 9)]);
+        let reached = |from: Boundary, upto: Boundary| {
+            let (states, reached) = chain.within(&from, &upto);
+            (states.len(), reached)
+        };
+        assert_eq!(reached(at(0, 0), at(9, 9)), (3, at(9, 9)));
+        assert_eq!(reached(at(0, 0), at(8, 9)), (2, at(4, 4)));
+        assert_eq!(reached(at(0, 0), at(9, 3)), (1, at(3, 1)));
+        assert_eq!(reached(at(3, 1), at(9, 9)), (2, at(9, 9)));
+        assert_eq!(reached(at(2, 1), at(9, 9)), (0, at(2, 1)), "no state begins there");
+        assert_eq!(reached(Boundary::new(), at(0, 0)), (0, Boundary::new()));
+    }
+
+    #[test]
+    fn a_boundary_across_a_state_drops_it() {
+        let mut chain = chain(&[(0, 0), (3, 1), (4, 4), (9, 9)]);
+        chain.drop_below(&at(3, 2));
+        assert_eq!(chain.range(), Some((&at(4, 4), &at(9, 9))));
+        chain.drop_below(&at(9, 10));
+        assert!(chain.is_empty());
+    }
+
+    #[test]
+    fn eight_states_become_one_and_keep_the_chain() {
+        let edges: Vec<(i64, i64)> = (0..=9).map(|n| (n, n)).collect();
+        let mut chain = chain(&edges);
+        let parts = chain.mergeable().expect("nine of a tier");
+        assert_eq!(parts.len(), 9);
+        assert!(chain.replace(&parts, Vec::new()));
+        assert_eq!((chain.len(), chain.range()), (1, Some((&at(0, 0), &at(9, 9)))));
+        assert!(!chain.replace(&parts, Vec::new()), "they are gone");
+        assert!(chain.mergeable().is_none());
+    }
+}

@@ -1,0 +1,410 @@
+//! Reads a view: states from the lake, states from memory, and the rows that no state covers, merged to the answer.
+//!
+//! *Why opaque*: an optimizer that sees an aggregate below a `LIMIT` may throw groups away, which is right for one pass over
+//! all rows and wrong below a merge. [`ViewExec`] shows the optimizer no children.
+//!
+//! *Invariants*: states and rows of one answer are disjoint and cover `[0, H)`, or `[from, to)`. Filters on group keys prune
+//! files and rows below the aggregate; every row of the answer is filtered once more above.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result as DfResult, internal_err};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use futures::StreamExt;
+use tarn_model::{Boundary, Result};
+use tarn_table::CutTable;
+use tarn_table::scan::{Part, TableScan};
+
+use crate::definition::Definition;
+use crate::error::from_datafusion;
+use crate::hub::{BatchStates, ViewMoment};
+use crate::live::State;
+use crate::planner::Planner;
+use crate::split::Split;
+use crate::stamp::Stamp;
+use crate::stored::StoredStates;
+
+/// Above this number of rows of states, an answer is merged in as many streams as a statement may have.
+const MANY_STATES: usize = 64 * 1024;
+
+/// What an answer, or a new state, is merged from.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    split: Arc<Split>,
+    batch: Option<Arc<BatchStates>>,
+    live: Vec<Arc<State>>,
+    rows: Option<TableScan>,
+}
+
+impl Inputs {
+    /// Everything below `upto`: states of `moment` as far as their stamp is `stamp` and they lie below, rows of `table` for
+    /// the rest.
+    pub fn at(
+        split: &Arc<Split>,
+        moment: &ViewMoment,
+        stamp: &Stamp,
+        table: &Arc<CutTable>,
+        upto: &Boundary,
+    ) -> Inputs {
+        let batch = moment.batch.as_ref();
+        let batch = batch.filter(|batch| batch.stamp == *stamp && upto.is_at_least(&batch.boundary)).cloned();
+        let from = batch.as_ref().map(|batch| batch.boundary.clone()).unwrap_or_default();
+        Inputs { batch, ..Inputs::between(split, moment, stamp, table, &from, upto) }
+    }
+
+    /// Everything in `[from, to)`: live states where they fit, rows for the rest.
+    pub fn between(
+        split: &Arc<Split>,
+        moment: &ViewMoment,
+        stamp: &Stamp,
+        table: &Arc<CutTable>,
+        from: &Boundary,
+        to: &Boundary,
+    ) -> Inputs {
+        let live = moment.live.as_ref().filter(|live| live.stamp() == stamp);
+        let (live, reached) = live.map_or_else(|| (Vec::new(), from.clone()), |live| live.within(from, to));
+        let rows = TableScan::new(Arc::clone(table), Part::Both, to.clone()).above(reached.clone());
+        let rows = (reached.is_empty() || !rows.is_empty()).then_some(rows);
+        Inputs { split: Arc::clone(split), batch: None, live, rows }
+    }
+
+    /// States only, to be merged.
+    pub fn states_only(split: &Arc<Split>, batch: Option<Arc<BatchStates>>, live: Vec<Arc<State>>) -> Inputs {
+        Inputs { split: Arc::clone(split), batch, live, rows: None }
+    }
+
+    /// All of it as states; groups that `only` (over the answer's keys) leaves out may be missing.
+    async fn plan(&self, session: &dyn Session, only: Option<&Expr>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        if let Some(batch) = &self.batch {
+            inputs.push(self.batch_plan(batch, session, only).await?);
+        }
+        let live: Vec<RecordBatch> = self.live.iter().flat_map(|state| state.batches.clone()).collect();
+        if !live.is_empty() {
+            inputs.push(self.memory(live)?);
+        }
+        if let Some(rows) = &self.rows {
+            inputs.push(self.split.partial(Arc::new(rows.clone()), only, session).await?);
+        }
+        if inputs.is_empty() {
+            inputs.push(self.memory(Vec::new())?);
+        }
+        if inputs.len() == 1 { Ok(inputs.remove(0)) } else { UnionExec::try_new(inputs) }
+    }
+
+    fn memory(&self, batches: Vec<RecordBatch>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let schema = Arc::clone(self.split.state_schema());
+        Ok(MemorySourceConfig::try_new_exec(&[batches], schema, None)?)
+    }
+
+    async fn batch_plan(
+        &self,
+        batch: &BatchStates,
+        session: &dyn Session,
+        only: Option<&Expr>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        if let Some(cached) = &batch.cached {
+            return self.memory(cached.clone());
+        }
+        let scan = TableScan::new(Arc::new(as_table(batch)), Part::Lake, batch.boundary.clone());
+        let source = provider_as_source(Arc::new(scan));
+        let mut plan = LogicalPlanBuilder::scan("states", source, None)?;
+        if let Some(only) = only.filter(|only| self.is_stored_alike(only)) {
+            plan = plan.filter(only.clone())?;
+        }
+        let plan = session.create_physical_plan(&plan.build()?).await?;
+        Ok(Arc::new(RestoreExec::new(plan, self.split.stored().clone())))
+    }
+
+    /// Whether all keys in `only` are stored with the values that they have.
+    fn is_stored_alike(&self, only: &Expr) -> bool {
+        let stored = self.split.stored();
+        only.column_refs().iter().all(|column| {
+            let Ok(at) = stored.schema().index_of(&column.name) else { return false };
+            let kept = stored.schema().field(at).data_type();
+            let is_text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::Utf8View);
+            let plain = stored.states().field(at).data_type();
+            kept == plain || (is_text(kept) && is_text(plain))
+        })
+    }
+
+    /// Merges all of it to one state, one row a group.
+    pub async fn reduced(&self, planner: &Planner) -> Result<Vec<RecordBatch>> {
+        let plan = self.plan(planner.state(), None).await.map_err(from_datafusion)?;
+        let plan = self.split.reduce(plan).map_err(from_datafusion)?;
+        planner.run(plan).await
+    }
+
+    /// The view's whole answer over these inputs; other tables of its query come from `tables`.
+    pub async fn answer(
+        &self,
+        planner: &Planner,
+        definition: &Definition,
+        tables: &dyn Fn(&str) -> Option<Arc<dyn TableProvider>>,
+    ) -> Result<Vec<RecordBatch>> {
+        let plan = definition.over_states(&self.split, Arc::new(StatesScan::new(self.clone())), tables)?;
+        let plan = planner.state().create_physical_plan(&plan).await.map_err(from_datafusion)?;
+        planner.run(plan).await
+    }
+
+    fn state_rows(&self) -> usize {
+        let batch = self.batch.iter().flat_map(|batch| batch.snapshot.statistics.rows.iter().flatten());
+        let batch: i64 = batch.sum();
+        let live = self.live.iter().flat_map(|state| &state.batches).map(RecordBatch::num_rows);
+        usize::try_from(batch).unwrap_or(usize::MAX).saturating_add(live.sum())
+    }
+}
+
+/// States in the lake as a table of which all is committed.
+pub(crate) fn as_table(batch: &BatchStates) -> CutTable {
+    CutTable {
+        name: batch.table.as_str().into(),
+        schema: Arc::clone(&batch.snapshot.schema),
+        dead_letters: false,
+        lake: Some(Arc::clone(&batch.snapshot)),
+        boundary: batch.boundary.clone(),
+        tail: Vec::new(),
+        tail_bytes: 0,
+    }
+}
+
+impl fmt::Display for Inputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.batch {
+            Some(batch) => write!(f, "lake=[0, {})", batch.boundary)?,
+            None => write!(f, "lake=none")?,
+        }
+        write!(f, ", live={}", self.live.len())?;
+        match &self.rows {
+            Some(rows) => write!(f, ", rows={rows}"),
+            None => write!(f, ", rows=none"),
+        }
+    }
+}
+
+/// A view's aggregate at one vector, as DataFusion reads it: columns `g0, g1, …, a0, a1, …`.
+#[derive(Debug)]
+pub struct StatesScan(Inputs);
+
+impl StatesScan {
+    /// Reads `inputs`.
+    pub fn new(inputs: Inputs) -> StatesScan {
+        StatesScan(inputs)
+    }
+
+    fn is_on_keys(&self, filter: &Expr) -> bool {
+        let keys = self.0.split.keys();
+        let columns = filter.column_refs();
+        let schema = self.0.split.answer_schema();
+        !columns.is_empty()
+            && columns.iter().all(|column| schema.index_of(&column.name).is_ok_and(|at| at < keys))
+    }
+}
+
+#[async_trait]
+impl TableProvider for StatesScan {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(self.0.split.answer_schema())
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        let kind = |filter: &&Expr| {
+            if self.is_on_keys(filter) {
+                TableProviderFilterPushDown::Inexact
+            } else {
+                TableProviderFilterPushDown::Unsupported
+            }
+        };
+        Ok(filters.iter().map(kind).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let only = conjunction(filters.iter().filter(|filter| self.is_on_keys(filter)).cloned());
+        let states = self.0.plan(state, only.as_ref()).await?;
+        let streams = if self.0.state_rows() >= MANY_STATES { state.config().target_partitions() } else { 1 };
+        let answer = self.0.split.finish(states, streams)?;
+        let schema = self.0.split.answer_schema();
+        let all: Vec<usize>;
+        let projection = match projection {
+            Some(projection) => projection,
+            None => {
+                all = (0..schema.fields().len()).collect();
+                &all
+            }
+        };
+        let columns = projection.iter().map(|at| {
+            let (from, to) = (answer.schema().field(*at).clone(), schema.field(*at));
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(from.name(), *at));
+            let column = if from.data_type() == to.data_type() {
+                column
+            } else {
+                Arc::new(CastExpr::new(column, to.data_type().clone(), None))
+            };
+            (column, to.name().clone())
+        });
+        let columns: Vec<_> = columns.collect();
+        let answer: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(columns, answer)?);
+        Ok(Arc::new(ViewExec { says: self.0.to_string(), inner: answer }))
+    }
+}
+
+/// The merge of a view, closed to the optimizer.
+#[derive(Debug)]
+struct ViewExec {
+    says: String,
+    inner: Arc<dyn ExecutionPlan>,
+}
+
+impl DisplayAs for ViewExec {
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match format {
+            DisplayFormatType::Default | DisplayFormatType::Verbose => write!(f, "ViewExec: {}", self.says),
+            DisplayFormatType::TreeRender => write!(f, "{}", self.says),
+        }
+    }
+}
+
+impl ExecutionPlan for ViewExec {
+    fn name(&self) -> &'static str {
+        "ViewExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.inner.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        self.inner.execute(partition, context)
+    }
+}
+
+/// Turns stored states back into what they were.
+#[derive(Debug)]
+struct RestoreExec {
+    stored: StoredStates,
+    inner: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl RestoreExec {
+    fn new(inner: Arc<dyn ExecutionPlan>, stored: StoredStates) -> RestoreExec {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(stored.states())),
+            datafusion::physical_expr::Partitioning::UnknownPartitioning(
+                inner.output_partitioning().partition_count(),
+            ),
+            inner.pipeline_behavior(),
+            inner.boundedness(),
+        );
+        RestoreExec { stored, inner, properties: Arc::new(properties) }
+    }
+}
+
+impl DisplayAs for RestoreExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RestoreExec")
+    }
+}
+
+impl ExecutionPlan for RestoreExec {
+    fn name(&self) -> &'static str {
+        "RestoreExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.inner]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        match <[_; 1]>::try_from(children) {
+            Ok([inner]) => Ok(Arc::new(RestoreExec::new(inner, self.stored.clone()))),
+            Err(_) => internal_err!("states are restored from one input"),
+        }
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        match <[_; 1]>::try_from(children) {
+            Ok([inner]) => Ok(Arc::new(RestoreExec::new(inner, self.stored.clone()))),
+            Err(_) => internal_err!("states are restored from one input"),
+        }
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let stored = self.stored.clone();
+        let rows = self.inner.execute(partition, context)?.map(move |rows| stored.restore(&rows?));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.stored.states()), rows)))
+    }
+}

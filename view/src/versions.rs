@@ -1,0 +1,191 @@
+//! The builds of a view in the lake: `name@v1`, `name@v2`, …, each a Delta table of states.
+//!
+//! *Why versions*: states of another plan, engine or table cannot be mended, only made anew. A new build is made beside the
+//! old one, and the old one is left as it is.
+//!
+//! *Layout*: `txn` actions and `tarn.topic_uuid` as in a table made from a topic, so a build's boundary is read from its own
+//! commits; the stamp and the query stand in its properties.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tarn_lake::{Lake, LakeSnapshot, LakeTable, NewTable};
+use tarn_model::{Boundary, Error, Kind, Result};
+use tarn_table::catalog::boundary_of;
+use tarn_table::open::{KIND, TOPIC_UUID, VIEW};
+
+use crate::hub::BatchStates;
+use crate::scan::Inputs;
+use crate::split::Split;
+use crate::stamp::Stamp;
+use crate::{Definition, Planner};
+
+const QUERY: &str = "tarn.view.query";
+
+/// All builds of one view.
+#[derive(Debug)]
+pub struct Versions {
+    lake: Lake,
+    view: String,
+    /// Numbers of the builds that are there, ascending.
+    numbers: Vec<u32>,
+}
+
+/// One build that can be read.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// Its number.
+    pub number: u32,
+    /// Its states.
+    pub table: LakeTable,
+}
+
+impl Versions {
+    /// Looks for the builds of `view` in `lake`.
+    pub async fn find(lake: &Lake, view: &str) -> Result<Versions> {
+        let prefix = format!("{view}@v");
+        let names = lake.table_names().await?;
+        let mut numbers: Vec<u32> =
+            names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect();
+        numbers.sort_unstable();
+        Ok(Versions { lake: lake.clone(), view: view.to_owned(), numbers })
+    }
+
+    /// Numbers of the builds that are there, ascending.
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers
+    }
+
+    /// Reads one build, whatever it was made with; `None` when it is not there.
+    pub async fn open(&self, number: u32) -> Result<Option<Version>> {
+        let table = self.lake.load(&self.name(number), false).await?;
+        Ok(table.map(|table| Version { number, table }))
+    }
+
+    /// The newest build that was made with `stamp` from the topic `topic_uuid`, rather one that has been committed to than one
+    /// that was only begun; says in the log why newer ones are passed over.
+    pub async fn usable(&self, stamp: &Stamp, topic_uuid: &str, writer: bool) -> Result<Option<Version>> {
+        let mut begun = None;
+        for number in self.numbers.iter().rev() {
+            let name = self.name(*number);
+            let table = match self.lake.load(&name, writer).await {
+                Ok(Some(table)) => table,
+                Ok(None) => continue,
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => {
+                    tracing::warn!(view = %self.view, table = name, error = %error.chain(), "states cannot be read and are not used");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let snapshot = table.snapshot();
+            match why_not(&snapshot, stamp, topic_uuid) {
+                None if boundary_of(&snapshot).is_empty() => {
+                    begun.get_or_insert(Version { number: *number, table });
+                }
+                None => return Ok(Some(Version { number: *number, table })),
+                Some(why) => {
+                    tracing::info!(view = %self.view, table = name, why, "states are not used");
+                }
+            }
+        }
+        Ok(begun)
+    }
+
+    /// Makes the next build, without states yet.
+    pub async fn create(
+        &mut self,
+        definition: &Definition,
+        split: &Split,
+        stamp: &Stamp,
+        topic_uuid: &str,
+    ) -> Result<Version> {
+        // A build whose log was damaged may not be listed any more, but its folder is there.
+        let mut number = self.numbers.last().map_or(1, |last| last + 1);
+        loop {
+            let mut properties = stamp.write();
+            properties.insert(KIND.to_owned(), VIEW.to_owned());
+            properties.insert(TOPIC_UUID.to_owned(), topic_uuid.to_owned());
+            properties.insert(QUERY.to_owned(), definition.query.clone());
+            let schema = Arc::clone(split.stored().schema());
+            let new = NewTable { schema, partition_by: Vec::new(), properties };
+            match self.lake.create(&self.name(number), &new).await {
+                Ok(table) => {
+                    let fresh = why_not(&table.snapshot(), stamp, topic_uuid).is_none()
+                        && boundary_of(&table.snapshot()).is_empty()
+                        && table.snapshot().files.is_empty();
+                    if fresh {
+                        self.numbers.push(number);
+                        return Ok(Version { number, table });
+                    }
+                }
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid | Kind::Conflict) => {
+                    tracing::debug!(view = %self.view, number, error = %error.chain(), "the next build gets another number");
+                }
+                Err(error) => return Err(error),
+            }
+            number += 1;
+            if number > self.numbers.last().copied().unwrap_or(0) + 1000 {
+                return Err(Error::internal(format!("no build of view `{}` can be made", self.view)));
+            }
+        }
+    }
+
+    /// Reads a build's states whole, one row a group; an error when they cannot be read.
+    pub async fn read(
+        version: &Version,
+        split: &Arc<Split>,
+        stamp: &Stamp,
+        planner: &Planner,
+    ) -> Result<Vec<arrow::array::RecordBatch>> {
+        let batch = Arc::new(Version::states(version, stamp, None));
+        Inputs::states_only(split, Some(batch), Vec::new()).reduced(planner).await
+    }
+
+    fn name(&self, number: u32) -> String {
+        format!("{}@v{number}", self.view)
+    }
+}
+
+impl Version {
+    /// The build's states as statements see them.
+    pub fn states(&self, stamp: &Stamp, cached: Option<Vec<arrow::array::RecordBatch>>) -> BatchStates {
+        let snapshot = self.table.snapshot();
+        BatchStates {
+            table: self.table.name().to_owned(),
+            version: self.number,
+            boundary: boundary_of(&snapshot),
+            snapshot,
+            stamp: stamp.clone(),
+            cached,
+        }
+    }
+
+    /// The query that the build was made for.
+    pub fn query(&self) -> Option<String> {
+        self.table.snapshot().properties.get(QUERY).cloned()
+    }
+
+    /// What the build covers.
+    pub fn boundary(&self) -> Boundary {
+        boundary_of(&self.table.snapshot())
+    }
+}
+
+/// Why the states of `snapshot` are not used, if that is so.
+fn why_not(snapshot: &LakeSnapshot, stamp: &Stamp, topic_uuid: &str) -> Option<&'static str> {
+    let properties: &BTreeMap<String, String> = &snapshot.properties;
+    let Some(found) = Stamp::read(properties) else { return Some("they have no stamp") };
+    if properties.get(TOPIC_UUID).map(String::as_str) != Some(topic_uuid) {
+        Some("they were made from another topic")
+    } else if found.engine != stamp.engine {
+        Some("they were made with another version of the engine")
+    } else if found.plan != stamp.plan {
+        Some("they were made with another query")
+    } else if found.foreign_version != stamp.foreign_version {
+        Some("another engine has changed the table's rows since")
+    } else if snapshot.foreign_version.is_some() {
+        Some("another engine has changed them")
+    } else {
+        None
+    }
+}
