@@ -156,7 +156,8 @@ fn states_that_are_gone_or_damaged_are_made_anew() {
     right(&client, QUERY);
     assert_eq!(running.stop().code, Some(0));
 
-    let damage: [(&str, &dyn Fn(&std::path::Path)); 3] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&std::path::Path));
+    let damage: [Damage<'_>; 3] = [
         ("a data file is gone", &|table| {
             for file in files(table, ".parquet") {
                 fs::remove_file(file).expect("delete");
