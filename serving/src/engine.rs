@@ -321,9 +321,8 @@ fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference], st
     }
     let not_found = |name: &&TableReference| text.contains("not found") && text.contains(name.table());
     let is_ours = |schema: &str| matches!(schema, "information_schema" | SYSTEM_SCHEMA);
-    let known_schema = |name: &TableReference| {
-        name.schema().is_none_or(|schema| is_ours(schema) || is_schema(schema))
-    };
+    let known_schema =
+        |name: &TableReference| name.schema().is_none_or(|schema| is_ours(schema) || is_schema(schema));
     if let Some(schema) =
         names.iter().filter(not_found).find(|name| !known_schema(name)).and_then(|name| name.schema())
     {
