@@ -31,10 +31,6 @@ use clap::Parser;
 
 use crate::args::{Args, Command};
 
-/// Batches are made on one thread and dropped on another: with the C library's allocator twice the memory stays in use.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     logging::start(&args);
