@@ -21,4 +21,6 @@ mod union_read;
 mod views;
 
 #[cfg(feature = "servers")]
+mod kafka;
+#[cfg(feature = "servers")]
 mod servers;

@@ -23,9 +23,10 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let config = loaded?;
     let mut out = out();
     writeln!(out, "{} is right: {}", args.config.display(), in_short(&config))?;
+    let kafka = config.log.kafka.as_ref().map(|kafka| format!(", kafka {kafka}")).unwrap_or_default();
     writeln!(
         out,
-        "data_dir {}, lake {}, http {}",
+        "data_dir {}, lake {}, http {}{kafka}",
         config.data_dir.display(),
         config.lake.url,
         config.serving.http

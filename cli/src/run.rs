@@ -4,6 +4,7 @@
 //! opened, collectors started. Ingestion answers from then on; SQL answers once every tail has reached the committed end
 //! found at open. A stop goes the other way round.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use axum::serve::ListenerExt as _;
 use tarn_ingest::{Collectors, RunMode};
+use tarn_kafka::{KafkaOptions, KafkaServer};
 use tarn_lake::Lake;
 use tarn_log::{Log, LogOptions};
 use tarn_model::config::Config;
@@ -46,10 +48,15 @@ pub(crate) struct RunOptions {
 
 /// Runs `config`. SIGTERM and Ctrl-C stop it cleanly.
 pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
-    let listener = bind(&config.serving.http).await?;
+    let listener = bind("serving.http", &config.serving.http).await?;
     let address = listener.local_addr()?;
+    let kafka_listener = match &config.log.kafka {
+        Some(kafka) => Some(bind("log.kafka", kafka).await?),
+        None => None,
+    };
+    let kafka_address = kafka_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let log = open_log(&config).await?;
-    let _process = ProcessFile::write(&config, &address.to_string())?;
+    let _process = ProcessFile::write(&config, address, kafka_address)?;
     let clock = clock::system();
     let lake_url = &config.lake.url;
     let store_options = rest::store_options(&config.lake);
@@ -63,8 +70,19 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     pipeline.start().await?;
 
     let mode = if options.drain { RunMode::Drain } else { RunMode::Continuous };
-    let collectors =
-        Arc::new(Collectors::start(&without_refused(&config, &pipeline), log.clone(), clock, mode)?);
+    let collectors = Arc::new(Collectors::start(
+        &without_refused(&config, &pipeline),
+        log.clone(),
+        Arc::clone(&clock),
+        mode,
+    )?);
+    let kafka_options = KafkaOptions {
+        auto_create_topics: config.log.auto_create_topics,
+        default_partitions: config.log.default_partitions,
+    };
+    let kafka = kafka_listener
+        .map(|listener| KafkaServer::start(listener, log.clone(), kafka_options, clock))
+        .transpose()?;
     let views = views::of(&config, &catalog)?;
     let running = Arc::new(Running {
         started: Instant::now(),
@@ -93,7 +111,8 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     let (stop_serving, serving_stopped) = watch::channel(false);
     let server =
         tokio::spawn(serve(listener, tarn_serving::router(engine, status, hosts, routes), serving_stopped));
-    tracing::info!(http = %address, data_dir = %config.data_dir.display(), "running");
+    let kafka_at = kafka.as_ref().map(|kafka| tracing::field::display(kafka.address()));
+    tracing::info!(http = %address, kafka = kafka_at, data_dir = %config.data_dir.display(), "running");
 
     let ended = {
         let progress = Progress::start(Arc::clone(&running) as _, options.drain && !options.quiet);
@@ -102,6 +121,9 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         ended
     };
 
+    if let Some(kafka) = kafka {
+        kafka.stop().await;
+    }
     collectors.stop().await;
     stop_serving.send_replace(true);
     let _ = tokio::time::timeout(LAST_REQUESTS, server).await;
@@ -262,12 +284,13 @@ async fn serve(listener: TcpListener, router: axum::Router, mut stopped: watch::
     }
 }
 
-async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+async fn bind(field: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let taken = error.kind() == std::io::ErrorKind::AddrInUse;
         let told = Error::unavailable(format!("cannot listen on {address}")).with_source(error);
-        let hint =
-            "another program listens there; set `serving.http` to another port, or to port 0 for a free one";
+        let hint = format!(
+            "another program listens there; set `{field}` to another port, or to port 0 for a free one"
+        );
         if taken { told.with_hint(hint).into() } else { told.into() }
     })
 }
@@ -297,9 +320,13 @@ struct ProcessFile {
 }
 
 impl ProcessFile {
-    fn write(config: &Config, http: &str) -> anyhow::Result<ProcessFile> {
+    fn write(config: &Config, http: SocketAddr, kafka: Option<SocketAddr>) -> anyhow::Result<ProcessFile> {
         let path = process_file(config);
-        let text = serde_json::json!({ "pid": std::process::id(), "http": http }).to_string();
+        let mut process = serde_json::json!({ "pid": std::process::id(), "http": http.to_string() });
+        if let Some(kafka) = kafka {
+            process["kafka"] = kafka.to_string().into();
+        }
+        let text = process.to_string();
         let aside = path.with_extension("json.new");
         std::fs::write(&aside, text)
             .and_then(|()| std::fs::rename(&aside, &path))

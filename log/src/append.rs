@@ -9,11 +9,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tarn_model::config::Compression;
-use tarn_model::{Error, OffsetRange, PartitionId, Result};
+use tarn_model::{OffsetRange, PartitionId, Result};
 
 use crate::batch::{self, HEADER_BYTES, Header};
 use crate::fetch::Records;
+use crate::offsets::GroupOffset;
 use crate::options::TopicInfo;
+use crate::producers::Stamp;
+use crate::refused::Refused;
 use crate::{codec, partitioner};
 
 /// Unpacked size at which a batch is closed and the next begun.
@@ -55,6 +58,9 @@ pub struct Append {
     positions: Vec<Position>,
     dropped: Vec<(String, u64)>,
     idempotency: Option<Idempotency>,
+    offsets: Vec<GroupOffset>,
+    /// Of an idempotent producer's batch, which then is alone.
+    stamp: Option<Stamp>,
     records: u64,
     bytes: usize,
 }
@@ -92,6 +98,8 @@ impl Append {
             positions: Vec::new(),
             dropped: Vec::new(),
             idempotency: None,
+            offsets: Vec::new(),
+            stamp: None,
             records: 0,
             bytes: 0,
         }
@@ -126,44 +134,21 @@ impl Append {
     }
 
     /// Takes one record batch as a client sent it (Kafka's RecordBatch v2, any compression): it is checked whole, and
-    /// stored as it is but for its base offset and leader epoch, so that the producer's id, epoch and sequence stay.
+    /// stored as it is but for its base offset and leader epoch. A batch with a producer's sequence must be alone in its
+    /// append, which is taken once however often it comes. [`Refused`] in the error's sources says what was wrong.
     pub fn push_batch(
         &mut self,
         topic: &Arc<TopicInfo>,
         partition: PartitionId,
         batch: &Bytes,
     ) -> Result<()> {
-        let refuse = |what: &str| {
-            let place = format!("topic=`{}` partition=`{partition}`", topic.name);
-            Error::invalid(format!("the record batch cannot be appended: {what} {place}"))
-        };
-        let header = Header::parse(batch).map_err(&refuse)?;
-        if header.bytes != batch.len() {
-            return Err(refuse("its length differs from the bytes sent"));
-        }
-        if batch::checksum(batch) != header.crc {
-            return Err(refuse("its CRC is wrong"));
-        }
-        if header.is_control() {
-            return Err(refuse("only the log writes control batches"));
-        }
-        if header.is_transactional() {
-            return Err(refuse("there are no transactions here"));
-        }
-        if header.records == 0 || header.last_offset_delta != header.records - 1 {
-            return Err(refuse("its offsets do not run from 0 to the record count"));
-        }
-        let records = Records::unpack(std::slice::from_ref(batch), header.base_offset)
-            .map_err(|error| refuse(&error.to_string()))?;
-        for record in records.iter() {
-            if !record.headers_are_whole() {
-                return Err(refuse("a record's headers are malformed"));
-            }
-            let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-            if size > topic.max_record_bytes {
-                return Err(refuse(&format!("a record is larger than {} bytes", topic.max_record_bytes))
-                    .with_hint("raise `log.max_record_size`, or send smaller records"));
-            }
+        let header = check_batch(topic, partition, batch)?;
+        let stamp = (header.producer_id >= 0).then(|| {
+            let (epoch, first) = (header.producer_epoch, header.base_sequence);
+            Stamp::new(header.producer_id, epoch, first, header.last_offset_delta)
+        });
+        if stamp.is_some() && self.records > 0 {
+            return Err(Refused::Malformed.because("a batch with a sequence must be alone in its append"));
         }
         let building = Building {
             bytes: batch.to_vec(),
@@ -173,9 +158,16 @@ impl Append {
             whole: true,
         };
         self.partition(topic, partition)?.push(building);
+        self.stamp = stamp;
         self.records += u64::from(header.records.unsigned_abs());
         self.bytes += batch.len();
         Ok(())
+    }
+
+    /// Stores (or with `None` forgets) what a consumer group has reached, with the records.
+    pub fn group_offset(&mut self, offset: GroupOffset) {
+        self.bytes += offset.bytes();
+        self.offsets.push(offset);
     }
 
     /// Sets what `source` has reached under `key`; `None` forgets it. Committed with the records.
@@ -213,9 +205,9 @@ impl Append {
         self.bytes
     }
 
-    /// Whether there is nothing to commit: no record, no position, no dropped count.
+    /// Whether there is nothing to commit: no record, no position, no dropped count, no group's offset.
     pub fn is_empty(&self) -> bool {
-        self.records == 0 && self.positions.is_empty() && self.dropped.is_empty()
+        self.records == 0 && self.positions.is_empty() && self.dropped.is_empty() && self.offsets.is_empty()
     }
 
     fn encode(
@@ -287,11 +279,14 @@ impl Append {
     fn partition(&mut self, topic: &Arc<TopicInfo>, partition: PartitionId) -> Result<&mut Vec<Building>> {
         let index =
             usize::try_from(partition).ok().filter(|_| partition < topic.partitions).ok_or_else(|| {
-                Error::invalid(format!(
+                Refused::UnknownPartition.because(format!(
                     "topic `{}` has {} partitions, not partition {partition}",
                     topic.name, topic.partitions
                 ))
             })?;
+        if self.stamp.is_some() {
+            return Err(Refused::Malformed.because("a batch with a sequence must be alone in its append"));
+        }
         let same = |part: &TopicPart| Arc::ptr_eq(&part.topic, topic) || part.topic.id == topic.id;
         let at = self.topics.iter().position(same).unwrap_or_else(|| {
             self.topics.push(TopicPart { topic: topic.clone(), partitions: Vec::new() });
@@ -321,8 +316,18 @@ impl Append {
             positions: self.positions,
             dropped: self.dropped,
             idempotency: self.idempotency,
+            offsets: self.offsets,
+            stamp: self.stamp,
             records: self.records,
         })
+    }
+
+    pub(crate) fn is_stamped(&self) -> bool {
+        self.stamp.is_some()
+    }
+
+    pub(crate) fn offsets(&self) -> &[GroupOffset] {
+        &self.offsets
     }
 
     pub(crate) fn idempotency_key(&self) -> Option<&Idempotency> {
@@ -332,6 +337,59 @@ impl Append {
     pub(crate) fn topic_infos(&self) -> impl Iterator<Item = &Arc<TopicInfo>> {
         self.topics.iter().map(|part| &part.topic)
     }
+}
+
+/// Checks all of a batch that a client sent; the log stores nothing that a reader could not unpack.
+fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Result<Header> {
+    let refuse = |cause: Refused, what: &str| {
+        let place = format!("topic=`{}` partition=`{partition}`", topic.name);
+        cause.because(format!("the record batch cannot be appended: {what} {place}"))
+    };
+    if batch.len() > topic.max_batch_bytes() {
+        return Err(refuse(
+            Refused::TooLarge,
+            &format!("it is larger than {} bytes", topic.max_batch_bytes()),
+        )
+        .with_hint("raise `log.max_record_size`, or send smaller batches"));
+    }
+    let header = Header::parse(batch).map_err(|what| refuse(Refused::Corrupt, what))?;
+    if header.bytes != batch.len() {
+        return Err(refuse(Refused::Malformed, "its length differs from the bytes sent"));
+    }
+    if batch::checksum(batch) != header.crc {
+        return Err(refuse(Refused::Corrupt, "its CRC is wrong"));
+    }
+    let rule = if header.is_control() {
+        Some("only the log writes control batches")
+    } else if header.is_transactional() {
+        Some("there are no transactions here")
+    } else if header.records == 0 || header.last_offset_delta != header.records - 1 {
+        Some("its offsets do not run from 0 to the record count")
+    } else if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
+        Some("it has a producer without epoch or sequence")
+    } else {
+        None
+    };
+    if let Some(rule) = rule {
+        return Err(refuse(Refused::Malformed, rule));
+    }
+    if codec::from_code(header.compression_code()).is_none() {
+        return Err(refuse(Refused::UnknownCompression, "an unknown compression"));
+    }
+    let records = Records::unpack(std::slice::from_ref(batch), header.base_offset)
+        .map_err(|what| refuse(Refused::Malformed, &what))?;
+    for record in records.iter() {
+        if !record.headers_are_whole() {
+            return Err(refuse(Refused::Malformed, "a record's headers are malformed"));
+        }
+        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        if size > topic.max_record_bytes {
+            let what = format!("a record is larger than {} bytes", topic.max_record_bytes);
+            return Err(refuse(Refused::TooLarge, &what)
+                .with_hint("raise `log.max_record_size`, or send smaller records"));
+        }
+    }
+    Ok(header)
 }
 
 /// Header of a record beyond the limit: its size in bytes, as text.
@@ -375,6 +433,8 @@ pub(crate) struct Sealed {
     pub(crate) positions: Vec<Position>,
     pub(crate) dropped: Vec<(String, u64)>,
     pub(crate) idempotency: Option<Idempotency>,
+    pub(crate) offsets: Vec<GroupOffset>,
+    pub(crate) stamp: Option<Stamp>,
     pub(crate) records: u64,
 }
 
@@ -382,7 +442,7 @@ impl Sealed {
     /// Whether there is nothing to commit.
     pub(crate) fn is_empty(&self) -> bool {
         let nothing = self.parts.is_empty() && self.positions.is_empty() && self.dropped.is_empty();
-        nothing && self.idempotency.is_none()
+        nothing && self.offsets.is_empty() && self.idempotency.is_none()
     }
 }
 

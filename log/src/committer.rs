@@ -16,25 +16,36 @@
 //! A stopped log refuses everything until it is opened again.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tarn_model::config::SyncMode;
-use tarn_model::{Error, PartitionId, Result, fault};
+use tarn_model::{Error, OffsetRange, PartitionId, Result, fault};
 use tokio::sync::oneshot;
 
 use crate::append::{Appended, Idempotency};
 use crate::draft::{self, Draft, Unsynced, injected};
 use crate::error::LogError;
-use crate::ledger::{Change, KeyRow, Ledger};
+use crate::ledger::{Change, KeyRow, Ledger, OffsetRow, ProducerRow};
+use crate::producers::{Advanced, Producers, Verdict};
 use crate::queue::{Pending, Work};
+use crate::refused::Refused;
 use crate::shared::Shared;
+
+/// Producer ids that the ledger notes as given at once.
+const PRODUCER_ID_BLOCK: i64 = 1000;
+/// How long a producer that does not write is remembered: a day, as in Kafka.
+const PRODUCER_EXPIRATION_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// The writing side of a log.
 pub(crate) struct Committer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) ledger: Ledger,
+    pub(crate) producers: Producers,
+    /// Producer ids that may be given without asking the ledger.
+    producer_ids: Range<i64>,
     leader_epoch: i32,
     /// Files with bytes of commits that no sync has covered; always empty under `group`.
     unsynced: Unsynced,
@@ -59,23 +70,35 @@ type Drafts = BTreeMap<(String, PartitionId), Draft>;
 struct Accepted {
     pending: Pending,
     topic_of_key: Option<i64>,
+    /// One for each group offset.
+    topics_of_offsets: Vec<i64>,
     appended: Appended,
 }
 
 /// What is to be done with an append.
 enum Admitted {
-    Fresh(Option<i64>),
+    Fresh {
+        topic_of_key: Option<i64>,
+        topics_of_offsets: Vec<i64>,
+    },
     /// It repeats the append at this place of the same commit.
     Repeat(usize),
     Known(Result<Appended>),
 }
 
 impl Committer {
-    pub(crate) fn new(shared: Arc<Shared>, ledger: Ledger, leader_epoch: i32) -> Committer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        ledger: Ledger,
+        producers: Producers,
+        leader_epoch: i32,
+    ) -> Committer {
         let synced_seq = ledger.seq();
         let mut committer = Committer {
             shared,
             ledger,
+            producers,
+            producer_ids: 0..0,
             leader_epoch,
             unsynced: Unsynced::new(),
             synced_seq,
@@ -120,8 +143,9 @@ impl Committer {
             appends.into_iter().for_each(|pending| pending.answer(Err(cause.clone().into())));
             return;
         }
-        let (mut accepted, repeats) = self.admit(appends);
-        let made = if accepted.is_empty() { Ok(()) } else { self.commit_accepted(&mut accepted) };
+        let mut advanced = Advanced::default();
+        let (mut accepted, repeats) = self.admit(appends, &mut advanced);
+        let made = if accepted.is_empty() { Ok(()) } else { self.commit_accepted(&mut accepted, advanced) };
         match made {
             Ok(()) => {
                 let answers: Vec<_> = accepted
@@ -147,27 +171,37 @@ impl Committer {
     }
 
     /// Sorts out repeats and appends to what is not there.
-    fn admit(&self, appends: Vec<Pending>) -> (Vec<Accepted>, Vec<(Pending, usize)>) {
+    fn admit(
+        &self,
+        appends: Vec<Pending>,
+        advanced: &mut Advanced,
+    ) -> (Vec<Accepted>, Vec<(Pending, usize)>) {
         let (mut accepted, mut repeats) = (Vec::<Accepted>::new(), Vec::new());
         let mut keys = HashMap::new();
         for pending in appends {
-            match self.admit_one(&pending, &keys) {
+            match self.admit_one(&pending, &keys, advanced, accepted.len()) {
                 Admitted::Known(answer) => pending.answer(answer),
                 Admitted::Repeat(first) => repeats.push((pending, first)),
-                Admitted::Fresh(topic_of_key) => {
+                Admitted::Fresh { topic_of_key, topics_of_offsets } => {
                     if let (Some(topic), Some(key)) = (topic_of_key, &pending.sealed.idempotency) {
                         keys.insert((topic, key.key.clone()), accepted.len());
                     }
                     let appended =
                         Appended { ranges: Vec::new(), records: pending.sealed.records, repeated: false };
-                    accepted.push(Accepted { pending, topic_of_key, appended });
+                    accepted.push(Accepted { pending, topic_of_key, topics_of_offsets, appended });
                 }
             }
         }
         (accepted, repeats)
     }
 
-    fn admit_one(&self, pending: &Pending, keys: &HashMap<(i64, String), usize>) -> Admitted {
+    fn admit_one(
+        &self,
+        pending: &Pending,
+        keys: &HashMap<(i64, String), usize>,
+        advanced: &mut Advanced,
+        place: usize,
+    ) -> Admitted {
         let visible = self.shared.visible.read();
         for part in &pending.sealed.parts {
             match visible.topic(&part.topic.name) {
@@ -181,7 +215,38 @@ impl Committer {
                 Err(error) => return Admitted::Known(Err(error)),
             }
         }
-        let Some(key) = &pending.sealed.idempotency else { return Admitted::Fresh(None) };
+        let sealed = &pending.sealed;
+        let mut topics_of_offsets = Vec::with_capacity(sealed.offsets.len());
+        for offset in &sealed.offsets {
+            match visible
+                .topic(&offset.topic)
+                .and_then(|topic| topic.partition(offset.partition).map(|_| topic.id))
+            {
+                Ok(topic) => topics_of_offsets.push(topic),
+                Err(error) => return Admitted::Known(Err(error.with_source(Refused::UnknownPartition))),
+            }
+        }
+        if let (Some(stamp), Some(part)) = (sealed.stamp, sealed.parts.first()) {
+            let topic = visible.topic(&part.topic.name).map_or(0, |topic| topic.id);
+            let now_ms = self.shared.clock.now_ms();
+            match self.producers.advance(advanced, (topic, part.partition), stamp, place, now_ms) {
+                Verdict::Fresh => {}
+                Verdict::RepeatOf(first) => return Admitted::Repeat(first),
+                Verdict::Refused(error) => return Admitted::Known(Err(error)),
+                Verdict::Repeat(from) => {
+                    let to = from + i64::try_from(sealed.records).unwrap_or(0);
+                    let range = OffsetRange::new(from, to);
+                    return Admitted::Known(Ok(Appended {
+                        ranges: vec![(part.topic.name.clone(), part.partition, range)],
+                        records: sealed.records,
+                        repeated: true,
+                    }));
+                }
+            }
+        }
+        let Some(key) = &sealed.idempotency else {
+            return Admitted::Fresh { topic_of_key: None, topics_of_offsets };
+        };
         let topic = match visible.topic(&key.topic) {
             Ok(topic) => topic.id,
             Err(error) => return Admitted::Known(Err(error)),
@@ -190,13 +255,17 @@ impl Committer {
             return Admitted::Repeat(*first);
         }
         match self.ledger.key(topic, &key.key, self.shared.expire_before_ms()) {
-            Ok(None) => Admitted::Fresh(Some(topic)),
+            Ok(None) => Admitted::Fresh { topic_of_key: Some(topic), topics_of_offsets },
             Ok(Some((body_hash, answer))) => Admitted::Known(repeated(key, body_hash, &answer)),
             Err(cause) => Admitted::Known(Err(cause.into())),
         }
     }
 
-    fn commit_accepted(&mut self, accepted: &mut [Accepted]) -> std::result::Result<(), LogError> {
+    fn commit_accepted(
+        &mut self,
+        accepted: &mut [Accepted],
+        mut advanced: Advanced,
+    ) -> std::result::Result<(), LogError> {
         let now_ms = self.shared.clock.now_ms();
         let mut drafts = Drafts::new();
         if let Err(cause) = self.write(accepted, &mut drafts, now_ms) {
@@ -213,7 +282,10 @@ impl Committer {
         {
             return Err(self.stop(&cause));
         }
-        if let Err(cause) = self.record(accepted, &drafts, now_ms) {
+        // An append with a sequence has one range: its batch.
+        advanced
+            .settle(|place| accepted[place].appended.ranges.first().map_or(0, |(_, _, range)| range.from));
+        if let Err(cause) = self.record(accepted, &drafts, &advanced, now_ms) {
             return Err(self.take_back(&drafts, cause));
         }
         if self.is_group() {
@@ -221,6 +293,7 @@ impl Committer {
         } else {
             self.unsynced.extend(files);
         }
+        self.producers.commit(advanced);
         self.publish(drafts);
         Ok(())
     }
@@ -260,15 +333,20 @@ impl Committer {
         &mut self,
         accepted: &[Accepted],
         drafts: &Drafts,
+        advanced: &Advanced,
         now_ms: i64,
     ) -> std::result::Result<(), LogError> {
+        let producer = |(key, state)| ProducerRow { key, state };
         let mut change = Change {
             partitions: drafts.values().map(Draft::change).collect(),
+            producers: advanced.states.iter().map(producer).collect(),
             now_ms,
             expire_before_ms: self.shared.expire_before_ms(),
             ..Change::default()
         };
-        for Accepted { pending, topic_of_key, appended } in accepted {
+        for Accepted { pending, topic_of_key, topics_of_offsets, appended } in accepted {
+            let offsets = topics_of_offsets.iter().zip(&pending.sealed.offsets);
+            change.offsets.extend(offsets.map(|(topic, offset)| OffsetRow { topic: *topic, offset }));
             change.positions.extend(&pending.sealed.positions);
             change.dropped.extend(&pending.sealed.dropped);
             if let (Some(topic), Some(key)) = (topic_of_key, &pending.sealed.idempotency) {
@@ -323,6 +401,25 @@ impl Committer {
         }
         drop(visible);
         self.shared.commits.send_replace(self.ledger.seq().unsigned_abs());
+    }
+
+    /// A producer id that was never given before: of a block that the ledger has noted as given.
+    pub(crate) fn new_producer_id(&mut self) -> Result<i64> {
+        self.shared.check_running()?;
+        if self.producer_ids.is_empty() {
+            let block = self.ledger.take_producer_ids(PRODUCER_ID_BLOCK);
+            self.producer_ids = block.map_err(|cause| self.ledger_failed(&cause))?;
+        }
+        self.producer_ids.next().ok_or_else(|| Error::internal("there is no producer id left"))
+    }
+
+    /// Forgets producers that have not written for long.
+    pub(crate) fn expire_producers(&mut self, now_ms: i64) -> Result<()> {
+        let before_ms = now_ms.saturating_sub(PRODUCER_EXPIRATION_MS);
+        if self.producers.expire(before_ms) {
+            self.ledger.expire_producers(before_ms).map_err(|cause| self.ledger_failed(&cause))?;
+        }
+        Ok(())
     }
 
     /// The log does nothing more until it is opened again.

@@ -6,13 +6,15 @@
 //! *Layout* (`ledger.sqlite`, WAL):
 //!
 //! ```text
-//! meta        name, value           commit (number of the last), leader_epoch, boot_id
+//! meta        name, value           commit (number of the last), leader_epoch, boot_id, next_producer
 //! topics      id, uuid, name, columns, retention_time_ms, retention_bytes
 //! partitions  topic, partition, start
 //! segments    topic, partition, base, end, bytes, created_ms, last_append_ms, max_timestamp_ms
 //! positions   source, key, value
 //! keys        topic, key, body_hash, answer, at_ms
 //! dropped     source, records
+//! producers   topic, partition, producer, epoch, batches, at_ms
+//! offsets     group, topic, partition, offset, leader_epoch, metadata, at_ms
 //! lost        topic, partition, from, to, at_ms
 //! undo_*      seq, what a commit replaced
 //! ```
@@ -24,8 +26,10 @@
 //! A commit that fails may have been made or not. [`Ledger::settle`] closes all connections, so that SQLite recovers as
 //! after a crash, and looks; [`Ledger::settle_full`] does without when the disk was full.
 
+mod kafka;
 mod rows;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,15 +38,21 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use tarn_model::{Offset, PartitionId};
 use uuid::Uuid;
 
+pub(crate) use self::kafka::{OffsetRow, ProducerRow};
 use self::rows::{
     SCHEMA, integer, load_topics, meta, put_extent, roll_back, set_meta, unsigned, write_dropped, write_keys,
     write_new_partitions, write_partitions, write_positions,
 };
 use crate::append::Position;
 use crate::error::LogError;
+use crate::producers::{ProducerKey, ProducerState};
 use crate::segment::Extent;
 
 type Sql<T> = std::result::Result<T, rusqlite::Error>;
+
+/// What commits replaced whose bytes are not synced.
+const UNDO_TABLES: [&str; 6] =
+    ["undo_segments", "undo_positions", "undo_keys", "undo_dropped", "undo_producers", "undo_offsets"];
 
 /// A topic as it is stored.
 #[derive(Debug, Clone)]
@@ -71,6 +81,8 @@ pub(crate) struct Change<'a> {
     pub(crate) positions: Vec<&'a Position>,
     pub(crate) keys: Vec<KeyRow<'a>>,
     pub(crate) dropped: Vec<&'a (String, u64)>,
+    pub(crate) producers: Vec<ProducerRow<'a>>,
+    pub(crate) offsets: Vec<OffsetRow<'a>>,
     pub(crate) now_ms: i64,
     /// Keys older than this are forgotten.
     pub(crate) expire_before_ms: i64,
@@ -118,6 +130,7 @@ pub(crate) struct Reader {
 pub(crate) struct Opened {
     pub(crate) ledger: Ledger,
     pub(crate) topics: Vec<TopicRow>,
+    pub(crate) producers: HashMap<ProducerKey, ProducerState>,
     pub(crate) leader_epoch: i32,
 }
 
@@ -125,18 +138,22 @@ impl Ledger {
     /// Opens or creates the ledger; takes back what a power failure may have taken from the segments.
     pub(crate) fn open(path: &Path, boot_id: &str, synced: bool) -> Result<Opened, LogError> {
         let mut connection = connect(path, synced).map_err(LogError::ledger("open"))?;
-        connection.execute_batch(SCHEMA).map_err(LogError::ledger("create"))?;
+        connection
+            .execute_batch(SCHEMA)
+            .and_then(|()| connection.execute_batch(kafka::SCHEMA))
+            .map_err(LogError::ledger("create"))?;
         durably(&mut connection, synced, |tx| roll_back(tx, boot_id)).map_err(LogError::ledger("recover"))?;
         let read = || -> Sql<_> {
             let seq = meta(&connection, "commit")?;
             let leader_epoch = meta(&connection, "leader_epoch")?;
-            Ok((seq, i32::try_from(leader_epoch).unwrap_or(i32::MAX), load_topics(&connection)?))
+            let leader_epoch = i32::try_from(leader_epoch).unwrap_or(i32::MAX);
+            Ok((seq, leader_epoch, load_topics(&connection)?, kafka::load_producers(&connection)?))
         };
-        let (seq, leader_epoch, topics) = read().map_err(LogError::ledger("read"))?;
+        let (seq, leader_epoch, topics, producers) = read().map_err(LogError::ledger("read"))?;
         let reader = connect(path, synced).map_err(LogError::ledger("open"))?;
         let reader = Arc::new(Reader { connection: Mutex::new(Some(reader)) });
         let ledger = Ledger { path: path.to_owned(), connection: Some(connection), reader, synced, seq };
-        Ok(Opened { ledger, topics, leader_epoch })
+        Ok(Opened { ledger, topics, producers, leader_epoch })
     }
 
     pub(crate) fn reader(&self) -> Arc<Reader> {
@@ -178,6 +195,8 @@ impl Ledger {
             write_positions(&tx, seq, with_undo, change)?;
             write_keys(&tx, seq, with_undo, change)?;
             write_dropped(&tx, seq, with_undo, change)?;
+            kafka::write_producers(&tx, seq, with_undo, change)?;
+            kafka::write_offsets(&tx, seq, with_undo, change)?;
             tx.commit()
         };
         commit().map_err(LogError::ledger("write"))?;
@@ -213,7 +232,7 @@ impl Ledger {
     /// all commits before it.
     pub(crate) fn synced_through(&mut self, seq: i64) -> Result<(), LogError> {
         self.durable(|tx| {
-            for table in ["undo_segments", "undo_positions", "undo_keys", "undo_dropped"] {
+            for table in UNDO_TABLES {
                 tx.execute(&format!("DELETE FROM {table} WHERE seq <= ?1"), [seq])?;
             }
             Ok(())
@@ -223,12 +242,8 @@ impl Ledger {
     /// Whether some commit could still be taken back.
     pub(crate) fn has_undo(&self) -> Result<bool, LogError> {
         let find = || -> Sql<bool> {
-            self.connection()?.query_row(
-                "SELECT EXISTS (SELECT 1 FROM undo_segments) OR EXISTS (SELECT 1 FROM undo_positions)
-                     OR EXISTS (SELECT 1 FROM undo_keys) OR EXISTS (SELECT 1 FROM undo_dropped)",
-                [],
-                |row| row.get(0),
-            )
+            let any = UNDO_TABLES.map(|table| format!("EXISTS (SELECT 1 FROM {table})")).join(" OR ");
+            self.connection()?.query_row(&format!("SELECT {any}"), [], |row| row.get(0))
         };
         find().map_err(LogError::ledger("read"))
     }
@@ -255,7 +270,10 @@ impl Ledger {
     /// Forgets a topic with everything that belongs to it.
     pub(crate) fn delete_topic(&mut self, topic: i64) -> Result<(), LogError> {
         self.durable(|tx| {
-            for table in ["undo_segments", "undo_keys", "lost", "keys", "segments", "partitions"] {
+            let gone = ["undo_producers", "undo_offsets", "producers", "offsets"];
+            for table in
+                ["undo_segments", "undo_keys", "lost", "keys", "segments", "partitions"].iter().chain(&gone)
+            {
                 tx.execute(&format!("DELETE FROM {table} WHERE topic = ?1"), [topic])?;
             }
             tx.execute("DELETE FROM topics WHERE id = ?1", [topic])?;

@@ -20,10 +20,13 @@ mod error;
 mod fetch;
 mod index;
 mod ledger;
+mod offsets;
 mod options;
 mod partitioner;
+mod producers;
 mod queue;
 mod recovery;
+mod refused;
 mod retention;
 mod segment;
 mod shared;
@@ -45,7 +48,9 @@ use uuid::Uuid;
 
 pub use append::{Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER};
 pub use fetch::{Fetch, RecordView, Records};
+pub use offsets::{CommittedOffset, GroupOffset};
 pub use options::{LogOptions, TopicInfo, TopicOptions};
+pub use refused::Refused;
 
 use crate::append::Sealed;
 use crate::committer::Committer;
@@ -74,6 +79,20 @@ pub struct Packed {
     sealed: Sealed,
     bytes: usize,
     room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+/// An append in the queue.
+#[derive(Debug)]
+pub struct Submitted {
+    answered: oneshot::Receiver<Result<Appended>>,
+    shared: Arc<Shared>,
+}
+
+impl Submitted {
+    /// Waits until the append is visible (under `group`: and durable), or has failed.
+    pub async fn committed(self) -> Result<Appended> {
+        self.answered.await.unwrap_or_else(|_| Err(self.shared.stopped().unwrap_or(LogError::Closed).into()))
+    }
 }
 
 /// What ends with the last clone.
@@ -129,7 +148,7 @@ impl Log {
         let lock = recovery::lock(dir)?;
         recovery::check_version(dir)?;
         let synced = options.sync == SyncMode::Group;
-        let Opened { mut ledger, topics, leader_epoch } =
+        let Opened { mut ledger, topics, producers, leader_epoch } =
             Ledger::open(&log_dir.join("ledger.sqlite"), boot_id, synced)?;
         draft::sync_dir(&log_dir)?;
         let visible = recovery::recover(&log_dir, &topics, &options)?;
@@ -148,7 +167,8 @@ impl Log {
             commits: watch::channel(ledger.seq().unsigned_abs()).0,
             stopped: Mutex::new(None),
         });
-        let committer = Committer::new(shared.clone(), ledger, leader_epoch);
+        let producers = producers::Producers::new(producers);
+        let committer = Committer::new(shared.clone(), ledger, producers, leader_epoch);
         let thread = std::thread::Builder::new()
             .name("tarn-log".to_owned())
             .spawn(move || {
@@ -174,9 +194,32 @@ impl Log {
         self.ask(move |committer| committer.adopt_topic(&name, id, &starts)).await
     }
 
+    /// Deletes a topic with its records and its groups' offsets. [`tarn_model::Kind::Conflict`] when a table or another owner holds it.
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.ask(move |committer| committer.delete_topic(&name)).await
+    }
+
     /// The topic of this name.
     pub fn topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
         self.shared().visible.read().topics.get(name).map(|topic| topic.info.clone())
+    }
+
+    /// The topic of this identity.
+    pub fn topic_of_id(&self, id: TopicId) -> Option<Arc<TopicInfo>> {
+        let visible = self.shared().visible.read();
+        visible.topics.values().map(|topic| &topic.info).find(|info| info.id == id).cloned()
+    }
+
+    /// Somebody who holds a topic, a table say: see [`Log::hold`].
+    pub fn holder(&self, topic: &str) -> Option<String> {
+        let visible = self.shared().visible.read();
+        visible.topics.get(topic).and_then(|topic| topic.holds.keys().next().cloned())
+    }
+
+    /// How the log was opened.
+    pub fn options(&self) -> &LogOptions {
+        &self.shared().options
     }
 
     /// All topics, by name.
@@ -225,20 +268,32 @@ impl Log {
 
     /// The second half of [`Log::append`].
     pub async fn commit(&self, packed: Packed) -> Result<Appended> {
+        self.submit(packed).committed().await
+    }
+
+    /// The second half of [`Log::append`] without its wait: the append stands in the queue, and what is submitted later is
+    /// committed later, or with it.
+    pub fn submit(&self, packed: Packed) -> Submitted {
         let Packed { sealed, bytes, room } = packed;
-        if sealed.is_empty() {
-            return Ok(Appended { ranges: Vec::new(), records: 0, repeated: false });
-        }
         let (answer, answered) = oneshot::channel();
-        let shared = self.shared();
-        shared.queue.append(Pending { sealed, bytes, answer, room });
-        answered.await.unwrap_or_else(|_| Err(shared.stopped().unwrap_or(LogError::Closed).into()))
+        if sealed.is_empty() {
+            let _ = answer.send(Ok(Appended { ranges: Vec::new(), records: 0, repeated: false }));
+            return Submitted { answered, shared: self.handle.shared.clone() };
+        }
+        self.shared().queue.append(Pending { sealed, bytes, answer, room });
+        Submitted { answered, shared: self.handle.shared.clone() }
     }
 
     fn check(&self, append: &Append) -> Result<()> {
         let visible = self.shared().visible.read();
         for info in append.topic_infos() {
             visible.topic(&info.name)?;
+        }
+        append.offsets().iter().try_for_each(GroupOffset::check)?;
+        if append.is_stamped() && append.idempotency_key().is_some() {
+            return Err(Error::invalid(
+                "an append has an idempotency key or a producer's sequence, not both",
+            ));
         }
         if let Some(Idempotency { topic, key, .. }) = append.idempotency_key() {
             visible.topic(topic)?;
@@ -337,6 +392,20 @@ impl Log {
             .find(|placed| placed.extent.max_timestamp_ms.is_some_and(|max| max >= timestamp_ms));
         let Some(placed) = newer else { return Ok(end) };
         Ok(placed.segment.seek_time(&placed.extent, timestamp_ms)?.max(start))
+    }
+
+    /// Start and committed end of one partition.
+    pub fn span(&self, topic: &str, partition: PartitionId) -> Result<OffsetRange> {
+        let visible = self.shared().visible.read();
+        let state = visible.topic(topic)?.partition(partition)?;
+        Ok(OffsetRange::new(state.start, state.end()))
+    }
+
+    /// The newest timestamp in a partition, if it has records.
+    pub fn newest_timestamp(&self, topic: &str, partition: PartitionId) -> Result<Option<i64>> {
+        let visible = self.shared().visible.read();
+        let state = visible.topic(topic)?.partition(partition)?;
+        Ok(state.segments.iter().filter_map(|placed| placed.extent.max_timestamp_ms).max())
     }
 
     /// Committed ends of a topic's partitions (every partition has an entry).

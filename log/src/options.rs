@@ -89,4 +89,18 @@ pub struct TopicInfo {
     pub columns: Option<Columns>,
     /// Largest record; [`crate::Append::push`] keeps the head of a larger one.
     pub max_record_bytes: usize,
+    /// Its own retention time, if it has one.
+    pub retention_time: Option<Duration>,
+    /// Its own retention size, if it has one.
+    pub retention_bytes: Option<u64>,
+}
+
+/// What a batch may have beyond the largest record: the same as in Kafka, whose default thus is ours.
+const BATCH_OVERHEAD_BYTES: usize = 12;
+
+impl TopicInfo {
+    /// Largest record batch that a client may send.
+    pub fn max_batch_bytes(&self) -> usize {
+        self.max_record_bytes + BATCH_OVERHEAD_BYTES
+    }
 }

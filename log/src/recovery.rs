@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! <dir>/lock                                   locked while a process has the log open
-//! <dir>/version                                "tarn 1"
+//! <dir>/version                                "tarn 2"
 //! <dir>/log/ledger.sqlite                      what is committed
 //! <dir>/log/<topic uuid>/<partition>/%020d.log segments
 //! ```
@@ -29,7 +29,10 @@ use crate::options::{LogOptions, TopicInfo};
 use crate::segment::{Extent, Segment};
 use crate::visible::{Partition, Placed, Topic, Visible};
 
-const VERSION: &str = "tarn 1";
+/// Since 2 the ledger knows producers and groups: an older Tarn would not take them back after a power failure.
+const VERSION: &str = "tarn 2";
+/// What this version reads, and makes its own: the ledger gets the tables that it lacks.
+const OLDER: &str = "tarn 1";
 
 /// Takes the folder for this process; dropped, it is free again.
 pub(crate) fn lock(dir: &Path) -> std::result::Result<File, LogError> {
@@ -56,24 +59,27 @@ pub(crate) fn check_version(dir: &Path) -> std::result::Result<(), LogError> {
     let path = dir.join("version");
     match std::fs::read_to_string(&path) {
         Ok(found) if found.trim() == VERSION => Ok(()),
+        Ok(found) if found.trim() == OLDER => write_version(dir, &path),
         Ok(found) => {
             Err(LogError::Format { path: dir.to_owned(), found: found.trim().chars().take(40).collect() })
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let new = dir.join("version.new");
-            let write = || {
-                let mut file = File::create(&new)?;
-                writeln!(file, "{VERSION}")?;
-                file.sync_all()?;
-                std::fs::rename(&new, &path)?;
-                File::open(dir)?.sync_all()?;
-                // The folder may be new itself.
-                dir.canonicalize()?.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-            };
-            write().map_err(LogError::io("write", &path))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => write_version(dir, &path),
         Err(error) => Err(LogError::io("read", &path)(error)),
     }
+}
+
+fn write_version(dir: &Path, path: &Path) -> std::result::Result<(), LogError> {
+    let new = dir.join("version.new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        writeln!(file, "{VERSION}")?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)?;
+        File::open(dir)?.sync_all()?;
+        // The folder may be new itself.
+        dir.canonicalize()?.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    };
+    write().map_err(LogError::io("write", path))
 }
 
 /// The identity of this run of the machine: it changes with the power.
@@ -114,6 +120,8 @@ pub(crate) fn info(row: &TopicRow, options: &LogOptions) -> Result<TopicInfo> {
         partitions: PartitionId::try_from(row.partitions.len()).unwrap_or(PartitionId::MAX),
         columns: row.columns.as_deref().map(Columns::parse).transpose()?,
         max_record_bytes: options.max_record_bytes,
+        retention_time: row.retention_time_ms.map(|ms| Duration::from_millis(ms.unsigned_abs())),
+        retention_bytes: row.retention_bytes,
     })
 }
 

@@ -34,6 +34,7 @@ impl Committer {
     pub(crate) fn apply_retention(&mut self) -> Result<Vec<(String, PartitionId, OffsetRange)>> {
         self.shared.check_running()?;
         let now_ms = self.shared.clock.now_ms();
+        self.expire_producers(now_ms)?;
         self.roll_old_segments(now_ms)?;
         let names: Vec<String> = self.shared.visible.read().topics.keys().cloned().collect();
         let mut gone = Vec::new();

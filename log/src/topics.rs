@@ -88,18 +88,44 @@ impl Committer {
                 ));
             }
             count = count.max(partitions);
-            self.ledger.delete_topic(id).map_err(|cause| self.ledger_failed(&cause))?;
-            self.shared.visible.write().topics.remove(name);
-            let dir = self.shared.dir.join(known.to_string());
-            if dir.exists() {
-                std::fs::remove_dir_all(&dir).map_err(LogError::io("delete", &dir))?;
-            }
+            self.forget_topic(name, id, known)?;
         }
         let mut row = empty_row(name, uuid, &options);
         let added = self.create_partitions(&mut row, count, starts)?;
         row.id = self.ledger.create_topic(&row).map_err(|cause| self.ledger_failed(&cause))?;
         tracing::info!(topic = name, uuid = %row.uuid, starts = %starts, "adopted a topic");
         self.show(&row, added).map(|_| ())
+    }
+
+    /// Deletes a topic that nobody holds.
+    pub(crate) fn delete_topic(&mut self, name: &str) -> Result<()> {
+        self.shared.check_running()?;
+        let (id, uuid) = {
+            let visible = self.shared.visible.read();
+            let topic = visible.topic(name)?;
+            if let Some(owner) = topic.holds.keys().next() {
+                return Err(Error::conflict(format!("`{owner}` is made from the topic `{name}`"))
+                    .with_hint("take the table out of the config first"));
+            }
+            (topic.id, topic.info.id)
+        };
+        self.forget_topic(name, id, uuid)?;
+        tracing::info!(topic = name, %uuid, "deleted a topic");
+        Ok(())
+    }
+
+    /// Removes a topic from the ledger, from sight and from the disk.
+    fn forget_topic(&mut self, name: &str, id: i64, uuid: Uuid) -> Result<()> {
+        self.ledger.delete_topic(id).map_err(|cause| self.ledger_failed(&cause))?;
+        self.producers.forget_topic(id);
+        self.shared.visible.write().topics.remove(name);
+        let dir = self.shared.dir.join(uuid.to_string());
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(LogError::io("delete", &dir))?;
+        }
+        // Whoever waits for the topic looks, and finds it gone.
+        self.shared.commits.send_modify(|_| {});
+        Ok(())
     }
 
     fn create(&mut self, name: &str, options: &TopicOptions, count: usize) -> Result<Arc<TopicInfo>> {

@@ -81,6 +81,13 @@ pub struct LogConfig {
     pub max_record_size: ByteSize,
     /// How long an idempotency key is remembered. Default: `7d`.
     pub idempotency_window: Span,
+    /// Address at which the log speaks Kafka's wire protocol, e.g. `127.0.0.1:9092`; port 0 takes a free one. Default: it
+    /// does not.
+    pub kafka: Option<String>,
+    /// Whether a topic that a Kafka client asks for and that is not there is created. Default: `true`.
+    pub auto_create_topics: bool,
+    /// Partitions of a topic that a Kafka client creates without saying how many. Default: `1`.
+    pub default_partitions: i32,
 }
 
 /// When a record counts as committed.
@@ -537,6 +544,9 @@ impl Default for LogConfig {
             compression: Compression::Lz4,
             max_record_size: ByteSize::mib(1),
             idempotency_window: Span::from_days(7),
+            kafka: None,
+            auto_create_topics: true,
+            default_partitions: 1,
         }
     }
 }

@@ -66,6 +66,16 @@ impl Running {
             .flatten()
     }
 
+    /// Its Kafka address, once it has written it down.
+    #[cfg(feature = "servers")]
+    pub(crate) fn kafka(&self) -> Option<String> {
+        let text = fs::read(&self.process_file).ok()?;
+        let process: Value = serde_json::from_slice(&text).ok()?;
+        (process["pid"].as_u64() == Some(u64::from(self.child.id())))
+            .then(|| process["kafka"].as_str().map(str::to_owned))
+            .flatten()
+    }
+
     /// Its HTTP client, once `/healthz` says 200.
     #[track_caller]
     pub(crate) fn ready(&mut self) -> Client {

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use tarn_model::{Offset, PartitionId};
 use uuid::Uuid;
 
-use super::{Change, KeyRow, PartitionChange, PartitionRow, Sql, TopicRow};
+use super::{Change, KeyRow, PartitionChange, PartitionRow, Sql, TopicRow, UNDO_TABLES};
 use crate::append::Position;
 use crate::segment::Extent;
 
@@ -54,12 +54,8 @@ pub(super) fn roll_back(tx: &Transaction<'_>, boot_id: &str) -> Sql<()> {
     if last.as_deref() == Some(boot_id) {
         return Ok(());
     }
-    let undone: i64 = tx.query_row(
-        "SELECT count(*) FROM (SELECT seq FROM undo_segments UNION SELECT seq FROM undo_positions
-             UNION SELECT seq FROM undo_keys UNION SELECT seq FROM undo_dropped)",
-        [],
-        |row| row.get(0),
-    )?;
+    let commits = UNDO_TABLES.map(|table| format!("SELECT seq FROM {table}")).join(" UNION ");
+    let undone: i64 = tx.query_row(&format!("SELECT count(*) FROM ({commits})"), [], |row| row.get(0))?;
     if undone > 0 {
         tracing::warn!(
             commits = undone,
@@ -79,9 +75,12 @@ pub(super) fn roll_back(tx: &Transaction<'_>, boot_id: &str) -> Sql<()> {
              DELETE FROM dropped WHERE source IN (SELECT source FROM undo_dropped);
              INSERT INTO dropped SELECT source, records FROM undo_dropped u WHERE records IS NOT NULL
                  AND seq = (SELECT min(seq) FROM undo_dropped o WHERE o.source = u.source);
-             DELETE FROM undo_segments; DELETE FROM undo_positions; DELETE FROM undo_keys; DELETE FROM undo_dropped;
              UPDATE meta SET value = value + 1 WHERE name = 'leader_epoch';",
         )?;
+        super::kafka::roll_back(tx)?;
+        for table in UNDO_TABLES {
+            tx.execute(&format!("DELETE FROM {table}"), [])?;
+        }
     }
     set_meta(tx, "boot_id", boot_id)
 }

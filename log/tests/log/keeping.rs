@@ -140,9 +140,10 @@ async fn a_raw_batch_is_stored_as_it_came_but_for_its_place() {
     put(&log, &to, 0, &["before"]).await;
     let mut append = Append::new();
     append.push_batch(&to, 0, &Bytes::from(sent.clone())).expect("a good batch");
-    append.push_to(&to, 0, &crate::support::record(b"after")).expect("push");
-    assert_eq!(append.records(), 3);
+    append.push_to(&to, 0, &crate::support::record(b"more")).expect_err("a batch with a sequence is alone");
+    assert_eq!(append.records(), 2);
     log.append(append).await.expect("append");
+    put(&log, &to, 0, &["after"]).await;
     let stored = log.fetch("to", 0, 1, 1).expect("fetch").batches.remove(0);
     assert_eq!(stored[..8], [0, 0, 0, 0, 0, 0, 0, 1], "its base offset");
     assert_eq!(stored[16..], sent[16..]);

@@ -1,5 +1,6 @@
 //! What users of the log rely on, seen from outside.
 
+mod clients;
 mod committing;
 mod keeping;
 mod model;

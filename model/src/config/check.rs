@@ -30,7 +30,7 @@ pub(super) fn check(
     report: &mut Report<'_>,
 ) {
     let mut checker = Checker { config, replaced, report };
-    checker.log();
+    checker.log(insecure);
     checker.lake();
     checker.serving(insecure);
     checker.topics();
@@ -72,7 +72,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn log(&mut self) {
+    fn log(&mut self, insecure: bool) {
         let log = &self.config.log;
         self.more_than_zero("log.sync_interval", log.sync_interval);
         self.more_than_zero("log.retention_every", log.retention_every);
@@ -83,6 +83,12 @@ impl Checker<'_, '_> {
         }
         if log.max_record_size.0 > MAX_RECORD_BYTES {
             self.wrong("log.max_record_size", "a record has at most 1GiB");
+        }
+        if !(1..=MAX_PARTITIONS).contains(&log.default_partitions) {
+            self.wrong("log.default_partitions", format!("a topic has 1 to {MAX_PARTITIONS} partitions"));
+        }
+        if let Some(kafka) = &log.kafka {
+            self.listens("log.kafka", kafka, "127.0.0.1:9092", insecure);
         }
     }
 
@@ -108,17 +114,26 @@ impl Checker<'_, '_> {
 
     fn serving(&mut self, insecure: bool) {
         let serving = &self.config.serving;
-        let field = "serving.http";
-        match loopback(&serving.http) {
+        self.listens("serving.http", &serving.http, "127.0.0.1:8080", insecure);
+        self.more_than_zero("serving.statement_timeout", serving.statement_timeout);
+        self.at_least("serving.statement_memory", serving.statement_memory.0, 1 << 20);
+        self.at_least("serving.max_request_size", serving.max_request_size.0, 1);
+        self.at_least("serving.tail_memory", serving.tail_memory.0, 1 << 20);
+        self.at_least("serving.view_memory", serving.view_memory.0, 1 << 20);
+    }
+
+    /// An address to listen at, which other machines do not reach.
+    fn listens(&mut self, field: &str, address: &str, example: &str, insecure: bool) {
+        match loopback(address) {
             None => {
-                let address = self.shown(field, &serving.http);
+                let address = self.shown(field, address);
                 self.wrong(
                     field,
-                    format!("{address} is no address: write `127.0.0.1:8080`; port 0 takes a free one"),
+                    format!("{address} is no address: write `{example}`; port 0 takes a free one"),
                 );
             }
             Some(false) if !insecure => {
-                let address = self.shown(field, &serving.http);
+                let address = self.shown(field, address);
                 self.wrong(
                     field,
                     format!(
@@ -129,11 +144,6 @@ impl Checker<'_, '_> {
             }
             Some(_) => {}
         }
-        self.more_than_zero("serving.statement_timeout", serving.statement_timeout);
-        self.at_least("serving.statement_memory", serving.statement_memory.0, 1 << 20);
-        self.at_least("serving.max_request_size", serving.max_request_size.0, 1);
-        self.at_least("serving.tail_memory", serving.tail_memory.0, 1 << 20);
-        self.at_least("serving.view_memory", serving.view_memory.0, 1 << 20);
     }
 
     /// Every name once.

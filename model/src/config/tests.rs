@@ -164,15 +164,24 @@ x = 1
 
 #[test]
 fn sections_of_later_versions_are_unknown_now() {
-    let found = problems("[[dashboard]]\n[log]\nkafka = \"127.0.0.1:9092\"\n[serving]\npostgres = \"x\"\n");
-    for (line, says) in found.iter().zip([
-        "1:3: dashboard: unknown",
-        "3:1: log.kafka: unknown",
-        "5:1: serving.postgres: unknown",
-    ]) {
+    let found = problems("[[dashboard]]\n[serving]\npostgres = \"x\"\n");
+    for (line, says) in found.iter().zip(["1:3: dashboard: unknown", "3:1: serving.postgres: unknown"]) {
         assert!(line.starts_with(says), "{line}");
     }
-    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn kafka_listens_on_this_machine_only_unless_told_otherwise() {
+    let text = |address: &str| format!("[log]\nkafka = \"{address}\"\n");
+    assert!(problems(&text("127.0.0.1:9092")).is_empty());
+    assert!(
+        problems(&text("0.0.0.0:9092"))
+            .iter()
+            .any(|line| line.contains("log.kafka") && line.contains("--insecure"))
+    );
+    assert!(problems(&text("nowhere")).iter().any(|line| line.contains("write `127.0.0.1:9092`")));
+    assert!(Loader::new().insecure(true).parse(Path::new("x.toml"), &text("0.0.0.0:9092")).is_ok());
 }
 
 #[test]

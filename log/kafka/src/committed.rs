@@ -1,0 +1,278 @@
+//! What groups have reached: OffsetCommit, OffsetFetch, OffsetDelete.
+//!
+//! Offsets are stored by the log's own commit; a commit is answered when it is durable as records are.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::{Buf, Bytes};
+use kafka_protocol::error::ResponseError as Code;
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
+    OffsetFetchResponse, TopicName,
+};
+use tarn_log::{Append, CommittedOffset, GroupOffset};
+use tarn_model::{Error, PartitionId};
+
+use crate::broker::{Broker, blocking, code_of, text};
+use crate::group::Sender;
+
+/// Longest metadata of an offset, as in Kafka.
+const LONGEST_METADATA: usize = 4096;
+
+/// Offsets of a group by topic and partition.
+type Committed = BTreeMap<String, BTreeMap<PartitionId, CommittedOffset>>;
+
+impl Broker {
+    pub(crate) async fn commit_offsets(&self, request: OffsetCommitRequest) -> OffsetCommitResponse {
+        let group = request.group_id.to_string();
+        let instance = request.group_instance_id.as_ref().map(ToString::to_string);
+        let sender = Sender {
+            member: &request.member_id,
+            instance: instance.as_deref(),
+            generation: request.generation_id_or_member_epoch,
+        };
+        let simple = sender.generation < 0 && sender.member.is_empty();
+        let refusal = if group.is_empty() {
+            Some(Code::InvalidGroupId)
+        } else {
+            match self.coordinator.with_known(&group, |group, now| group.may_commit(sender, now)) {
+                Some(allowed) => allowed.err(),
+                None => (!simple).then_some(Code::UnknownMemberId),
+            }
+        };
+        let (mut append, at_ms) = (Append::new(), self.clock.now_ms());
+        let mut answer = OffsetCommitResponse::default();
+        for topic in &request.topics {
+            let info = self.log.topic(&topic.name);
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let (index, metadata) = (partition.partition_index, &partition.committed_metadata);
+                let known = info.as_ref().is_some_and(|info| (0..info.partitions).contains(&index));
+                let code = match refusal {
+                    Some(code) => code.code(),
+                    None if !known => Code::UnknownTopicOrPartition.code(),
+                    None if metadata.as_ref().is_some_and(|m| m.len() > LONGEST_METADATA) => {
+                        Code::OffsetMetadataTooLarge.code()
+                    }
+                    None => {
+                        append.group_offset(GroupOffset {
+                            group: group.clone(),
+                            topic: topic.name.to_string(),
+                            partition: index,
+                            committed: Some(CommittedOffset {
+                                offset: partition.committed_offset,
+                                leader_epoch: partition.committed_leader_epoch,
+                                metadata: metadata.as_ref().map(ToString::to_string),
+                                at_ms,
+                            }),
+                        });
+                        0
+                    }
+                };
+                partitions.push(
+                    OffsetCommitResponsePartition::default()
+                        .with_partition_index(index)
+                        .with_error_code(code),
+                );
+            }
+            answer.topics.push(
+                OffsetCommitResponseTopic::default()
+                    .with_name(topic.name.clone())
+                    .with_partitions(partitions),
+            );
+        }
+        if let Err(error) = self.log.append(append).await {
+            tracing::warn!(group, error = ?error, "offsets were not committed");
+            let code = code_of(&error).code();
+            let accepted =
+                answer.topics.iter_mut().flat_map(|t| &mut t.partitions).filter(|p| p.error_code == 0);
+            accepted.for_each(|partition| partition.error_code = code);
+        }
+        answer
+    }
+
+    /// All offsets of a group.
+    pub(crate) async fn committed(&self, group: &str) -> Result<Committed, Error> {
+        let (log, group) = (self.log.clone(), group.to_owned());
+        let rows = blocking(move || log.group_offsets(&group)).await?;
+        let mut committed = Committed::new();
+        for (topic, partition, offset) in rows {
+            committed.entry(topic).or_default().insert(partition, offset);
+        }
+        Ok(committed)
+    }
+
+    pub(crate) async fn committed_offsets(
+        &self,
+        request: OffsetFetchRequest,
+        version: i16,
+    ) -> OffsetFetchResponse {
+        if version >= 8 {
+            let mut answer = OffsetFetchResponse::default();
+            for group in request.groups {
+                let asked = group.topics.map(|topics| {
+                    topics
+                        .into_iter()
+                        .map(|topic| (topic.name.to_string(), topic.partition_indexes))
+                        .collect()
+                });
+                let mut answered = OffsetFetchResponseGroup::default();
+                match self.committed(&group.group_id).await {
+                    Err(error) => answered.error_code = code_of(&error).code(),
+                    Ok(committed) => {
+                        answered.topics = select(committed, asked, |name, partitions| {
+                            OffsetFetchResponseTopics::default()
+                                .with_name(name)
+                                .with_partitions(partitions.into_iter().map(new_partition).collect())
+                        });
+                    }
+                }
+                answer.groups.push(answered.with_group_id(group.group_id));
+            }
+            return answer;
+        }
+        let asked = request.topics.map(|topics| {
+            topics.into_iter().map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
+        });
+        match self.committed(&request.group_id).await {
+            Err(error) => OffsetFetchResponse::default().with_error_code(code_of(&error).code()),
+            Ok(committed) => {
+                OffsetFetchResponse::default().with_topics(select(committed, asked, |name, partitions| {
+                    OffsetFetchResponseTopic::default()
+                        .with_name(name)
+                        .with_partitions(partitions.into_iter().map(old_partition).collect())
+                }))
+            }
+        }
+    }
+
+    pub(crate) async fn delete_offsets(&self, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
+        let group = request.group_id.to_string();
+        let committed = match self.committed(&group).await {
+            Ok(committed) => committed,
+            Err(error) => return OffsetDeleteResponse::default().with_error_code(code_of(&error).code()),
+        };
+        let known = self.coordinator.describe(&group);
+        if committed.is_empty() && known.is_none() {
+            return OffsetDeleteResponse::default().with_error_code(Code::GroupIdNotFound.code());
+        }
+        let members = known.map(|known| known.members).unwrap_or_default();
+        let subscribed: HashSet<String> =
+            members.iter().flat_map(|m| subscription(m.metadata.clone())).collect();
+        let mut append = Append::new();
+        let mut answer = OffsetDeleteResponse::default();
+        for topic in &request.topics {
+            let name = topic.name.to_string();
+            let partitions = topic.partitions.iter().map(|partition| {
+                let code = if subscribed.contains(&name) {
+                    Code::GroupSubscribedToTopic.code()
+                } else {
+                    if committed.get(&name).is_some_and(|c| c.contains_key(&partition.partition_index)) {
+                        append.group_offset(GroupOffset {
+                            group: group.clone(),
+                            topic: name.clone(),
+                            partition: partition.partition_index,
+                            committed: None,
+                        });
+                    }
+                    0
+                };
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(code)
+            });
+            let partitions = partitions.collect();
+            answer.topics.push(
+                OffsetDeleteResponseTopic::default()
+                    .with_name(topic.name.clone())
+                    .with_partitions(partitions),
+            );
+        }
+        match self.log.append(append).await {
+            Ok(_) => answer,
+            Err(error) => OffsetDeleteResponse::default().with_error_code(code_of(&error).code()),
+        }
+    }
+}
+
+/// The offsets that were asked for (`None`: all), per topic; `None` for a partition that has none.
+fn select<T>(
+    committed: Committed,
+    asked: Option<Vec<(String, Vec<PartitionId>)>>,
+    topic: impl Fn(TopicName, Vec<(PartitionId, Option<CommittedOffset>)>) -> T,
+) -> Vec<T> {
+    let name = |name: String| TopicName(text(name));
+    match asked {
+        None => committed
+            .into_iter()
+            .map(|(t, p)| topic(name(t), p.into_iter().map(|(p, c)| (p, Some(c))).collect()))
+            .collect(),
+        Some(asked) => {
+            let mut committed: HashMap<_, _> = committed.into_iter().collect();
+            asked
+                .into_iter()
+                .map(|(t, partitions)| {
+                    let mut of_topic = committed.remove(&t).unwrap_or_default();
+                    topic(name(t), partitions.into_iter().map(|p| (p, of_topic.remove(&p))).collect())
+                })
+                .collect()
+        }
+    }
+}
+
+fn new_partition(
+    (index, committed): (PartitionId, Option<CommittedOffset>),
+) -> OffsetFetchResponsePartitions {
+    let answer = OffsetFetchResponsePartitions::default().with_partition_index(index);
+    match committed {
+        None => {
+            answer.with_committed_offset(-1).with_committed_leader_epoch(-1).with_metadata(Some(text("")))
+        }
+        Some(committed) => answer
+            .with_committed_offset(committed.offset)
+            .with_committed_leader_epoch(committed.leader_epoch)
+            .with_metadata(Some(text(committed.metadata.unwrap_or_default()))),
+    }
+}
+
+fn old_partition((index, committed): (PartitionId, Option<CommittedOffset>)) -> OffsetFetchResponsePartition {
+    let answer = OffsetFetchResponsePartition::default().with_partition_index(index);
+    match committed {
+        None => {
+            answer.with_committed_offset(-1).with_committed_leader_epoch(-1).with_metadata(Some(text("")))
+        }
+        Some(committed) => answer
+            .with_committed_offset(committed.offset)
+            .with_committed_leader_epoch(committed.leader_epoch)
+            .with_metadata(Some(text(committed.metadata.unwrap_or_default()))),
+    }
+}
+
+/// The topics that a consumer's metadata names: version, then an array of names; anything else names none.
+fn subscription(mut metadata: Bytes) -> Vec<String> {
+    let mut topics = Vec::new();
+    if metadata.try_get_i16().is_err() {
+        return topics;
+    }
+    let count = metadata.try_get_i32().unwrap_or(0);
+    for _ in 0..count {
+        let Some(length) = metadata.try_get_i16().ok().and_then(|length| usize::try_from(length).ok()) else {
+            break;
+        };
+        if length > metadata.len() {
+            break;
+        }
+        topics.push(String::from_utf8_lossy(&metadata.split_to(length)).into_owned());
+    }
+    topics
+}

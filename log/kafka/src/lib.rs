@@ -1,0 +1,120 @@
+//! Kafka's wire protocol in front of the log.
+//!
+//! One listener, one broker, no cluster: every client of Kafka 1.0 and later finds its topics, partitions, groups and offsets
+//! here, and what it produces is stored as it came. Which APIs in which versions, `broker::SERVED` says; which clients were
+//! seen to work, `docs/kafka-compatibility.md`.
+//!
+//! *Layout*: `frame` (bytes), `shape` (bounds before decoding), `connection` (order), `broker` (who answers what), and one
+//! module for each family of requests.
+//!
+//! *Invariants*: answers of a connection leave in the order of its requests; nothing that a client claims is allocated before it
+//! has come; an unknown API or version is answered with an error.
+//!
+//! *Not here*: transactions, KIP-848's groups, compaction, authentication, quotas. None of them is advertised.
+
+mod broker;
+mod committed;
+mod configs;
+mod connection;
+mod coordinator;
+mod fetch;
+mod frame;
+mod group;
+mod groups;
+mod metadata;
+mod offsets;
+mod produce;
+mod shape;
+mod topics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tarn_log::Log;
+use tarn_model::clock::{self, Clock};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::broker::Broker;
+use crate::coordinator::Coordinator;
+
+/// Most connections at once.
+const MOST_CONNECTIONS: usize = 10_000;
+/// After a connection that could not be accepted, the next is tried after this time.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How the listener behaves.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// Whether a topic that a client asks for and that is not there is created, if the client lets us.
+    pub auto_create_topics: bool,
+    /// Partitions of a topic that is created without a number.
+    pub default_partitions: i32,
+}
+
+/// A running listener.
+#[derive(Debug)]
+pub struct KafkaServer {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl KafkaServer {
+    /// Serves `log` on `listener`.
+    pub fn start(
+        listener: TcpListener,
+        log: Log,
+        options: KafkaOptions,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<KafkaServer> {
+        let address = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let broker = Broker {
+            log,
+            options,
+            clock,
+            coordinator: Arc::new(Coordinator::default()),
+            admin: tokio::sync::Mutex::new(()),
+        };
+        let task = tokio::spawn(accept(listener, Arc::new(broker), stopped));
+        Ok(KafkaServer { address, stop, task })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Hangs up on every client. What clients had submitted is still appended.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        let _ = self.task.await;
+    }
+}
+
+async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
+    let budget = Arc::new(Semaphore::new(frame::FRAMES_KIB as usize));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => accepted,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            () = connection::stopped(&mut stopped) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let serve =
+                    connection::serve(Arc::clone(&broker), stream, Arc::clone(&budget), stopped.clone());
+                connections.spawn(serve);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a Kafka connection was not accepted");
+                clock::pause(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}

@@ -1,0 +1,93 @@
+//! ListOffsets: where a partition begins and ends, and which record is the first of a time.
+
+use kafka_protocol::error::ResponseError as Code;
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use tarn_log::Log;
+use tarn_model::{Error, Offset, PartitionId, Result};
+
+use crate::broker::{Broker, blocking, code_of};
+
+/// The end.
+const LATEST: i64 = -1;
+/// The first record that is still there.
+const EARLIEST: i64 = -2;
+/// The record with the newest timestamp.
+const NEWEST: i64 = -3;
+/// The first record on a local disk; there are no others.
+const EARLIEST_LOCAL: i64 = -4;
+/// Bytes that are read at once on the way to a timestamp.
+const STEP_BYTES: usize = 256 << 10;
+
+impl Broker {
+    pub(crate) async fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
+        let log = self.log.clone();
+        let topics = blocking(move || {
+            let topics = request.topics.into_iter().map(|topic| {
+                let partitions = topic.partitions.iter().map(|partition| {
+                    let (index, at) = (partition.partition_index, partition.timestamp);
+                    let answer = ListOffsetsPartitionResponse::default()
+                        .with_partition_index(index)
+                        .with_timestamp(-1)
+                        .with_offset(-1)
+                        .with_leader_epoch(-1);
+                    match find(&log, &topic.name, index, at) {
+                        Ok(Some((offset, timestamp))) => answer.with_offset(offset).with_timestamp(timestamp),
+                        Ok(None) => answer,
+                        Err(error) => {
+                            let unknown = log.span(&topic.name, index).is_err();
+                            let code = if unknown { Code::UnknownTopicOrPartition } else { code_of(&error) };
+                            answer.with_error_code(code.code())
+                        }
+                    }
+                });
+                ListOffsetsTopicResponse::default()
+                    .with_partitions(partitions.collect())
+                    .with_name(topic.name)
+            });
+            Ok(topics.collect())
+        });
+        ListOffsetsResponse::default().with_topics(topics.await.unwrap_or_default())
+    }
+}
+
+/// Offset and timestamp of what `at` asks for; the timestamp is -1 where none was asked for.
+fn find(log: &Log, topic: &str, partition: PartitionId, at: i64) -> Result<Option<(Offset, i64)>> {
+    let span = log.span(topic, partition)?;
+    match at {
+        LATEST => Ok(Some((span.to, -1))),
+        EARLIEST | EARLIEST_LOCAL => Ok(Some((span.from, -1))),
+        NEWEST => match log.newest_timestamp(topic, partition)? {
+            Some(newest) => first_at(log, topic, partition, newest),
+            None => Ok(None),
+        },
+        at if at >= 0 => first_at(log, topic, partition, at),
+        _ => Ok(None),
+    }
+}
+
+/// The first record whose timestamp is `timestamp_ms` or later.
+pub(crate) fn first_at(
+    log: &Log,
+    topic: &str,
+    partition: PartitionId,
+    timestamp_ms: i64,
+) -> Result<Option<(Offset, i64)>> {
+    let mut from = log.seek_time(topic, partition, timestamp_ms)?;
+    loop {
+        let fetch = log.fetch(topic, partition, from, STEP_BYTES)?;
+        let records = fetch.records()?;
+        if let Some(record) = records.iter().find(|record| record.timestamp_ms >= timestamp_ms) {
+            return Ok(Some((record.offset, record.timestamp_ms)));
+        }
+        if fetch.next >= fetch.end {
+            return Ok(None);
+        }
+        if fetch.next <= from {
+            return Err(Error::internal("a fetch below the end brought nothing"));
+        }
+        from = fetch.next;
+    }
+}

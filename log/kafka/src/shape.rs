@@ -1,0 +1,233 @@
+//! What a request's bytes look like, walked before anything is decoded.
+//!
+//! *Why*: the decoder of `kafka-protocol` trusts the counts that stand in a request and allocates for them. So a request is
+//! first walked along its shape: every length must lie within the bytes that came, and there is a bound on the number of
+//! elements of all arrays together. What passes can be decoded with memory in proportion to its bytes.
+//!
+//! *Layout*: a shape is a list of words: `1 2 4 8 16` (bytes of a fixed field), `s` (string), `b` (bytes), `[ … ]` (array of
+//! structures), `<s>` and `<4>` (array of strings or of numbers); behind a word `:3-7`, `:3+` or `:-7` are the versions that
+//! have it. From a request's first flexible version on, lengths are varints and
+//! every structure ends with tagged fields. The shapes follow Kafka's message definitions
+//! (<https://kafka.apache.org/protocol.html>).
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
+use kafka_protocol::messages::ApiKey;
+
+/// Most elements of all arrays of one request together, tagged fields included.
+const MOST_ELEMENTS: usize = 200_000;
+
+/// API, first flexible version, shape.
+const SHAPES: &[(ApiKey, i16, &str)] = &[
+    (ApiKey::Produce, 9, "s 2 4 [ s:-12 16:13+ [ 4 b ] ]"),
+    (
+        ApiKey::Fetch,
+        12,
+        "4:-14 4 4 4 1 4:7+ 4:7+ [ s:-12 16:13+ [ 4 4:9+ 8 4:12+ 8:5+ 4 ] ] [:7+ s:-12 16:13+ <4> ] s:11+",
+    ),
+    (ApiKey::ListOffsets, 6, "4 1:2+ [ s [ 4 4:4+ 8 ] ] 4:10+"),
+    (ApiKey::Metadata, 9, "[ 16:10+ s ] 1:4+ 1:8-10 1:8+"),
+    (ApiKey::ApiVersions, 3, "s:3+ s:3+"),
+    (ApiKey::InitProducerId, 2, "s 4 8:3+ 2:3+"),
+    (ApiKey::OffsetCommit, 8, "s 4 s s:7+ 8:-4 [ s [ 4 8 4:6+ s ] ]"),
+    (ApiKey::OffsetFetch, 6, "s:-7 [:-7 s <4> ] [:8+ s s:9+ 4:9+ [ s <4> ] ] 1:7+"),
+    (ApiKey::FindCoordinator, 3, "s:-3 1:1+ <s>:4+"),
+    (ApiKey::JoinGroup, 6, "s 4 4:1+ s s:5+ s [ s b ] s:8+"),
+    (ApiKey::Heartbeat, 4, "s 4 s s:3+"),
+    (ApiKey::LeaveGroup, 4, "s s:-2 [:3+ s s s:5+ ]"),
+    (ApiKey::SyncGroup, 4, "s 4 s s:3+ s:5+ s:5+ [ s b ]"),
+    (ApiKey::DescribeGroups, 5, "<s> 1:3+"),
+    (ApiKey::ListGroups, 3, "<s>:4+ <s>:5+"),
+    (ApiKey::DeleteGroups, 2, "<s>"),
+    (ApiKey::OffsetDelete, i16::MAX, "s [ s [ 4 ] ]"),
+    (ApiKey::CreateTopics, 5, "[ s 4 2 [ 4 <4> ] [ s s ] ] 4 1"),
+    (ApiKey::DeleteTopics, 4, "[:6+ s 16 ] <s>:-5 4"),
+    (ApiKey::DeleteRecords, 2, "[ s [ 4 8 ] ] 4"),
+    (ApiKey::CreatePartitions, 2, "[ s 4 [ <4> ] ] 4 1"),
+    (ApiKey::DescribeConfigs, 4, "[ 1 s <s> ] 1 1:3+"),
+    (ApiKey::IncrementalAlterConfigs, 1, "[ 1 s [ s 1 s ] ] 1"),
+    (ApiKey::DescribeCluster, 0, "1 1:1+ 1:2+"),
+];
+
+static PARSED: LazyLock<HashMap<i16, Shape>> = LazyLock::new(|| {
+    let parse = |(key, flexible, text): &(ApiKey, i16, &str)| {
+        let mut words = text.split(' ');
+        (*key as i16, Shape { flexible_from: *flexible, fields: parse_fields(&mut words) })
+    };
+    SHAPES.iter().map(parse).collect()
+});
+
+/// The shape of one request.
+#[derive(Debug)]
+struct Shape {
+    flexible_from: i16,
+    fields: Vec<Field>,
+}
+
+#[derive(Debug)]
+struct Field {
+    versions: RangeInclusive<i16>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Fixed(usize),
+    Text,
+    Bytes,
+    Structures(Vec<Field>),
+    Texts,
+    Numbers,
+}
+
+fn parse_fields<'a>(words: &mut impl Iterator<Item = &'a str>) -> Vec<Field> {
+    let mut fields = Vec::new();
+    while let Some(word) = words.next().filter(|word| *word != "]") {
+        let (kind, versions) = word.split_once(':').unwrap_or((word, "0+"));
+        let kind = match kind {
+            "s" => Kind::Text,
+            "b" => Kind::Bytes,
+            "[" => Kind::Structures(parse_fields(words)),
+            "<s>" => Kind::Texts,
+            "<4>" => Kind::Numbers,
+            bytes => Kind::Fixed(bytes.parse().expect("shapes are constants that a test walks")),
+        };
+        let (first, last) = match versions.split_once('-') {
+            Some((first, last)) => (first, last),
+            None => (versions.trim_end_matches('+'), ""),
+        };
+        fields.push(Field { versions: first.parse().unwrap_or(0)..=last.parse().unwrap_or(i16::MAX), kind });
+    }
+    fields
+}
+
+/// Whether `body`, a request of `key` in `version`, has the shape that it should, within bounds. The error says what is wrong.
+pub(crate) fn check(key: ApiKey, version: i16, body: &[u8]) -> Result<(), &'static str> {
+    let shape = PARSED.get(&(key as i16)).ok_or("a request without a shape")?;
+    let mut walk = Walk { rest: body, version, flexible: version >= shape.flexible_from, elements: 0 };
+    // librdkafka leaves bytes behind the end of some requests; nobody reads them.
+    walk.structure(&shape.fields)
+}
+
+struct Walk<'a> {
+    rest: &'a [u8],
+    version: i16,
+    flexible: bool,
+    elements: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn structure(&mut self, fields: &[Field]) -> Result<(), &'static str> {
+        let version = self.version;
+        for field in fields.iter().filter(|field| field.versions.contains(&version)) {
+            match &field.kind {
+                Kind::Fixed(bytes) => self.skip(*bytes)?,
+                Kind::Text => {
+                    let length = self.text_length()?;
+                    self.skip(length)?;
+                }
+                Kind::Bytes => {
+                    let length = self.length()?;
+                    self.skip(length)?;
+                }
+                Kind::Structures(fields) => {
+                    for _ in 0..self.count()? {
+                        self.structure(fields)?;
+                    }
+                }
+                Kind::Texts => {
+                    for _ in 0..self.count()? {
+                        let length = self.text_length()?;
+                        self.skip(length)?;
+                    }
+                }
+                Kind::Numbers => {
+                    let count = self.count()?;
+                    self.skip(count * 4)?;
+                }
+            }
+        }
+        if self.flexible { self.tagged_fields() } else { Ok(()) }
+    }
+
+    fn tagged_fields(&mut self) -> Result<(), &'static str> {
+        let count = self.varint()?;
+        self.bound(count)?;
+        for _ in 0..count {
+            self.varint()?;
+            let length = self.varint()?;
+            self.skip(length)?;
+        }
+        Ok(())
+    }
+
+    /// Elements of an array; none when it is null.
+    fn count(&mut self) -> Result<usize, &'static str> {
+        let count = self.length()?;
+        self.bound(count)?;
+        Ok(count)
+    }
+
+    fn bound(&mut self, count: usize) -> Result<(), &'static str> {
+        self.elements = self.elements.saturating_add(count);
+        // Every element has a byte at least.
+        if count > self.rest.len() {
+            return Err("an array that passes its end");
+        }
+        if self.elements > MOST_ELEMENTS {
+            return Err("more elements than are allowed");
+        }
+        Ok(())
+    }
+
+    /// Length of bytes or an array; 0 when null.
+    fn length(&mut self) -> Result<usize, &'static str> {
+        if self.flexible {
+            return Ok(self.varint()?.saturating_sub(1));
+        }
+        let length = i32::from_be_bytes(*self.take(4)?.first_chunk().ok_or("torn")?);
+        length_of(length)
+    }
+
+    fn text_length(&mut self) -> Result<usize, &'static str> {
+        if self.flexible {
+            return Ok(self.varint()?.saturating_sub(1));
+        }
+        let length = i16::from_be_bytes(*self.take(2)?.first_chunk().ok_or("torn")?);
+        length_of(i32::from(length))
+    }
+
+    fn varint(&mut self) -> Result<usize, &'static str> {
+        let mut value = 0_u32;
+        for shift in [0, 7, 14, 21, 28] {
+            let byte = self.take(1)?[0];
+            value |= u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return usize::try_from(value).map_err(|_| "a number out of bounds");
+            }
+        }
+        Err("a number out of bounds")
+    }
+
+    fn skip(&mut self, bytes: usize) -> Result<(), &'static str> {
+        self.take(bytes).map(|_| ())
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self.rest.split_at_checked(bytes).ok_or("a field that passes its end")?;
+        self.rest = rest;
+        Ok(taken)
+    }
+}
+
+fn length_of(length: i32) -> Result<usize, &'static str> {
+    match length {
+        -1 => Ok(0),
+        length => usize::try_from(length).map_err(|_| "a negative length"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use proptest::prelude::*;
+
+use super::*;
+use crate::broker::SERVED;
+
+/// A request with something in every array, encoded in `version`.
+fn filled(key: ApiKey, version: i16) -> Bytes {
+    let name = || StrBytes::from_static_str("name");
+    let topic = || TopicName(name());
+    let group = || GroupId(name());
+    let mut bytes = BytesMut::new();
+    macro_rules! put {
+        ($request:expr) => {
+            $request.encode(&mut bytes, version).expect("it can be written")
+        };
+    }
+    match key {
+        ApiKey::Produce => {
+            let partition = produce_request::PartitionProduceData::default()
+                .with_records(Some(Bytes::from_static(b"xyz")));
+            let of = produce_request::TopicProduceData::default()
+                .with_name(topic())
+                .with_partition_data(vec![partition; 2]);
+            put!(ProduceRequest::default().with_topic_data(vec![of.clone(), of]));
+        }
+        ApiKey::Fetch => {
+            let mut request = FetchRequest::default();
+            let of = fetch_request::FetchTopic::default()
+                .with_topic(if version < 13 { topic() } else { TopicName::default() })
+                .with_partitions(vec![fetch_request::FetchPartition::default(); 2]);
+            request.topics = vec![of.clone(), of];
+            if version >= 7 {
+                let gone = fetch_request::ForgottenTopic::default()
+                    .with_topic(if version < 13 { topic() } else { TopicName::default() })
+                    .with_partitions(vec![1, 2]);
+                request.forgotten_topics_data = vec![gone];
+            }
+            put!(request);
+        }
+        ApiKey::ListOffsets => {
+            let of = list_offsets_request::ListOffsetsTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![list_offsets_request::ListOffsetsPartition::default(); 2]);
+            put!(ListOffsetsRequest::default().with_topics(vec![of]));
+        }
+        ApiKey::Metadata => {
+            let of = metadata_request::MetadataRequestTopic::default().with_name(Some(topic()));
+            put!(MetadataRequest::default().with_topics(Some(vec![of.clone(), of])));
+        }
+        ApiKey::ApiVersions => put!(ApiVersionsRequest::default()),
+        ApiKey::InitProducerId => put!(InitProducerIdRequest::default()),
+        ApiKey::OffsetCommit => {
+            let of = offset_commit_request::OffsetCommitRequestTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![offset_commit_request::OffsetCommitRequestPartition::default(); 2]);
+            put!(OffsetCommitRequest::default().with_group_id(group()).with_topics(vec![of]));
+        }
+        ApiKey::OffsetFetch if version >= 8 => {
+            let of = offset_fetch_request::OffsetFetchRequestTopics::default()
+                .with_name(topic())
+                .with_partition_indexes(vec![1, 2]);
+            let of = offset_fetch_request::OffsetFetchRequestGroup::default()
+                .with_group_id(group())
+                .with_topics(Some(vec![of]));
+            put!(OffsetFetchRequest::default().with_groups(vec![of]));
+        }
+        ApiKey::OffsetFetch => {
+            let of = offset_fetch_request::OffsetFetchRequestTopic::default()
+                .with_name(topic())
+                .with_partition_indexes(vec![1, 2]);
+            put!(OffsetFetchRequest::default().with_group_id(group()).with_topics(Some(vec![of])));
+        }
+        ApiKey::FindCoordinator if version >= 4 => {
+            put!(FindCoordinatorRequest::default().with_coordinator_keys(vec![name(), name()]));
+        }
+        ApiKey::FindCoordinator => put!(FindCoordinatorRequest::default().with_key(name())),
+        ApiKey::JoinGroup => {
+            let protocol = join_group_request::JoinGroupRequestProtocol::default().with_name(name());
+            put!(JoinGroupRequest::default().with_group_id(group()).with_protocols(vec![protocol; 2]));
+        }
+        ApiKey::Heartbeat => put!(HeartbeatRequest::default()),
+        ApiKey::LeaveGroup if version >= 3 => {
+            put!(LeaveGroupRequest::default().with_members(vec![
+                leave_group_request::MemberIdentity::default(
+                );
+                2
+            ]));
+        }
+        ApiKey::LeaveGroup => put!(LeaveGroupRequest::default()),
+        ApiKey::SyncGroup => {
+            let assignment = sync_group_request::SyncGroupRequestAssignment::default().with_member_id(name());
+            put!(SyncGroupRequest::default().with_assignments(vec![assignment; 2]));
+        }
+        ApiKey::DescribeGroups => put!(DescribeGroupsRequest::default().with_groups(vec![group(); 2])),
+        ApiKey::ListGroups => {
+            let mut request = ListGroupsRequest::default();
+            if version >= 4 {
+                request.states_filter = vec![name()];
+            }
+            put!(request);
+        }
+        ApiKey::DeleteGroups => put!(DeleteGroupsRequest::default().with_groups_names(vec![group(); 2])),
+        ApiKey::OffsetDelete => {
+            let of = offset_delete_request::OffsetDeleteRequestTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![offset_delete_request::OffsetDeleteRequestPartition::default()]);
+            put!(OffsetDeleteRequest::default().with_topics(vec![of]));
+        }
+        ApiKey::CreateTopics => {
+            let assignment =
+                create_topics_request::CreatableReplicaAssignment::default().with_broker_ids(vec![1.into()]);
+            let config = create_topics_request::CreatableTopicConfig::default().with_name(name());
+            let of = create_topics_request::CreatableTopic::default()
+                .with_name(topic())
+                .with_assignments(vec![assignment])
+                .with_configs(vec![config; 2]);
+            put!(CreateTopicsRequest::default().with_topics(vec![of]));
+        }
+        ApiKey::DeleteTopics if version >= 6 => {
+            put!(
+                DeleteTopicsRequest::default()
+                    .with_topics(vec![delete_topics_request::DeleteTopicState::default(); 2])
+            );
+        }
+        ApiKey::DeleteTopics => put!(DeleteTopicsRequest::default().with_topic_names(vec![topic(); 2])),
+        ApiKey::DeleteRecords => {
+            let of = delete_records_request::DeleteRecordsTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![delete_records_request::DeleteRecordsPartition::default(); 2]);
+            put!(DeleteRecordsRequest::default().with_topics(vec![of]));
+        }
+        ApiKey::CreatePartitions => {
+            let assignment = create_partitions_request::CreatePartitionsAssignment::default()
+                .with_broker_ids(vec![1.into()]);
+            let of = create_partitions_request::CreatePartitionsTopic::default()
+                .with_name(topic())
+                .with_assignments(Some(vec![assignment]));
+            put!(CreatePartitionsRequest::default().with_topics(vec![of]));
+        }
+        ApiKey::DescribeConfigs => {
+            let of = describe_configs_request::DescribeConfigsResource::default()
+                .with_resource_name(name())
+                .with_configuration_keys(Some(vec![name(); 2]));
+            put!(DescribeConfigsRequest::default().with_resources(vec![of]));
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let config = incremental_alter_configs_request::AlterableConfig::default().with_name(name());
+            let of = incremental_alter_configs_request::AlterConfigsResource::default()
+                .with_configs(vec![config; 2]);
+            put!(IncrementalAlterConfigsRequest::default().with_resources(vec![of]));
+        }
+        ApiKey::DescribeCluster => put!(DescribeClusterRequest::default()),
+        other => panic!("{other:?} is served and has no filled request here"),
+    }
+    bytes.freeze()
+}
+
+fn versions() -> impl Iterator<Item = (ApiKey, i16)> {
+    SERVED.iter().flat_map(|(key, first, last)| {
+        let first = if *key == ApiKey::Produce { crate::produce::FIRST_VERSION } else { *first };
+        (first..=*last).map(|version| (*key, version))
+    })
+}
+
+#[test]
+fn the_shape_of_every_served_version_is_what_another_implementation_writes() {
+    for (key, version) in versions() {
+        let request = filled(key, version);
+        assert_eq!(check(key, version, &request), Ok(()), "{key:?} {version}: {request:?}");
+        for cut in 0..request.len() {
+            assert!(check(key, version, &request[..cut]).is_err(), "{key:?} {version} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
+    // Metadata 1: the number of topics, and nothing behind it.
+    assert!(check(ApiKey::Metadata, 1, &i32::MAX.to_be_bytes()).is_err());
+    // Metadata 12: the same as a varint.
+    assert!(check(ApiKey::Metadata, 12, &[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
+    // As many elements as bytes, but more than anybody needs.
+    let mut many = 300_000_i32.to_be_bytes().to_vec();
+    many.resize(4 + 2 * 300_000, 0);
+    assert_eq!(check(ApiKey::Metadata, 1, &many), Err("more elements than are allowed"));
+}
+
+proptest! {
+    /// What passes the walk can be decoded, or is refused; nothing panics, whatever the bytes.
+    #[test]
+    fn garbled_requests_never_panic(
+        place in 0_usize..1000,
+        garble in prop::collection::vec((0_usize..200, any::<u8>()), 0..8),
+    ) {
+        let all: Vec<_> = versions().collect();
+        let (key, version) = all[place % all.len()];
+        let mut bytes = filled(key, version).to_vec();
+        for (at, byte) in garble {
+            let at = at % bytes.len().max(1);
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        if check(key, version, &bytes).is_ok() {
+            let _ = RequestKind::decode_any(key, version, bytes.into());
+        }
+    }
+}
+
+/// Decodes any request.
+struct RequestKind;
+
+impl RequestKind {
+    fn decode_any(key: ApiKey, version: i16, mut bytes: Bytes) -> bool {
+        macro_rules! decode {
+            ($($name:ident => $request:ty),* $(,)?) => {
+                match key {
+                    $(ApiKey::$name => <$request>::decode(&mut bytes, version).is_ok(),)*
+                    other => panic!("{other:?} is not decoded here"),
+                }
+            };
+        }
+        decode! {
+            Produce => ProduceRequest, Fetch => FetchRequest, ListOffsets => ListOffsetsRequest,
+            Metadata => MetadataRequest, ApiVersions => ApiVersionsRequest, InitProducerId => InitProducerIdRequest,
+            OffsetCommit => OffsetCommitRequest, OffsetFetch => OffsetFetchRequest,
+            FindCoordinator => FindCoordinatorRequest, JoinGroup => JoinGroupRequest, Heartbeat => HeartbeatRequest,
+            LeaveGroup => LeaveGroupRequest, SyncGroup => SyncGroupRequest, DescribeGroups => DescribeGroupsRequest,
+            ListGroups => ListGroupsRequest, DeleteGroups => DeleteGroupsRequest, OffsetDelete => OffsetDeleteRequest,
+            CreateTopics => CreateTopicsRequest, DeleteTopics => DeleteTopicsRequest,
+            DeleteRecords => DeleteRecordsRequest, CreatePartitions => CreatePartitionsRequest,
+            DescribeConfigs => DescribeConfigsRequest, IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
+            DescribeCluster => DescribeClusterRequest,
+        }
+    }
+}

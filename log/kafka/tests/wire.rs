@@ -1,0 +1,427 @@
+//! The listener as a client sees it, byte for byte, with `kafka-protocol` as the client's side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use tarn_kafka::{KafkaOptions, KafkaServer};
+use tarn_log::{Append, Log, LogOptions, RecordRef, TopicInfo, TopicOptions};
+use tarn_model::clock;
+use tarn_model::config::{Compression, LogConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+struct Bench {
+    log: Log,
+    server: KafkaServer,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new() -> Bench {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut options = LogOptions::from(&LogConfig::default());
+        options.compression = Compression::None;
+        let path = dir.path().to_owned();
+        let opened = tokio::task::spawn_blocking(move || Log::open(&path, options, clock::system()));
+        let log = opened.await.expect("a thread").expect("open");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+        let options = KafkaOptions { auto_create_topics: true, default_partitions: 1 };
+        let server = KafkaServer::start(listener, log.clone(), options, clock::system()).expect("start");
+        Bench { log, server, _dir: dir }
+    }
+
+    async fn topic(&self, name: &str, partitions: i32) -> Arc<TopicInfo> {
+        let (log, name) = (self.log.clone(), name.to_owned());
+        let options = TopicOptions { partitions, retention_time: None, retention_bytes: None };
+        let created = tokio::task::spawn_blocking(move || log.create_topic(&name, &options));
+        created.await.expect("a thread").expect("create")
+    }
+
+    async fn connect(&self) -> Wire {
+        Wire { stream: TcpStream::connect(self.server.address()).await.expect("connect"), correlation: 0 }
+    }
+
+    /// A batch as a client sends it: made by the log, with this producer.
+    async fn batch(&self, texts: &[&str], producer: i64, sequence: i32) -> Bytes {
+        let scratch = self.topic("scratch", 1).await;
+        let mut append = Append::new();
+        for text in texts {
+            let record = RecordRef {
+                timestamp_ms: 1000,
+                key: Some(b"k"),
+                value: Some(text.as_bytes()),
+                headers: &[("h", b"v")],
+            };
+            append.push(&scratch, &record).expect("push");
+        }
+        let range = self.log.append(append).await.expect("append").ranges[0].2;
+        let mut bytes = self.log.fetch("scratch", 0, range.from, 1).expect("fetch").batches[0].to_vec();
+        bytes[..8].fill(0);
+        if producer >= 0 {
+            bytes[43..51].copy_from_slice(&producer.to_be_bytes());
+            bytes[51..53].copy_from_slice(&0_i16.to_be_bytes());
+            bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
+            let crc = crc32c::crc32c(&bytes[21..]);
+            bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        }
+        bytes.into()
+    }
+}
+
+struct Wire {
+    stream: TcpStream,
+    correlation: i32,
+}
+
+impl Wire {
+    async fn send<R: Request>(&mut self, request: &R, version: i16) -> i32 {
+        let mut frame = BytesMut::new();
+        self.correlation += 1;
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(self.correlation)
+            .with_client_id(Some(StrBytes::from_static_str("wire")));
+        header.encode(&mut frame, R::header_version(version)).expect("a header");
+        request.encode(&mut frame, version).expect("a request");
+        self.send_raw(&frame).await;
+        self.correlation
+    }
+
+    async fn send_raw(&mut self, frame: &[u8]) {
+        let length = i32::try_from(frame.len()).expect("short");
+        self.stream.write_all(&length.to_be_bytes()).await.expect("write");
+        self.stream.write_all(frame).await.expect("write");
+    }
+
+    /// The next frame; `None` when the server has hung up.
+    async fn frame(&mut self) -> Option<Bytes> {
+        let length = tokio::time::timeout(Duration::from_secs(20), self.stream.read_i32()).await;
+        let length = length.expect("an answer in time").ok()?;
+        let mut bytes = vec![0; usize::try_from(length).expect("a length")];
+        self.stream.read_exact(&mut bytes).await.expect("a whole frame");
+        Some(bytes.into())
+    }
+
+    async fn receive<T: Decodable + HeaderVersion>(&mut self, version: i16) -> (i32, T) {
+        let mut bytes = self.frame().await.expect("an answer");
+        let header = ResponseHeader::decode(&mut bytes, T::header_version(version)).expect("a header");
+        let body = T::decode(&mut bytes, version).expect("an answer");
+        assert!(bytes.is_empty(), "bytes behind an answer");
+        (header.correlation_id, body)
+    }
+
+    async fn ask<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+        let correlation = self.send(request, version).await;
+        let (answered, body) = self.receive::<R::Response>(version).await;
+        assert_eq!(answered, correlation);
+        body
+    }
+}
+
+fn name(text: &str) -> TopicName {
+    TopicName(StrBytes::from_string(text.to_owned()))
+}
+
+fn produce(topic: &TopicInfo, version: i16, acks: i16, batch: &Bytes) -> ProduceRequest {
+    let partition =
+        produce_request::PartitionProduceData::default().with_index(0).with_records(Some(batch.clone()));
+    let data = produce_request::TopicProduceData::default().with_partition_data(vec![partition]);
+    let data = if version >= 13 { data.with_topic_id(topic.id) } else { data.with_name(name(&topic.name)) };
+    ProduceRequest::default().with_acks(acks).with_timeout_ms(1000).with_topic_data(vec![data])
+}
+
+fn fetch(topic: &TopicInfo, version: i16, offset: i64, wait_ms: i32) -> FetchRequest {
+    let partition = fetch_request::FetchPartition::default()
+        .with_partition(0)
+        .with_fetch_offset(offset)
+        .with_partition_max_bytes(1 << 20);
+    let asked = fetch_request::FetchTopic::default().with_partitions(vec![partition]);
+    let asked =
+        if version >= 13 { asked.with_topic_id(topic.id) } else { asked.with_topic(name(&topic.name)) };
+    FetchRequest::default()
+        .with_replica_id((-1).into())
+        .with_max_wait_ms(wait_ms)
+        .with_min_bytes(1)
+        .with_max_bytes(1 << 20)
+        .with_topics(vec![asked])
+}
+
+#[tokio::test]
+async fn batches_come_back_byte_for_byte_in_every_version() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let batch = bench.batch(&["one", "two"], -1, 0).await;
+    for (n, version) in (3..=13).enumerate() {
+        let answer = wire.ask(&produce(&topic, version, -1, &batch), version).await;
+        let partition = &answer.responses[0].partition_responses[0];
+        let base = i64::try_from(n).expect("few") * 2;
+        assert_eq!((partition.error_code, partition.base_offset), (0, base), "produce {version}");
+    }
+    for version in 4..=18 {
+        // From the middle of the second batch: it comes whole.
+        let answer = wire.ask(&fetch(&topic, version, 3, 0), version).await;
+        let partition = &answer.responses[0].partitions[0];
+        assert_eq!((partition.error_code, partition.high_watermark), (0, 22), "fetch {version}");
+        let records = partition.records.as_ref().expect("records");
+        assert_eq!(records.len(), batch.len() * 10, "fetch {version}");
+        assert_eq!(records[..8], 2_i64.to_be_bytes(), "its base offset");
+        assert_eq!(records[16..batch.len()], batch[16..], "everything from the magic on");
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let mut sent = Vec::new();
+    for n in 0..30 {
+        let batch = bench.batch(&[&n.to_string()], 5, n).await;
+        sent.push((wire.send(&produce(&topic, 9, -1, &batch), 9).await, 'p'));
+        if n % 10 == 0 {
+            sent.push((wire.send(&fetch(&topic, 12, 0, 100), 12).await, 'f'));
+        }
+    }
+    let mut next = 0;
+    for (correlation, kind) in sent {
+        if kind == 'p' {
+            let (answered, body) = wire.receive::<ProduceResponse>(9).await;
+            assert_eq!(answered, correlation);
+            let partition = &body.responses[0].partition_responses[0];
+            assert_eq!((partition.error_code, partition.base_offset), (0, next));
+            next += 1;
+        } else {
+            let (answered, body) = wire.receive::<FetchResponse>(12).await;
+            assert_eq!(answered, correlation);
+            assert!(
+                body.responses[0].partitions[0].high_watermark >= next,
+                "it sees what was answered before"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_poll_is_woken_by_the_record_it_waits_for() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let (mut reader, mut writer) = (bench.connect().await, bench.connect().await);
+    reader.send(&fetch(&topic, 12, 0, 60_000), 12).await;
+    let batch = bench.batch(&["awaited"], -1, 0).await;
+    writer.ask(&produce(&topic, 9, 1, &batch), 9).await;
+    let (_, answer) = reader.receive::<FetchResponse>(12).await;
+    assert_eq!(answer.responses[0].partitions[0].records.as_ref().expect("records").len(), batch.len());
+    // And ends by itself when nothing comes.
+    let answer = reader.ask(&fetch(&topic, 12, 1, 50), 12).await;
+    assert!(answer.responses[0].partitions[0].records.as_ref().is_none_or(Bytes::is_empty));
+}
+
+#[tokio::test]
+async fn a_batch_sent_again_has_its_first_offset_and_a_gap_is_refused() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let init = InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(1);
+    let id = wire.ask(&init, 4).await.producer_id.0;
+    assert!(id > 0);
+    let (first, second, fourth) = (
+        bench.batch(&["a"], id, 0).await,
+        bench.batch(&["b"], id, 1).await,
+        bench.batch(&["d"], id, 3).await,
+    );
+    let mut outcomes = Vec::new();
+    for batch in [&first, &second, &first, &fourth, &second] {
+        let answer = wire.ask(&produce(&topic, 9, -1, batch), 9).await;
+        let partition = &answer.responses[0].partition_responses[0];
+        outcomes.push((partition.error_code, partition.base_offset));
+    }
+    assert_eq!(outcomes, [(0, 0), (0, 1), (0, 0), (45, -1), (0, 1)]);
+    assert_eq!(bench.log.span("t", 0).expect("span").to, 2);
+    let transactional = init.with_transactional_id(Some(TransactionalId(StrBytes::from_static_str("tx"))));
+    assert_eq!(wire.ask(&transactional, 4).await.error_code, 53);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_refused_with_its_code() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let good = bench.batch(&["x"], -1, 0).await;
+    let mended = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.to_vec();
+        change(&mut bytes);
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        Bytes::from(bytes)
+    };
+    let mut torn = good.to_vec();
+    torn[40] ^= 1;
+    for (batch, code) in [
+        (Bytes::from(torn), 2),
+        (Bytes::new(), 2),
+        (mended(&|b| b[22] = 7), 76),
+        (mended(&|b| b[22] |= 0x20), 87),
+        (mended(&|b| b[60] = 9), 87),
+        (mended(&|b| b.resize(2 << 20, 0)), 10),
+    ] {
+        let answer = wire.ask(&produce(&topic, 9, -1, &batch), 9).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, code);
+    }
+    let answer = wire.ask(&produce(&topic, 9, 3, &good), 9).await;
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, 21, "acks 3");
+    assert_eq!(bench.log.span("t", 0).expect("span").to, 0);
+    // acks 0 is never answered: the next answer is that of the next request.
+    wire.send(&produce(&topic, 9, 0, &good), 9).await;
+    let answer = wire.ask(&fetch(&topic, 12, 0, 5000), 12).await;
+    assert_eq!(answer.responses[0].partitions[0].high_watermark, 1);
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_answered_and_what_is_no_request_ends_the_connection() {
+    let bench = Bench::new().await;
+    let mut wire = bench.connect().await;
+    // ApiVersions 99: the oldest form, with the list.
+    let mut frame = BytesMut::new();
+    frame.put_slice(&[0, 18, 0, 99, 0, 0, 0, 7, 0, 1, b'x', 0, 0]);
+    wire.send_raw(&frame).await;
+    let (correlation, versions) = wire.receive::<ApiVersionsResponse>(0).await;
+    assert_eq!((correlation, versions.error_code), (7, 35));
+    assert!(versions.api_keys.iter().any(|key| key.api_key == 0 && key.min_version == 0));
+    // An unknown API, and a known one that is not served.
+    for key in [999_i16, 24] {
+        let mut frame = BytesMut::new();
+        frame.put_i16(key);
+        frame.put_slice(&[0, 0, 0, 0, 0, 8, 255, 255]);
+        wire.send_raw(&frame).await;
+        let mut answer = wire.frame().await.expect("an answer");
+        assert_eq!((answer.get_i32(), answer.get_i16()), (8, 35));
+    }
+    // A count beyond the frame.
+    let mut frame = BytesMut::new();
+    frame.put_slice(&[0, 3, 0, 1, 0, 0, 0, 9, 255, 255, 0x7f, 255, 255, 255]);
+    wire.send_raw(&frame).await;
+    assert!(wire.frame().await.is_none(), "the connection is closed");
+    // A frame of 2 GiB.
+    let mut wire = bench.connect().await;
+    wire.stream.write_all(&i32::MAX.to_be_bytes()).await.expect("write");
+    assert!(wire.frame().await.is_none(), "the connection is closed");
+    // Others go on.
+    let answer = bench.connect().await.ask(&MetadataRequest::default().with_topics(None), 12).await;
+    assert_eq!(answer.brokers.len(), 1);
+}
+
+#[tokio::test]
+async fn a_group_of_two_shares_and_its_offsets_are_kept() {
+    let bench = Bench::new().await;
+    bench.topic("t", 2).await;
+    let (mut one, mut two) = (bench.connect().await, bench.connect().await);
+    let group = || GroupId(StrBytes::from_static_str("g"));
+    let join = |member: StrBytes| {
+        let protocol = join_group_request::JoinGroupRequestProtocol::default()
+            .with_name(StrBytes::from_static_str("range"))
+            .with_metadata(Bytes::from_static(b"meta"));
+        JoinGroupRequest::default()
+            .with_group_id(group())
+            .with_session_timeout_ms(10_000)
+            .with_rebalance_timeout_ms(10_000)
+            .with_member_id(member)
+            .with_protocol_type(StrBytes::from_static_str("consumer"))
+            .with_protocols(vec![protocol])
+    };
+    let mut ids = Vec::new();
+    for wire in [&mut one, &mut two] {
+        let refused = wire.ask(&join(StrBytes::new()), 9).await;
+        assert_eq!(refused.error_code, 79);
+        ids.push(refused.member_id);
+    }
+    // The first generation waits for both, because both have their ids.
+    for (wire, id) in [&mut one, &mut two].into_iter().zip(&ids) {
+        wire.send(&join(id.clone()), 9).await;
+    }
+    let (_, mut first) = one.receive::<JoinGroupResponse>(9).await;
+    let (_, mut second) = two.receive::<JoinGroupResponse>(9).await;
+    if first.leader == ids[1] {
+        // The requests raced; the leader is called the first from here on.
+        std::mem::swap(&mut one, &mut two);
+        std::mem::swap(&mut first, &mut second);
+        ids.swap(0, 1);
+    }
+    assert_eq!((first.error_code, second.error_code, first.generation_id), (0, 0, 1));
+    assert_eq!((first.leader.clone(), first.members.len(), second.members.len()), (ids[0].clone(), 2, 0));
+    let sync = |member: &StrBytes, assigned: &[&StrBytes]| {
+        let assignment = |id: &&StrBytes| {
+            sync_group_request::SyncGroupRequestAssignment::default()
+                .with_member_id((*id).clone())
+                .with_assignment(Bytes::copy_from_slice(id.as_bytes()))
+        };
+        SyncGroupRequest::default()
+            .with_group_id(group())
+            .with_generation_id(1)
+            .with_member_id(member.clone())
+            .with_assignments(assigned.iter().map(assignment).collect())
+    };
+    two.send(&sync(&ids[1], &[]), 4).await;
+    let synced = one.ask(&sync(&ids[0], &[&ids[0], &ids[1]]), 4).await;
+    assert_eq!(synced.assignment, ids[0].as_bytes());
+    assert_eq!(two.receive::<SyncGroupResponse>(4).await.1.assignment, ids[1].as_bytes());
+
+    let partition = |index: i32| {
+        offset_commit_request::OffsetCommitRequestPartition::default()
+            .with_partition_index(index)
+            .with_committed_offset(41 + i64::from(index))
+            .with_committed_metadata(Some(StrBytes::from_static_str("note")))
+    };
+    let of = offset_commit_request::OffsetCommitRequestTopic::default()
+        .with_name(name("t"))
+        .with_partitions(vec![partition(1), partition(5)]);
+    let commit = OffsetCommitRequest::default()
+        .with_group_id(group())
+        .with_generation_id_or_member_epoch(1)
+        .with_member_id(ids[0].clone())
+        .with_topics(vec![of]);
+    let codes = |answer: OffsetCommitResponse| {
+        answer.topics[0].partitions.iter().map(|p| p.error_code).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(one.ask(&commit, 8).await), [0, 3]);
+    let stale = commit.clone().with_generation_id_or_member_epoch(7);
+    assert_eq!(codes(one.ask(&stale, 8).await), [22, 22]);
+    for version in 2..=7 {
+        let asked = OffsetFetchRequest::default().with_group_id(group()).with_topics(None);
+        let found = two.ask(&asked, version).await;
+        let partition = &found.topics[0].partitions[0];
+        assert_eq!((partition.partition_index, partition.committed_offset), (1, 42));
+        assert_eq!(partition.metadata.as_ref().map(|text| text.as_str()), Some("note"));
+    }
+    let leave = leave_group_request::MemberIdentity::default().with_member_id(ids[0].clone());
+    let left =
+        one.ask(&LeaveGroupRequest::default().with_group_id(group()).with_members(vec![leave]), 4).await;
+    assert_eq!((left.error_code, left.members[0].error_code), (0, 0));
+    let beat = HeartbeatRequest::default()
+        .with_group_id(group())
+        .with_generation_id(1)
+        .with_member_id(ids[1].clone());
+    assert_eq!(two.ask(&beat, 4).await.error_code, 27, "a rebalance is under way");
+}
+
+#[tokio::test]
+async fn a_stop_ends_long_polls_and_a_topic_that_goes_tells_its_readers() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    wire.send(&fetch(&topic, 13, 0, 60_000), 13).await;
+    let delete = DeleteTopicsRequest::default()
+        .with_topics(vec![delete_topics_request::DeleteTopicState::default().with_name(Some(name("t")))]);
+    let answer = bench.connect().await.ask(&delete, 6).await;
+    assert_eq!(answer.responses[0].error_code, 0);
+    let (_, answer) = wire.receive::<FetchResponse>(13).await;
+    assert_eq!(answer.responses[0].partitions[0].error_code, 3);
+    assert_eq!(wire.ask(&fetch(&topic, 13, 0, 0), 13).await.responses[0].partitions[0].error_code, 100);
+    let other = bench.topic("u", 1).await;
+    wire.send(&fetch(&other, 13, 0, 60_000), 13).await;
+    tokio::time::timeout(Duration::from_secs(10), bench.server.stop()).await.expect("it stops");
+}

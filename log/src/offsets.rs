@@ -1,0 +1,91 @@
+//! What consumer groups have reached: stored with an append, read from the ledger.
+
+use std::collections::HashMap;
+
+use tarn_model::{Error, Offset, PartitionId, Result};
+
+use crate::Log;
+use crate::append::Append;
+
+/// Longest name of a group, and longest metadata of an offset, in bytes.
+pub(crate) const LONGEST_GROUP_TEXT: usize = 4 << 10;
+
+/// What a group has reached in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupOffset {
+    /// The group.
+    pub group: String,
+    /// The topic; with it, its offsets are forgotten.
+    pub topic: String,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The offset; `None` forgets it.
+    pub committed: Option<CommittedOffset>,
+}
+
+/// An offset that a group committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The next offset to read.
+    pub offset: Offset,
+    /// Leader epoch of the last record read; -1 when the client does not say.
+    pub leader_epoch: i32,
+    /// Whatever the client stored with it.
+    pub metadata: Option<String>,
+    /// When it was committed, ms since 1970 UTC.
+    pub at_ms: i64,
+}
+
+impl GroupOffset {
+    pub(crate) fn bytes(&self) -> usize {
+        let metadata = self.committed.as_ref().and_then(|c| c.metadata.as_ref()).map_or(0, String::len);
+        self.group.len() + self.topic.len() + metadata + 32
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let metadata = self.committed.as_ref().and_then(|c| c.metadata.as_ref()).map_or(0, String::len);
+        if self.group.is_empty() || self.group.len() > LONGEST_GROUP_TEXT || metadata > LONGEST_GROUP_TEXT {
+            let told = format!("a group's name and metadata have at most {LONGEST_GROUP_TEXT} bytes");
+            return Err(Error::invalid(told));
+        }
+        Ok(())
+    }
+}
+
+impl Log {
+    /// What `group` has committed: topic, partition, offset. Blocking.
+    pub fn group_offsets(&self, group: &str) -> Result<Vec<(String, PartitionId, CommittedOffset)>> {
+        let rows = self.shared().reader.group_offsets(group)?;
+        let visible = self.shared().visible.read();
+        let names: HashMap<i64, &String> =
+            visible.topics.iter().map(|(name, topic)| (topic.id, name)).collect();
+        let named = |(topic, partition, committed)| {
+            Some((names.get(&topic).map(|name| (*name).clone())?, partition, committed))
+        };
+        Ok(rows.into_iter().filter_map(named).collect())
+    }
+
+    /// All groups that have committed an offset. Blocking.
+    pub fn groups(&self) -> Result<Vec<String>> {
+        Ok(self.shared().reader.groups()?)
+    }
+
+    /// Forgets all that `group` has committed.
+    pub async fn forget_group(&self, group: &str) -> Result<()> {
+        let log = self.clone();
+        let owned = group.to_owned();
+        let offsets = tokio::task::spawn_blocking(move || log.group_offsets(&owned))
+            .await
+            .map_err(|error| Error::internal("reading a group failed").with_source(error))??;
+        let mut append = Append::new();
+        for (topic, partition, _) in offsets {
+            append.group_offset(GroupOffset { group: group.to_owned(), topic, partition, committed: None });
+        }
+        self.append(append).await.map(|_| ())
+    }
+
+    /// An id for a new idempotent producer: never given before.
+    pub async fn new_producer_id(&self) -> Result<i64> {
+        self.ask(|committer| committer.new_producer_id()).await
+    }
+}

@@ -1,0 +1,192 @@
+//! What Kafka's clients rely on: producers that number their batches, and groups that commit offsets.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tarn_log::{Append, CommittedOffset, GroupOffset, Log, Refused, TopicInfo};
+use tarn_model::config::{Compression, SyncMode};
+use tarn_model::{Boundary, Kind, OffsetRange, Result};
+
+use crate::support::{BOOT, Bench, of, put, topic, values};
+
+/// A batch of these values as a producer sends it.
+async fn batch(log: &Log, producer: i64, epoch: i16, first: i32, texts: &[&str]) -> Bytes {
+    let scratch = topic(log, "scratch", 1);
+    let range = put(log, &scratch, 0, texts).await.ranges[0].2;
+    let mut bytes = log.fetch("scratch", 0, range.from, 1).expect("fetch").batches[0].to_vec();
+    bytes[..8].fill(0);
+    bytes[43..51].copy_from_slice(&producer.to_be_bytes());
+    bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
+    bytes[53..57].copy_from_slice(&first.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+fn append_of(topic: &Arc<TopicInfo>, batch: &Bytes) -> Append {
+    let mut append = Append::new();
+    append.push_batch(topic, 0, batch).expect("a good batch");
+    append
+}
+
+async fn send(log: &Log, topic: &Arc<TopicInfo>, batch: &Bytes) -> Result<(OffsetRange, bool)> {
+    let appended = log.append(append_of(topic, batch)).await?;
+    Ok((appended.ranges[0].2, appended.repeated))
+}
+
+fn bench(sync: SyncMode) -> Bench {
+    Bench::with(|options| {
+        options.sync = sync;
+        options.compression = Compression::None;
+    })
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_again_is_kept_once_across_restarts_too() {
+    let bench = bench(SyncMode::Group);
+    let log = bench.open();
+    let t = topic(&log, "t", 1);
+    let producer = log.new_producer_id().await.expect("an id");
+    let first = batch(&log, producer, 0, 0, &["a", "b"]).await;
+    let second = batch(&log, producer, 0, 2, &["c"]).await;
+    let fourth = batch(&log, producer, 0, 4, &["e"]).await;
+    assert_eq!(send(&log, &t, &first).await.expect("sent"), (OffsetRange::new(0, 2), false));
+    assert_eq!(send(&log, &t, &first).await.expect("again"), (OffsetRange::new(0, 2), true));
+    assert_eq!(send(&log, &t, &second).await.expect("sent"), (OffsetRange::new(2, 3), false));
+    drop(log);
+
+    let log = bench.open();
+    assert_eq!(send(&log, &t, &first).await.expect("again"), (OffsetRange::new(0, 2), true));
+    assert_eq!(send(&log, &t, &second).await.expect("again"), (OffsetRange::new(2, 3), true));
+    let error = send(&log, &t, &fourth).await.expect_err("the third is missing");
+    assert_eq!(Refused::of(&error), Some(Refused::OutOfOrder), "{error:?}");
+    let newer = batch(&log, producer, 1, 0, &["d"]).await;
+    send(&log, &t, &newer).await.expect("a new epoch begins anew");
+    let error = send(&log, &t, &second).await.expect_err("the old epoch is over");
+    assert_eq!((error.kind(), Refused::of(&error)), (Kind::Fenced, Some(Refused::StaleEpoch)));
+    assert_eq!(values(&log, "t", 0), ["a", "b", "c", "d"]);
+    assert!(log.new_producer_id().await.expect("an id") > producer, "no id is given twice");
+}
+
+#[tokio::test]
+async fn batches_under_way_together_are_committed_in_their_order() {
+    let bench = bench(SyncMode::Group);
+    let log = bench.open();
+    let t = topic(&log, "t", 1);
+    let mut waiting = Vec::new();
+    for n in 0..20 {
+        let next = batch(&log, 7, 0, n, &[&n.to_string()]).await;
+        waiting.push(log.submit(log.pack(append_of(&t, &next)).await.expect("packed")));
+        if n % 3 == 0 {
+            waiting.push(log.submit(log.pack(append_of(&t, &next)).await.expect("packed twice")));
+        }
+    }
+    for submitted in waiting {
+        submitted.committed().await.expect("committed");
+    }
+    assert_eq!(values(&log, "t", 0), (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_power_failure_takes_back_what_a_producer_and_a_group_had_with_the_records() {
+    let bench = bench(SyncMode::None);
+    let log = bench.open();
+    let t = topic(&log, "t", 1);
+    let first = batch(&log, 7, 0, 0, &["a"]).await;
+    let second = batch(&log, 7, 0, 1, &["b"]).await;
+    send(&log, &t, &first).await.expect("sent");
+    commit(&log, 1).await;
+    let durable: Boundary = [(0, 1)].into_iter().collect();
+    log.sync_to("t", &durable).await.expect("synced");
+    send(&log, &t, &second).await.expect("sent");
+    commit(&log, 2).await;
+    drop(log);
+
+    let log = bench.open_on("second boot").expect("open");
+    assert_eq!(values(&log, "t", 0), ["a"]);
+    assert_eq!(committed(&log), [1]);
+    assert_eq!(send(&log, &t, &first).await.expect("again"), (OffsetRange::new(0, 1), true));
+    assert_eq!(send(&log, &t, &second).await.expect("once more"), (OffsetRange::new(1, 2), false));
+}
+
+async fn commit(log: &Log, offset: i64) {
+    let mut append = Append::new();
+    append.group_offset(group_offset(Some(offset)));
+    log.append(append).await.expect("committed");
+}
+
+fn group_offset(offset: Option<i64>) -> GroupOffset {
+    let committed =
+        |offset| CommittedOffset { offset, leader_epoch: 0, metadata: Some("note".to_owned()), at_ms: 5 };
+    GroupOffset {
+        group: "g".to_owned(),
+        topic: "t".to_owned(),
+        partition: 0,
+        committed: offset.map(committed),
+    }
+}
+
+fn committed(log: &Log) -> Vec<i64> {
+    log.group_offsets("g").expect("read").into_iter().map(|(_, _, committed)| committed.offset).collect()
+}
+
+#[tokio::test]
+async fn what_a_group_committed_stays_until_it_is_forgotten() {
+    let bench = bench(SyncMode::Group);
+    let log = bench.open();
+    let t = topic(&log, "t", 1);
+    commit(&log, 3).await;
+    let mut append = of(&t, 0, &["with records"]);
+    append.group_offset(group_offset(Some(4)));
+    log.append(append).await.expect("committed");
+    drop(log);
+    let log = bench.open();
+    let (topic_name, partition, stored) = log.group_offsets("g").expect("read").remove(0);
+    assert_eq!((topic_name.as_str(), partition, Some(stored)), ("t", 0, group_offset(Some(4)).committed));
+    assert_eq!(log.groups().expect("read"), ["g"]);
+    log.forget_group("g").await.expect("forgotten");
+    assert!(committed(&log).is_empty() && log.groups().expect("read").is_empty());
+
+    let mut append = Append::new();
+    append.group_offset(GroupOffset { topic: "none".to_owned(), ..group_offset(Some(1)) });
+    let error = log.append(append).await.expect_err("there is no such topic");
+    assert_eq!(Refused::of(&error), Some(Refused::UnknownPartition), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_topic_is_gone_with_its_producers_and_offsets_and_a_held_one_stays() {
+    let bench = bench(SyncMode::None);
+    let log = bench.open();
+    let t = topic(&log, "t", 2);
+    let first = batch(&log, 7, 0, 0, &["a"]).await;
+    send(&log, &t, &first).await.expect("sent");
+    commit(&log, 1).await;
+    log.hold("t", "a table", Boundary::new());
+    assert_eq!(log.delete_topic("t").await.expect_err("it is held").kind(), Kind::Conflict);
+    log.release("t", "a table");
+    log.delete_topic("t").await.expect("deleted");
+    assert!(log.topic("t").is_none() && committed(&log).is_empty());
+    let error = send(&log, &t, &first).await.expect_err("it is gone");
+    assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
+
+    let again = topic(&log, "t", 1);
+    assert_ne!(again.id, t.id);
+    assert!(log.topic_of_id(t.id).is_none() && log.topic_of_id(again.id).is_some());
+    assert_eq!(send(&log, &again, &first).await.expect("sent"), (OffsetRange::new(0, 1), false));
+    drop(log);
+    // What was committed before the deletion is neither taken back nor missed.
+    let log = bench.open_on("second boot").expect("open");
+    assert_eq!(log.topics().len(), 2);
+    drop(log);
+    drop(bench.open_on(BOOT).expect("open"));
+}
+
+#[test]
+fn a_log_of_the_version_before_is_opened_and_becomes_one_of_this() {
+    let bench = bench(SyncMode::Group);
+    drop(bench.open());
+    std::fs::write(bench.path().join("version"), "tarn 1\n").expect("write");
+    drop(bench.open());
+    let version = std::fs::read_to_string(bench.path().join("version")).expect("read");
+    assert_eq!(version.trim(), "tarn 2");
+}

@@ -1,0 +1,232 @@
+//! Kafka's own clients against the real binary: kcat, confluent-kafka (both librdkafka), kafka-python and kafkajs.
+//!
+//! `tests/servers/run` brings the clients. `TARN_KILLS=50` makes the kill tests long.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::harness::{Folder, Running, count, exactly_once, seconds, wait_for};
+
+fn config(kafka: &str) -> String {
+    format!(
+        r#"
+data_dir = "data"
+
+[log]
+kafka = "{kafka}"
+segment_size = "256KiB"
+
+[lake]
+url = "file:lake"
+
+[serving]
+http = "127.0.0.1:0"
+
+[[topic]]
+name = "events"
+partitions = 3
+
+[[table]]
+name = "events"
+columns = "n BIGINT NOT NULL"
+commit_every = "300ms"
+"#
+    )
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers").join(name)
+}
+
+fn python(script_name: &str) -> Command {
+    let python = std::env::var("TARN_PYTHON").expect("TARN_PYTHON: start these tests with tests/servers/run");
+    let mut command = Command::new(python);
+    command.arg(script(script_name));
+    command
+}
+
+#[track_caller]
+fn ended_well(output: &Output) -> String {
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    printed
+}
+
+fn address(running: &Running) -> String {
+    wait_for("the Kafka address", seconds(60), || running.kafka())
+}
+
+/// kcat with these arguments and this input.
+#[track_caller]
+fn kcat(bootstrap: &str, arguments: &[&str], input: &[u8]) -> String {
+    let mut kcat = Command::new("kcat")
+        .args(["-b", bootstrap, "-q"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kcat: start these tests with tests/servers/run");
+    kcat.stdin.take().expect("piped").write_all(input).expect("kcat reads");
+    ended_well(&kcat.wait_with_output().expect("kcat ends"))
+}
+
+#[test]
+fn what_kcat_sends_kcat_reads_and_the_table_has() {
+    let folder = Folder::new(&config("127.0.0.1:0"));
+    let mut running = folder.start();
+    let bootstrap = address(&running);
+    let mut sent = 0;
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let lines: String =
+            (0..400).map(|n| format!("key{n}:{{\"n\": {n}, \"codec\": \"{codec}\"}}\n")).collect();
+        let codec_setting = format!("compression.codec={codec}");
+        kcat(
+            &bootstrap,
+            &["-P", "-t", "events", "-K:", "-X", &codec_setting, "-H", "from=kcat"],
+            lines.as_bytes(),
+        );
+        sent += 400;
+    }
+    let read = kcat(&bootstrap, &["-C", "-t", "events", "-e", "-f", "%p %o %k %h %s\n"], b"");
+    assert_eq!(read.lines().count(), sent);
+    assert!(read.lines().all(|line| line.contains("from=kcat") && line.contains("key")));
+    let metadata = kcat(&bootstrap, &["-L"], b"");
+    assert!(metadata.contains("topic \"events\" with 3 partitions"), "{metadata}");
+
+    let client = running.ready();
+    let sent = i64::try_from(sent).expect("small");
+    wait_for("the table to have all", seconds(30), || (count(&client, "events") == Some(sent)).then_some(()));
+    running.stop();
+    exactly_once(&folder, "events", sent, 0);
+    folder.never_panicked();
+}
+
+fn every_check_passes(client: &str) {
+    let folder = Folder::new(&config("127.0.0.1:0"));
+    let running = folder.start();
+    let output =
+        python("kafka_clients.py").args([&address(&running), client]).output().expect("start python");
+    let printed = ended_well(&output);
+    println!("{printed}");
+    assert!(printed.contains("passed three_members_share_and_one_is_killed"), "{printed}");
+    running.stop();
+    folder.never_panicked();
+}
+
+#[test]
+fn every_check_passes_with_confluent_kafka() {
+    every_check_passes("confluent");
+}
+
+#[test]
+fn every_check_passes_with_kafka_python() {
+    every_check_passes("kafka-python");
+}
+
+/// A producer that ends with the test.
+struct Producer(Child);
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Kills the process again and again under a producer that keeps account.
+fn what_was_acknowledged_survives(mode: &str) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let bootstrap = format!("127.0.0.1:{port}");
+    let folder = Folder::new(&config(&bootstrap));
+    let mut running = folder.start();
+    running.ready();
+    let acked = folder.path("acked");
+    let acked_text = acked.to_string_lossy().into_owned();
+    let said = File::create(folder.path("producer")).expect("a file");
+    let producer = python("kafka_verify.py")
+        .args(["produce", &bootstrap, "events", "3", &acked_text, mode])
+        .stdout(said.try_clone().expect("a file"))
+        .stderr(said)
+        .spawn()
+        .expect("start python");
+    let mut producer = Producer(producer);
+    let kills: u64 = std::env::var("TARN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(6);
+    for kill in 0..kills {
+        let before = lines(&acked);
+        wait_for("records to be acknowledged", seconds(60), || (lines(&acked) > before + 300).then_some(()));
+        // Not always at the same place of what goes on.
+        std::thread::sleep(std::time::Duration::from_millis(37 * (kill % 11)));
+        running.kill();
+        running = folder.start();
+    }
+    let before = lines(&acked);
+    wait_for("the producer to go on", seconds(60), || (lines(&acked) > before + 300).then_some(()));
+    let pid = rustix::process::Pid::from_child(&producer.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal the producer");
+    let ended = wait_for("the producer to end", seconds(150), || producer.0.try_wait().expect("a child"));
+    let said = std::fs::read_to_string(folder.path("producer")).unwrap_or_default();
+    assert!(ended.success(), "{said}");
+    let output =
+        python("kafka_verify.py").args(["consume", &bootstrap, "events", &acked_text, mode]).output();
+    let printed = ended_well(&output.expect("start python"));
+    println!("{mode}, {kills} kills: {said}{printed}");
+    let client = running.ready();
+    let found = printed.split_once(" acknowledged, ").and_then(|(_, rest)| rest.split(' ').next());
+    let found: i64 = found.and_then(|found| found.parse().ok()).expect("a number");
+    wait_for("the table to have all", seconds(60), || {
+        (count(&client, "events") == Some(found)).then_some(())
+    });
+    running.stop();
+    exactly_once(&folder, "events", found, 0);
+    folder.never_panicked();
+}
+
+fn lines(path: &Path) -> usize {
+    std::fs::read(path).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count())
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills() {
+    what_was_acknowledged_survives("plain");
+}
+
+#[test]
+fn an_idempotent_producer_is_not_doubled_by_kills() {
+    what_was_acknowledged_survives("idempotent");
+}
+
+#[test]
+fn the_example_takes_what_kcat_sends() {
+    let text = std::fs::read_to_string(script("../../configs/kafka.toml")).expect("read the example");
+    let text = text.replace("127.0.0.1:8080", "127.0.0.1:0").replace("127.0.0.1:9092", "127.0.0.1:0");
+    let folder = Folder::new(&text.replace("data-kafka", "data"));
+    let mut running = folder.start();
+    let bootstrap = address(&running);
+    let click = b"ada:{\"user\": \"ada\", \"page\": \"/\", \"ms\": 12}\n";
+    kcat(&bootstrap, &["-P", "-t", "clicks", "-K:"], click);
+    assert_eq!(kcat(&bootstrap, &["-C", "-t", "clicks", "-e"], b"").as_bytes(), &click[4..]);
+    let client = running.ready();
+    wait_for("the click", seconds(30), || (count(&client, "clicks")? == 1).then_some(()));
+    assert_eq!(running.stop().code, Some(0));
+}
+
+#[test]
+fn every_check_passes_with_kafkajs() {
+    let folder = Folder::new(&config("127.0.0.1:0"));
+    let running = folder.start();
+    let modules =
+        std::env::var("TARN_NODE_PATH").expect("TARN_NODE_PATH: start these tests with tests/servers/run");
+    let output = Command::new("node")
+        .arg(script("kafkajs_check.cjs"))
+        .arg(address(&running))
+        .env("NODE_PATH", modules)
+        .output()
+        .expect("start node");
+    println!("{}", ended_well(&output));
+    running.stop();
+    folder.never_panicked();
+}
