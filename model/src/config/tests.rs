@@ -174,7 +174,7 @@ fn sections_of_later_versions_are_unknown_now() {
 #[test]
 fn kafka_listens_on_this_machine_only_unless_told_otherwise() {
     let text = |address: &str| format!("[log]\nkafka = \"{address}\"\n");
-    assert!(problems(&text("127.0.0.1:9092")).is_empty());
+    assert!(Loader::new().parse(Path::new("x.toml"), &text("127.0.0.1:9092")).is_ok());
     assert!(
         problems(&text("0.0.0.0:9092"))
             .iter()
