@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -75,6 +75,8 @@ struct Fire<'a> {
     address: Mutex<Option<Client>>,
     over: AtomicBool,
     owed: Owed,
+    /// Counts that a client was told.
+    answers: AtomicU64,
     seed: u64,
 }
 
@@ -170,19 +172,18 @@ impl Fire<'_> {
     }
 
     /// Counts in a loop: what was acknowledged before the question is in the answer, and no answer is below an earlier one.
-    fn count(&self) -> u64 {
-        let (mut answers, mut highest) = (0, 0);
+    fn count(&self) {
+        let mut highest = 0;
         while !self.over.load(Ordering::SeqCst) {
             if let Some(client) = self.client()
                 && let Some(n) = count(&client, "events")
             {
                 assert!(n >= highest, "the count fell from {highest} to {n}");
                 highest = n;
-                answers += 1;
+                self.answers.fetch_add(1, Ordering::SeqCst);
             }
             pace(3);
         }
-        answers
     }
 }
 
@@ -203,10 +204,11 @@ fn nothing_acknowledged_is_lost_or_doubled_when_killed_at_random() {
         address: Mutex::new(None),
         over: AtomicBool::new(false),
         owed: Owed::default(),
+        answers: AtomicU64::new(0),
         seed,
     };
     let mut rng = StdRng::seed_from_u64(seed);
-    let answers = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let feeders =
             [scope.spawn(|| fire.tail()), scope.spawn(|| fire.spool()), scope.spawn(|| fire.push())];
         let counter = scope.spawn(|| fire.count());
@@ -228,13 +230,18 @@ fn nothing_acknowledged_is_lost_or_doubled_when_killed_at_random() {
             }
             let mut running = folder.start();
             *fire.address.lock().expect("a lock") = Some(running.ready());
+            // Starts take most of the time on a slow machine; the client must have asked in earnest all the same.
+            wait_for("the client to be answered often", seconds(90), || {
+                assert!(running.runs(), "it ended by itself: {}", running.said());
+                (fire.answers.load(Ordering::SeqCst) > 10).then_some(())
+            });
             running
         }));
         fire.over.store(true, Ordering::SeqCst);
         for feeder in feeders {
             feeder.join().expect("a feeder");
         }
-        let answers = counter.join().expect("the counter");
+        counter.join().expect("the counter");
         let mut running = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let client = running.ready();
         let owed = total(&fire.owed);
@@ -245,10 +252,9 @@ fn nothing_acknowledged_is_lost_or_doubled_when_killed_at_random() {
             (n == owed).then_some(())
         });
         assert_eq!(running.stop().code, Some(0), "it did not stop well");
-        answers
     });
+    let answers = fire.answers.load(Ordering::SeqCst);
     println!("{answers} counts were answered, {} records were owed", total(&fire.owed));
-    assert!(answers > 3, "the counter was hardly answered");
 
     folder.drained();
     exactly_once(&folder, "events", total(&fire.owed), 0);

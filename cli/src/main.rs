@@ -64,7 +64,7 @@ fn start(args: Args) -> anyhow::Result<()> {
         }
     });
     // Upkeep that is still under way ends with the process, as a kill would end it. Taking the runtime down first would make
-    // threads panic that wait in a library for one of its tasks.
+    // threads panic that wait for one of its tasks.
     std::mem::forget(runtime);
     outcome
 }

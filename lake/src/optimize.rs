@@ -1,7 +1,9 @@
 //! Merges small files into big ones, without changing a row.
 //!
-//! *Why* not `deltalake`'s `OptimizeBuilder`: it rebuilds its own commit properties (hooks, retries), and two of its rewrites
-//! of one file both succeed.
+//! *Why* in tiers: merging whatever is small would write a file that is nearly big again and again, each time with a few
+//! more rows. By itself only files of about one size are merged, `after_files` at a time, so a row is rewritten once a tier:
+//! about log(target / size of a commit) to the base `after_files`, however long the table lives. By hand everything small is
+//! merged at once.
 //!
 //! *Invariants*: a rewrite is written aside and committed only if each of its inputs is live in the very version that is
 //! committed on; it has as many rows as its inputs, in their order; `dataChange` is false, so consumers pass it over.
@@ -24,8 +26,32 @@ use crate::{LakeFile, LakeSnapshot, LakeTable, NewFile, OptimizeReport};
 
 /// Rewritten files are committed when they come to this many times the target size, so that a long run keeps what it did.
 const COMMIT_AFTER_TARGETS: u64 = 8;
-/// By hand, any two small files are worth a merge.
-pub(crate) const BY_HAND: usize = 2;
+
+/// What is worth a merge.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reach {
+    /// Whatever is small, as asked for by hand.
+    All,
+    /// So many files of one tier.
+    Tier(usize),
+}
+
+impl Reach {
+    /// The tier of a small file: 0 holds those above `limit / after_files`, each next one files smaller by that factor.
+    fn tier_of(self, size: u64, limit: u64) -> u32 {
+        match self {
+            Reach::All => 0,
+            Reach::Tier(after_files) => (limit / size.max(1)).max(1).ilog(after_files.max(2) as u64),
+        }
+    }
+
+    fn least(self) -> usize {
+        match self {
+            Reach::All => 2,
+            Reach::Tier(after_files) => after_files.max(2),
+        }
+    }
+}
 
 /// Files that become one.
 #[derive(Debug, Clone)]
@@ -43,13 +69,13 @@ struct Merged {
 }
 
 impl LakeTable {
-    /// Merges wherever a lake partition has at least `after_files` small files.
-    pub(crate) async fn merge_small_files(&self, after_files: usize) -> Result<OptimizeReport> {
+    /// Merges the small files of each lake partition.
+    pub(crate) async fn merge_small_files(&self, reach: Reach) -> Result<OptimizeReport> {
         let snapshot = self.snapshot();
         let target = self.lake().options.target_file_bytes;
         let mut report = OptimizeReport::default();
         let mut written: Vec<Merged> = Vec::new();
-        for merge in plan(&snapshot, target, after_files) {
+        for merge in plan(&snapshot, target, reach) {
             match self.rewrite(&snapshot, &merge).await {
                 Ok(outputs) => written.push(Merged { merge, outputs }),
                 // A file that another engine wrote in a way that this one cannot rewrite is left as it is.
@@ -72,7 +98,8 @@ impl LakeTable {
     /// Whether upkeep should merge.
     pub(crate) fn has_files_to_merge(&self) -> bool {
         let options = &self.lake().options;
-        !plan(&self.snapshot(), options.target_file_bytes, options.optimize_after_files).is_empty()
+        let reach = Reach::Tier(options.optimize_after_files);
+        !plan(&self.snapshot(), options.target_file_bytes, reach).is_empty()
     }
 
     async fn rewrite(&self, snapshot: &LakeSnapshot, merge: &Merge) -> Result<Vec<NewFile>> {
@@ -150,12 +177,13 @@ impl LakeTable {
     }
 }
 
-/// Which files to merge: of each lake partition with at least `after_files` small ones, neighbours in the order of
+/// Which files to merge: of each lake partition and tier with enough small ones, neighbours in the order of
 /// (`_partition`, `_offset`), as many as come to the target size.
-fn plan(snapshot: &LakeSnapshot, target: u64, after_files: usize) -> Vec<Merge> {
-    let mut small: HashMap<&[Option<String>], Vec<usize>> = HashMap::new();
-    for (i, file) in snapshot.files.iter().enumerate().filter(|(_, file)| file.size < target / 2) {
-        small.entry(&file.partition_values).or_default().push(i);
+fn plan(snapshot: &LakeSnapshot, target: u64, reach: Reach) -> Vec<Merge> {
+    let limit = target / 2;
+    let mut small: HashMap<(&[Option<String>], u32), Vec<usize>> = HashMap::new();
+    for (i, file) in snapshot.files.iter().enumerate().filter(|(_, file)| file.size < limit) {
+        small.entry((&file.partition_values, reach.tier_of(file.size, limit))).or_default().push(i);
     }
     let partition =
         snapshot.statistics.min.get(PARTITION).and_then(|min| min.as_primitive_opt::<Int32Type>());
@@ -167,7 +195,7 @@ fn plan(snapshot: &LakeSnapshot, target: u64, after_files: usize) -> Vec<Merge> 
     };
     let mut merges = Vec::new();
     let mut groups: Vec<Vec<usize>> =
-        small.into_values().filter(|files| files.len() >= after_files.max(BY_HAND)).collect();
+        small.into_values().filter(|files| files.len() >= reach.least()).collect();
     groups.sort_unstable();
     for mut files in groups {
         files.sort_by_key(|i| first_row(*i));

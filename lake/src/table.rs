@@ -14,7 +14,7 @@ use tokio::sync::MutexGuard;
 
 use crate::lake::LakeInner;
 use crate::log_reader::{LogReader, Seen};
-use crate::optimize::BY_HAND;
+use crate::optimize::Reach;
 use crate::snapshot::{TableState, file_path};
 use crate::upkeep::UpkeepState;
 use crate::writer::{FileWriter, conform};
@@ -103,7 +103,7 @@ impl LakeTable {
     /// (`_partition`, `_offset`). Prepared aside, committed on the newest snapshot if every input is still live.
     pub async fn optimize(&self) -> Result<OptimizeReport> {
         let _only = self.lock_upkeep().await;
-        self.merge_small_files(BY_HAND).await
+        self.merge_small_files(Reach::All).await
     }
 
     /// Deletes files that no version newer than `retention` needs, and files that were never committed and are older

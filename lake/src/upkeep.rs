@@ -4,7 +4,7 @@
 //! |---|---|
 //! | checkpoint | `checkpoint_after_commits` versions after the last one |
 //! | clean the log | after a checkpoint, at most once an hour |
-//! | merge | a lake partition has `optimize_after_files` small files |
+//! | merge | a lake partition has `optimize_after_files` small files of about one size |
 //! | vacuum | at the first call, then each quarter of the retention (at least a minute, at most a day) |
 //!
 //! *Invariants*: one job of a table runs at a time; a second caller goes away at once. A job that fails does not keep the
@@ -15,6 +15,7 @@ use std::time::Duration;
 use tarn_model::Result;
 
 use crate::LakeTable;
+use crate::optimize::Reach;
 
 const CLEAN_EVERY_MS: i64 = 3_600_000;
 const VACUUM_EVERY_AT_LEAST: Duration = Duration::from_secs(60);
@@ -46,7 +47,8 @@ impl LakeTable {
         };
 
         if self.has_files_to_merge() {
-            note("optimize", self.merge_small_files(options.optimize_after_files).await.map(|_| ()));
+            let reach = Reach::Tier(options.optimize_after_files);
+            note("optimize", self.merge_small_files(reach).await.map(|_| ()));
         }
         if self.is_checkpoint_due().await {
             let written = self.write_checkpoint().await;

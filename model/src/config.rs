@@ -130,7 +130,8 @@ pub struct LakeConfig {
     pub options: std::collections::BTreeMap<String, Secret>,
     /// Size that small files are merged towards. Default: `128MiB`.
     pub target_file_size: ByteSize,
-    /// Number of small files of one lake partition at which they are merged. Default: `8`.
+    /// Number of small files of about one size in a lake partition at which they are merged: a row is rewritten once for each
+    /// factor of this many between the size of a commit and the target. Default: `8`.
     pub optimize_after_files: usize,
     /// Number of commits between two Delta checkpoints. Default: `100`.
     pub checkpoint_after_commits: usize,

@@ -270,7 +270,7 @@ impl Shared {
         let pinned = MemoryConsumer::new("tail").register(&runtime_env.memory_pool);
         pinned.try_grow(pinned_bytes(&moment, &names)).map_err(from_datafusion)?;
         let explain = |error| explain(error, &moment, &names, &self.state);
-        let mut plan = state.statement_to_plan(statement.ast).await.map_err(explain)?;
+        let mut plan = tarn_sql::plan(&state, statement.ast).await.map_err(explain)?;
         let only_reads =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         only_reads.verify_plan(&plan).map_err(explain)?;

@@ -23,6 +23,7 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, TableScan, Volatili
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use futures::future::BoxFuture;
 use tarn_model::columns::{OFFSET, PARTITION};
 use tarn_model::{Error, Result};
 
@@ -62,7 +63,18 @@ pub enum Way {
 
 impl Definition {
     /// Plans `query` over the tables that `columns` knows by name.
-    pub async fn plan(
+    ///
+    /// A boxed future: whoever polls an `async fn` compiles what it calls again.
+    pub fn plan<'a>(
+        planner: &'a Planner,
+        name: &'a str,
+        query: &'a str,
+        columns: &'a (dyn Fn(&str) -> Option<SchemaRef> + Sync),
+    ) -> BoxFuture<'a, Result<Definition>> {
+        Box::pin(Self::planned(planner, name, query, columns))
+    }
+
+    async fn planned(
         planner: &Planner,
         name: &str,
         query: &str,
@@ -78,7 +90,7 @@ impl Definition {
         }
         let canonical = statement.to_string();
         let session = planner.session(Arc::new(Placeholders(tables.clone())));
-        let plan = session.statement_to_plan(statement).await.map_err(from_datafusion)?;
+        let plan = tarn_sql::plan(&session, statement).await.map_err(from_datafusion)?;
         refuse_changing_functions(name, &plan)?;
         let plan = plan.transform_up_with_subqueries(break_ties).map_err(from_datafusion)?.data;
         let plan = session

@@ -145,3 +145,27 @@ async fn staging_files_of_a_killed_writer_are_swept() {
     assert!(!left.iter().any(|path| path.exists()));
     assert_eq!(contents(&lake, &table).await, expected(0, 10));
 }
+
+#[tokio::test]
+async fn a_row_is_rewritten_once_a_tier_and_not_with_each_merge() {
+    const COMMITS: i64 = 64;
+    const ROWS: i64 = 4_000;
+    let folder = tempfile::tempdir().unwrap();
+    let lake = local(folder.path()).await;
+    let table = lake.create("t", &new_table(&[])).await.unwrap();
+    let mut rewritten = 0;
+    for i in 0..COMMITS {
+        append(&table, 0, i * ROWS, (i + 1) * ROWS).await.unwrap();
+        let before = table.snapshot();
+        table.upkeep().await.unwrap();
+        let live: Vec<_> = table.snapshot().files.iter().map(|file| file.path.clone()).collect();
+        let gone = before.files.iter().enumerate().filter(|(_, file)| !live.contains(&file.path));
+        rewritten += gone.map(|(file, _)| before.statistics.rows.value(file)).sum::<i64>();
+    }
+    let files = table.snapshot().files.len();
+    assert_eq!(contents(&lake, &table).await, expected(0, COMMITS * ROWS));
+    // Four files make one, so 64 commits are three tiers; each round may take its tier's rows along once.
+    assert!(rewritten >= COMMITS * ROWS, "nothing was merged: {rewritten} rows");
+    assert!(rewritten <= 3 * COMMITS * ROWS, "{rewritten} rows were rewritten for {}", COMMITS * ROWS);
+    assert!(files < 12, "{files} files are left");
+}
