@@ -2,7 +2,8 @@
 //!
 //! A case feeds files to a running process until the armed point is hit, so a point that is never reached fails its case.
 //! A killed process is started again without faults; one that was told of an error must mend itself or end with an
-//! error, and only the log may choose to end. Then a drain, and the proof.
+//! error, and only the log may choose to end. Then a drain, and the proof. Points that only Kafka's clients reach have their
+//! cases in `transactions`.
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use tarn_model::fault::POINTS;
 
 use crate::harness::{Folder, Running, count, exactly_once, seconds, wait_for};
+use crate::transactions;
 
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -119,6 +121,12 @@ impl Feeder<'_> {
 }
 
 fn killed(point: &str, passes: u32) {
+    if point.starts_with("log.transaction.") {
+        return transactions::killed(point, passes);
+    }
+    if point.starts_with("log.delete_topic.") {
+        return transactions::deleting(point, "kill", passes);
+    }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0 };
     (0..3).for_each(|_| feeder.feed());
@@ -130,6 +138,12 @@ fn killed(point: &str, passes: u32) {
 }
 
 fn told_of_an_error(point: &str, passes: u32) {
+    if point.starts_with("log.transaction.") {
+        return transactions::told_of_an_error(point, passes);
+    }
+    if point.starts_with("log.delete_topic.") {
+        return transactions::deleting(point, "error", passes);
+    }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0 };
     (0..3).for_each(|_| feeder.feed());

@@ -17,6 +17,7 @@ mod flights;
 mod messages;
 mod serving;
 mod tidy;
+mod transactions;
 mod union_read;
 mod views;
 

@@ -71,6 +71,7 @@ fn show(reports: &[TableReport]) -> anyhow::Result<()> {
         "#missing",
         "#repeated",
         "#lost",
+        "#no record",
         "#compared",
         "content",
     ]);
@@ -106,7 +107,7 @@ fn show(reports: &[TableReport]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cells(report: &TableReport, partition: &PartitionReport) -> [String; 10] {
+fn cells(report: &TableReport, partition: &PartitionReport) -> [String; 11] {
     let content = match partition.content_agrees {
         Some(true) => "agrees",
         Some(false) => "DIFFERS",
@@ -121,6 +122,7 @@ fn cells(report: &TableReport, partition: &PartitionReport) -> [String; 10] {
         number(partition.missing),
         number(partition.repeated),
         number(partition.lost),
+        number(partition.passed),
         number(partition.compared),
         content.into(),
     ]

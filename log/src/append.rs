@@ -17,6 +17,7 @@ use crate::offsets::GroupOffset;
 use crate::options::TopicInfo;
 use crate::producers::Stamp;
 use crate::refused::Refused;
+use crate::transactions::{ProducerEpoch, Request};
 use crate::{codec, partitioner};
 
 /// Unpacked size at which a batch is closed and the next begun.
@@ -61,6 +62,10 @@ pub struct Append {
     offsets: Vec<GroupOffset>,
     /// Of an idempotent producer's batch, which then is alone.
     stamp: Option<Stamp>,
+    /// Whether a batch of a transaction may go into a partition that the transaction did not name.
+    enlists: bool,
+    /// What a producer asks of its transaction; then there is nothing else.
+    request: Option<Box<Request>>,
     records: u64,
     bytes: usize,
 }
@@ -100,9 +105,21 @@ impl Append {
             idempotency: None,
             offsets: Vec::new(),
             stamp: None,
+            enlists: false,
+            request: None,
             records: 0,
             bytes: 0,
         }
+    }
+
+    /// What a producer asks of its transaction.
+    pub(crate) fn of_request(request: Request) -> Append {
+        Append { request: Some(Box::new(request)), ..Append::new() }
+    }
+
+    /// A transaction's batch names the partition by coming: see [`crate::Log::enlist`].
+    pub fn enlists(&mut self) {
+        self.enlists = true;
     }
 
     /// Encodes a record for the partition of its key, or without one for this append's partition (which changes from
@@ -145,7 +162,8 @@ impl Append {
         let header = check_batch(topic, partition, batch)?;
         let stamp = (header.producer_id >= 0).then(|| {
             let (epoch, first) = (header.producer_epoch, header.base_sequence);
-            Stamp::new(header.producer_id, epoch, first, header.last_offset_delta)
+            let stamp = Stamp::new(header.producer_id, epoch, first, header.last_offset_delta);
+            Stamp { transactional: header.is_transactional(), ..stamp }
         });
         if stamp.is_some() && self.records > 0 {
             return Err(Refused::Malformed.because("a batch with a sequence must be alone in its append"));
@@ -207,7 +225,8 @@ impl Append {
 
     /// Whether there is nothing to commit: no record, no position, no dropped count, no group's offset.
     pub fn is_empty(&self) -> bool {
-        self.records == 0 && self.positions.is_empty() && self.dropped.is_empty() && self.offsets.is_empty()
+        let nothing = self.records == 0 && self.positions.is_empty() && self.dropped.is_empty();
+        nothing && self.offsets.is_empty() && self.request.is_none()
     }
 
     fn encode(
@@ -318,6 +337,8 @@ impl Append {
             idempotency: self.idempotency,
             offsets: self.offsets,
             stamp: self.stamp,
+            enlists: self.enlists,
+            request: self.request,
             records: self.records,
         })
     }
@@ -361,8 +382,8 @@ fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Resu
     }
     let rule = if header.is_control() {
         Some("only the log writes control batches")
-    } else if header.is_transactional() {
-        Some("there are no transactions here")
+    } else if header.is_transactional() && header.producer_id < 0 {
+        Some("it belongs to a transaction and has no producer")
     } else if header.records == 0 || header.last_offset_delta != header.records - 1 {
         Some("its offsets do not run from 0 to the record count")
     } else if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
@@ -376,7 +397,7 @@ fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Resu
     if codec::from_code(header.compression_code()).is_none() {
         return Err(refuse(Refused::UnknownCompression, "an unknown compression"));
     }
-    let records = Records::unpack(std::slice::from_ref(batch), header.base_offset)
+    let records = Records::unpack(std::slice::from_ref(batch), header.base_offset, &[])
         .map_err(|what| refuse(Refused::Malformed, &what))?;
     for record in records.iter() {
         if !record.headers_are_whole() {
@@ -413,7 +434,12 @@ impl Building {
             }
             batch::seal(&mut self.bytes, attributes, self.records, self.base_timestamp, self.max_timestamp);
         }
-        Ok(SealedBatch { bytes: self.bytes, records: self.records, max_timestamp: self.max_timestamp })
+        Ok(SealedBatch {
+            bytes: self.bytes,
+            records: self.records,
+            max_timestamp: Some(self.max_timestamp),
+            is_marker: false,
+        })
     }
 }
 
@@ -435,6 +461,8 @@ pub(crate) struct Sealed {
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) offsets: Vec<GroupOffset>,
     pub(crate) stamp: Option<Stamp>,
+    pub(crate) enlists: bool,
+    pub(crate) request: Option<Box<Request>>,
     pub(crate) records: u64,
 }
 
@@ -442,7 +470,7 @@ impl Sealed {
     /// Whether there is nothing to commit.
     pub(crate) fn is_empty(&self) -> bool {
         let nothing = self.parts.is_empty() && self.positions.is_empty() && self.dropped.is_empty();
-        nothing && self.offsets.is_empty() && self.idempotency.is_none()
+        nothing && self.offsets.is_empty() && self.idempotency.is_none() && self.request.is_none()
     }
 }
 
@@ -458,8 +486,11 @@ pub(crate) struct SealedPart {
 #[derive(Debug)]
 pub(crate) struct SealedBatch {
     pub(crate) bytes: Vec<u8>,
+    /// Offsets that it takes.
     pub(crate) records: i32,
-    pub(crate) max_timestamp: i64,
+    /// Of a record; a marker has none.
+    pub(crate) max_timestamp: Option<i64>,
+    pub(crate) is_marker: bool,
 }
 
 /// Makes a repeated append answer like the first.
@@ -486,4 +517,7 @@ pub struct Appended {
     pub records: u64,
     /// Whether this answers a repeat: nothing was written now.
     pub repeated: bool,
+    /// Who the producer is after what it asked of its transaction.
+    #[serde(skip)]
+    pub producer: Option<ProducerEpoch>,
 }

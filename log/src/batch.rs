@@ -23,6 +23,7 @@
 use tarn_model::Offset;
 
 use crate::varint;
+use crate::visible::Aborted;
 
 /// Bytes before the records.
 pub(crate) const HEADER_BYTES: usize = 61;
@@ -102,6 +103,14 @@ impl Header {
         self.attributes & TRANSACTIONAL != 0
     }
 
+    /// Whether it holds records, and none of those transactions that were aborted.
+    pub(crate) fn counts(&self, aborted: &[Aborted]) -> bool {
+        let is_of = |of: &Aborted| {
+            of.producer == self.producer_id && of.first <= self.base_offset && self.base_offset < of.last
+        };
+        !(self.is_control() || self.is_transactional() && aborted.iter().any(is_of))
+    }
+
     /// The timestamp of a record: its own, or the time of the append.
     #[inline]
     pub(crate) fn timestamp(&self, delta: i64) -> i64 {
@@ -127,6 +136,17 @@ pub(crate) fn checksum(batch: &[u8]) -> u32 {
 /// Writes the header over the first bytes of `batch`, whose records already stand behind it. Offset and leader epoch are
 /// set by [`place`], when the log knows them.
 pub(crate) fn seal(batch: &mut [u8], attributes: i16, records: i32, base_timestamp: i64, max_timestamp: i64) {
+    seal_of(batch, attributes, records, (base_timestamp, max_timestamp), (-1, -1));
+}
+
+/// [`seal`], with a producer and its epoch.
+fn seal_of(
+    batch: &mut [u8],
+    attributes: i16,
+    records: i32,
+    (base_timestamp, max_timestamp): (i64, i64),
+    (producer, epoch): (i64, i16),
+) {
     let length = i32::try_from(batch.len() - PREFIX_BYTES).expect("batches are bounded far below 2 GiB");
     batch[0..8].copy_from_slice(&0_i64.to_be_bytes());
     batch[8..12].copy_from_slice(&length.to_be_bytes());
@@ -136,12 +156,24 @@ pub(crate) fn seal(batch: &mut [u8], attributes: i16, records: i32, base_timesta
     batch[23..27].copy_from_slice(&(records - 1).to_be_bytes());
     batch[27..35].copy_from_slice(&base_timestamp.to_be_bytes());
     batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
-    batch[43..51].copy_from_slice(&(-1_i64).to_be_bytes());
-    batch[51..53].copy_from_slice(&(-1_i16).to_be_bytes());
+    batch[43..51].copy_from_slice(&producer.to_be_bytes());
+    batch[51..53].copy_from_slice(&epoch.to_be_bytes());
     batch[53..57].copy_from_slice(&(-1_i32).to_be_bytes());
     batch[57..61].copy_from_slice(&records.to_be_bytes());
     let crc = checksum(batch);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// The control batch that ends a transaction in a partition.
+///
+/// Its only record has no offset delta; its key is `version i16 = 0, type i16` (0 aborted, 1 committed), its value `version i16
+/// = 0, coordinator epoch i32 = 0`.
+pub(crate) fn marker(producer: i64, epoch: i16, committed: bool, timestamp_ms: i64) -> Vec<u8> {
+    let mut batch = vec![0; HEADER_BYTES];
+    let key = [0, 0, 0, u8::from(committed)];
+    put_record(&mut batch, 0, 0, Some(&key), Some(&[0; 6]), &[]);
+    seal_of(&mut batch, TRANSACTIONAL | CONTROL, 1, (timestamp_ms, timestamp_ms), (producer, epoch));
+    batch
 }
 
 /// Gives a sealed batch its place in the log; the CRC stays right.

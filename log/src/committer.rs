@@ -22,22 +22,25 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tarn_model::config::SyncMode;
-use tarn_model::{Error, OffsetRange, PartitionId, Result, fault};
+use tarn_model::{Error, Offset, PartitionId, Result, fault};
 use tokio::sync::oneshot;
 
-use crate::append::{Appended, Idempotency};
+use crate::admission::{Accepted, Admission, Step, same_body};
+use crate::append::Appended;
 use crate::draft::{self, Draft, Unsynced, injected};
 use crate::error::LogError;
-use crate::ledger::{Change, KeyRow, Ledger, OffsetRow, ProducerRow};
-use crate::producers::{Advanced, Producers, Verdict};
+use crate::ledger::{AbortedRow, Change, KeyRow, Ledger, OffsetRow, ProducerRow, TransactionRow};
+use crate::producers::Producers;
 use crate::queue::{Pending, Work};
-use crate::refused::Refused;
 use crate::shared::Shared;
+use crate::visible::{Aborted, Partition, Visible};
 
 /// Producer ids that the ledger notes as given at once.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 /// How long a producer that does not write is remembered: a day, as in Kafka.
 const PRODUCER_EXPIRATION_MS: i64 = 24 * 60 * 60 * 1000;
+/// How long a transactional id that nobody uses is remembered: a week, as in Kafka.
+const TRANSACTION_EXPIRATION_MS: i64 = 7 * PRODUCER_EXPIRATION_MS;
 
 /// The writing side of a log.
 pub(crate) struct Committer {
@@ -66,25 +69,16 @@ struct Syncing {
 /// The drafts of one commit, by topic and partition.
 type Drafts = BTreeMap<(String, PartitionId), Draft>;
 
-/// An append on its way through a commit.
-struct Accepted {
-    pending: Pending,
-    topic_of_key: Option<i64>,
-    /// One for each group offset.
-    topics_of_offsets: Vec<i64>,
-    appended: Appended,
+/// Where transactions stand in a partition after the commit.
+struct Standing {
+    /// The partition's topic, by its number in the ledger.
+    topic: i64,
+    open: HashMap<i64, Offset>,
+    /// Those that the commit aborts.
+    aborted: Vec<Aborted>,
 }
 
-/// What is to be done with an append.
-enum Admitted {
-    Fresh {
-        topic_of_key: Option<i64>,
-        topics_of_offsets: Vec<i64>,
-    },
-    /// It repeats the append at this place of the same commit.
-    Repeat(usize),
-    Known(Result<Appended>),
-}
+type Standings = BTreeMap<(String, PartitionId), Standing>;
 
 impl Committer {
     pub(crate) fn new(
@@ -143,9 +137,9 @@ impl Committer {
             appends.into_iter().for_each(|pending| pending.answer(Err(cause.clone().into())));
             return;
         }
-        let mut advanced = Advanced::default();
-        let (mut accepted, repeats) = self.admit(appends, &mut advanced);
-        let made = if accepted.is_empty() { Ok(()) } else { self.commit_accepted(&mut accepted, advanced) };
+        let mut admission = Admission::default();
+        let (mut accepted, repeats) = self.admit(appends, &mut admission);
+        let made = if accepted.is_empty() { Ok(()) } else { self.commit_accepted(&mut accepted, admission) };
         match made {
             Ok(()) => {
                 let answers: Vec<_> = accepted
@@ -170,101 +164,10 @@ impl Committer {
         }
     }
 
-    /// Sorts out repeats and appends to what is not there.
-    fn admit(
-        &self,
-        appends: Vec<Pending>,
-        advanced: &mut Advanced,
-    ) -> (Vec<Accepted>, Vec<(Pending, usize)>) {
-        let (mut accepted, mut repeats) = (Vec::<Accepted>::new(), Vec::new());
-        let mut keys = HashMap::new();
-        for pending in appends {
-            match self.admit_one(&pending, &keys, advanced, accepted.len()) {
-                Admitted::Known(answer) => pending.answer(answer),
-                Admitted::Repeat(first) => repeats.push((pending, first)),
-                Admitted::Fresh { topic_of_key, topics_of_offsets } => {
-                    if let (Some(topic), Some(key)) = (topic_of_key, &pending.sealed.idempotency) {
-                        keys.insert((topic, key.key.clone()), accepted.len());
-                    }
-                    let appended =
-                        Appended { ranges: Vec::new(), records: pending.sealed.records, repeated: false };
-                    accepted.push(Accepted { pending, topic_of_key, topics_of_offsets, appended });
-                }
-            }
-        }
-        (accepted, repeats)
-    }
-
-    fn admit_one(
-        &self,
-        pending: &Pending,
-        keys: &HashMap<(i64, String), usize>,
-        advanced: &mut Advanced,
-        place: usize,
-    ) -> Admitted {
-        let visible = self.shared.visible.read();
-        for part in &pending.sealed.parts {
-            match visible.topic(&part.topic.name) {
-                Ok(topic) if topic.info.id == part.topic.id => {}
-                Ok(_) => {
-                    return Admitted::Known(Err(Error::conflict(format!(
-                        "topic `{}` is another one now",
-                        part.topic.name
-                    ))));
-                }
-                Err(error) => return Admitted::Known(Err(error)),
-            }
-        }
-        let sealed = &pending.sealed;
-        let mut topics_of_offsets = Vec::with_capacity(sealed.offsets.len());
-        for offset in &sealed.offsets {
-            match visible
-                .topic(&offset.topic)
-                .and_then(|topic| topic.partition(offset.partition).map(|_| topic.id))
-            {
-                Ok(topic) => topics_of_offsets.push(topic),
-                Err(error) => return Admitted::Known(Err(error.with_source(Refused::UnknownPartition))),
-            }
-        }
-        if let (Some(stamp), Some(part)) = (sealed.stamp, sealed.parts.first()) {
-            let topic = visible.topic(&part.topic.name).map_or(0, |topic| topic.id);
-            let now_ms = self.shared.clock.now_ms();
-            match self.producers.advance(advanced, (topic, part.partition), stamp, place, now_ms) {
-                Verdict::Fresh => {}
-                Verdict::RepeatOf(first) => return Admitted::Repeat(first),
-                Verdict::Refused(error) => return Admitted::Known(Err(error)),
-                Verdict::Repeat(from) => {
-                    let to = from + i64::try_from(sealed.records).unwrap_or(0);
-                    let range = OffsetRange::new(from, to);
-                    return Admitted::Known(Ok(Appended {
-                        ranges: vec![(part.topic.name.clone(), part.partition, range)],
-                        records: sealed.records,
-                        repeated: true,
-                    }));
-                }
-            }
-        }
-        let Some(key) = &sealed.idempotency else {
-            return Admitted::Fresh { topic_of_key: None, topics_of_offsets };
-        };
-        let topic = match visible.topic(&key.topic) {
-            Ok(topic) => topic.id,
-            Err(error) => return Admitted::Known(Err(error)),
-        };
-        if let Some(first) = keys.get(&(topic, key.key.clone())) {
-            return Admitted::Repeat(*first);
-        }
-        match self.ledger.key(topic, &key.key, self.shared.expire_before_ms()) {
-            Ok(None) => Admitted::Fresh { topic_of_key: Some(topic), topics_of_offsets },
-            Ok(Some((body_hash, answer))) => Admitted::Known(repeated(key, body_hash, &answer)),
-            Err(cause) => Admitted::Known(Err(cause.into())),
-        }
-    }
-
     fn commit_accepted(
         &mut self,
         accepted: &mut [Accepted],
-        mut advanced: Advanced,
+        mut admission: Admission,
     ) -> std::result::Result<(), LogError> {
         let now_ms = self.shared.clock.now_ms();
         let mut drafts = Drafts::new();
@@ -283,9 +186,12 @@ impl Committer {
             return Err(self.stop(&cause));
         }
         // An append with a sequence has one range: its batch.
-        advanced
-            .settle(|place| accepted[place].appended.ranges.first().map_or(0, |(_, _, range)| range.from));
-        if let Err(cause) = self.record(accepted, &drafts, &advanced, now_ms) {
+        let base =
+            |place: usize| accepted[place].appended.ranges.first().map_or(0, |(_, _, range)| range.from);
+        admission.advanced.settle(base);
+        admission.changed.settle(base);
+        let standings = standings(&self.shared.visible.read(), accepted, &admission.steps);
+        if let Err(cause) = self.record(accepted, &drafts, &admission, &standings, now_ms) {
             return Err(self.take_back(&drafts, cause));
         }
         if self.is_group() {
@@ -293,8 +199,13 @@ impl Committer {
         } else {
             self.unsynced.extend(files);
         }
-        self.producers.commit(advanced);
-        self.publish(drafts);
+        self.producers.commit(admission.advanced);
+        drafts.values().for_each(Draft::index);
+        let mut visible = self.shared.visible.write();
+        publish(&mut visible, drafts, standings);
+        visible.transactions.commit(admission.changed);
+        drop(visible);
+        self.shared.commits.send_replace(self.ledger.seq().unsigned_abs());
         Ok(())
     }
 
@@ -333,13 +244,21 @@ impl Committer {
         &mut self,
         accepted: &[Accepted],
         drafts: &Drafts,
-        advanced: &Advanced,
+        admission: &Admission,
+        standings: &Standings,
         now_ms: i64,
     ) -> std::result::Result<(), LogError> {
         let producer = |(key, state)| ProducerRow { key, state };
+        let transaction = |(id, transaction)| TransactionRow { id, transaction };
         let mut change = Change {
             partitions: drafts.values().map(Draft::change).collect(),
-            producers: advanced.states.iter().map(producer).collect(),
+            producers: admission.advanced.states.iter().map(producer).collect(),
+            transactions: admission
+                .changed
+                .by_id
+                .iter()
+                .map(|(id, t)| transaction((id.as_str(), t)))
+                .collect(),
             now_ms,
             expire_before_ms: self.shared.expire_before_ms(),
             ..Change::default()
@@ -354,11 +273,22 @@ impl Committer {
                 change.keys.push(KeyRow { topic: *topic, key: &key.key, body_hash: key.body_hash, answer });
             }
         }
+        for ((_, partition), standing) in standings {
+            let row = |aborted: &Aborted| AbortedRow {
+                topic: standing.topic,
+                partition: *partition,
+                aborted: *aborted,
+            };
+            change.aborted.extend(standing.aborted.iter().map(row));
+        }
         let seq = self.ledger.seq() + 1;
-        let committed = fault::point("log.commit.before")
-            .map_err(injected)
+        let ends = admission.steps.iter().any(|step| step.ends.is_some());
+        let at_end = |point| if ends { fault::point(point).map_err(injected) } else { Ok(()) };
+        let committed = at_end("log.transaction.before")
+            .and_then(|()| fault::point("log.commit.before").map_err(injected))
             .and_then(|()| self.ledger.commit(&change))
-            .and_then(|()| fault::point("log.commit.after").map_err(injected));
+            .and_then(|()| fault::point("log.commit.after").map_err(injected))
+            .and_then(|()| at_end("log.transaction.after"));
         let Err(cause) = committed else { return Ok(()) };
         if !cause.passes() {
             // What the disk holds cannot be known before it is read again from the beginning.
@@ -391,18 +321,6 @@ impl Committer {
         self.stop(&cause)
     }
 
-    fn publish(&self, drafts: Drafts) {
-        drafts.values().for_each(Draft::index);
-        let mut visible = self.shared.visible.write();
-        for ((name, partition), draft) in drafts {
-            let topic = visible.topics.get_mut(&name).expect("topics are never taken away during a commit");
-            let index = usize::try_from(partition).expect("the append was admitted");
-            draft.publish(&mut topic.partitions[index]);
-        }
-        drop(visible);
-        self.shared.commits.send_replace(self.ledger.seq().unsigned_abs());
-    }
-
     /// A producer id that was never given before: of a block that the ledger has noted as given.
     pub(crate) fn new_producer_id(&mut self) -> Result<i64> {
         self.shared.check_running()?;
@@ -418,6 +336,17 @@ impl Committer {
         let before_ms = now_ms.saturating_sub(PRODUCER_EXPIRATION_MS);
         if self.producers.expire(before_ms) {
             self.ledger.expire_producers(before_ms).map_err(|cause| self.ledger_failed(&cause))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets transactional ids that nobody has used for long.
+    pub(crate) fn expire_transactions(&mut self, now_ms: i64) -> Result<()> {
+        let before_ms = now_ms.saturating_sub(TRANSACTION_EXPIRATION_MS);
+        let unused = self.shared.visible.read().transactions.unused(before_ms);
+        if !unused.is_empty() {
+            self.ledger.forget_transactions(&unused).map_err(|cause| self.ledger_failed(&cause))?;
+            self.shared.visible.write().transactions.forget(&unused);
         }
         Ok(())
     }
@@ -525,27 +454,45 @@ impl Committer {
     }
 }
 
-/// The answer to a key that is known.
-fn repeated(key: &Idempotency, body_hash: u128, answer: &str) -> Result<Appended> {
-    if body_hash != key.body_hash {
-        return Err(other_body(key));
+/// Where transactions stand once the commit is made, in the partitions where one begins or ends.
+fn standings(visible: &Visible, accepted: &[Accepted], steps: &[Step]) -> Standings {
+    let mut standings = Standings::new();
+    for step in steps {
+        let (_, _, range) = &accepted[step.place].appended.ranges[step.part];
+        let standing = standings.entry((step.topic.clone(), step.partition)).or_insert_with(|| {
+            let topic = visible.topic(&step.topic).expect("the append was admitted");
+            let partition = topic.partition(step.partition).expect("partitions are never taken away");
+            Standing { topic: topic.id, open: partition.open.clone(), aborted: Vec::new() }
+        });
+        let Some(committed) = step.ends else {
+            standing.open.entry(step.producer).or_insert(range.from);
+            continue;
+        };
+        if let (Some(first), false) = (standing.open.remove(&step.producer), committed) {
+            let (producer, last) = (step.producer, range.from);
+            // Whatever begins later begins behind the marker.
+            let stable = standing.open.values().min().copied().unwrap_or(last + 1);
+            standing.aborted.push(Aborted { producer, first, last, stable });
+        }
     }
-    serde_json::from_str(answer)
-        .map(|first: Appended| Appended { repeated: true, ..first })
-        .map_err(|error| Error::corrupt("the ledger has an answer that cannot be read").with_source(error))
+    standings
 }
 
-fn same_body(pending: &Pending, first: Option<&Idempotency>) -> Result<()> {
-    match (&pending.sealed.idempotency, first) {
-        (Some(key), Some(first)) if key.body_hash != first.body_hash => Err(other_body(key)),
-        _ => Ok(()),
+/// Shows all of a commit's partitions.
+fn publish(visible: &mut Visible, drafts: Drafts, standings: Standings) {
+    for ((name, number), draft) in drafts {
+        draft.publish(partition(visible, &name, number));
+    }
+    for ((name, number), standing) in standings {
+        let partition = partition(visible, &name, number);
+        partition.open = standing.open;
+        if !standing.aborted.is_empty() {
+            Arc::make_mut(&mut partition.aborted).extend(standing.aborted);
+        }
     }
 }
 
-fn other_body(key: &Idempotency) -> Error {
-    Error::conflict(format!(
-        "the idempotency key was used with another body: key=`{}` topic=`{}`",
-        key.key, key.topic
-    ))
-    .with_hint("use a new key for a new request")
+fn partition<'a>(visible: &'a mut Visible, topic: &str, partition: PartitionId) -> &'a mut Partition {
+    let topic = visible.topics.get_mut(topic).expect("topics are never taken away during a commit");
+    &mut topic.partitions[usize::try_from(partition).expect("the append was admitted")]
 }

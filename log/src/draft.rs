@@ -88,7 +88,8 @@ impl Draft {
             extent.bytes += length;
             extent.end += i64::from(sealed.records);
             extent.last_append_ms = Some(now_ms);
-            extent.max_timestamp_ms = extent.max_timestamp_ms.max(Some(sealed.max_timestamp));
+            extent.max_timestamp_ms = extent.max_timestamp_ms.max(sealed.max_timestamp);
+            extent.markers += u64::from(sealed.is_marker);
             if self.gathered.len() >= GATHER_BYTES {
                 self.flush()?;
             }

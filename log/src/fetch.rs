@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use tarn_model::config::Compression;
-use tarn_model::{Error, Offset, PartitionId, Result};
+use tarn_model::{Error, Offset, OffsetRange, PartitionId, Result};
 
 use crate::batch::{self, HEADER_BYTES, Header, MAX_UNPACKED_BYTES, RawRecord};
+use crate::visible::Aborted;
 use crate::{codec, varint};
 
 /// Record batches of one partition, as stored.
@@ -21,13 +22,17 @@ pub struct Fetch {
     pub next: Offset,
     /// Committed end of the partition at the time of the read.
     pub end: Offset,
+    /// Below it nothing belongs to an open transaction; at the time of the read.
+    pub stable: Offset,
+    /// Aborted transactions with records in `batches`; none when undecided records were asked for.
+    pub aborted: Vec<Aborted>,
 }
 
 impl Fetch {
     /// Unpacks the batches (whose CRCs [`crate::Log::fetch`] has verified): decompresses them, within limits, and checks
-    /// that every record is whole.
+    /// that every record is whole. Markers and what was aborted are left out.
     pub fn records(&self) -> Result<Records> {
-        Records::unpack(&self.batches, self.from)
+        Records::unpack(&self.batches, self.from, &self.aborted)
             .map_err(|what| Error::corrupt(format!("{what} partition=`{}`", self.partition)))
     }
 }
@@ -38,6 +43,7 @@ pub struct Records {
     batches: Vec<Unpacked>,
     from: Offset,
     len: usize,
+    passed: Vec<OffsetRange>,
 }
 
 /// A batch whose records have all been parsed once.
@@ -48,13 +54,18 @@ struct Unpacked {
 }
 
 impl Records {
-    /// Unpacks `batches` and keeps the records at or above `from`; the error says what cannot be, and where.
-    pub(crate) fn unpack(batches: &[Bytes], from: Offset) -> std::result::Result<Records, String> {
+    /// Unpacks `batches` and keeps the records at or above `from` that count; the error says what cannot be, and where.
+    pub(crate) fn unpack(
+        batches: &[Bytes],
+        from: Offset,
+        aborted: &[Aborted],
+    ) -> std::result::Result<Records, String> {
         let mut unpacked = Vec::with_capacity(batches.len());
-        let mut len = 0;
+        let (mut len, mut passed) = (0, Vec::new());
         for batch in batches {
             let header = Header::parse(batch)?;
-            if header.is_control() {
+            if !header.counts(aborted) {
+                passed.push(OffsetRange::new(header.base_offset.max(from), header.next_offset().max(from)));
                 continue;
             }
             let refuse = |what: &str| format!("{what} in the batch at offset {}", header.base_offset);
@@ -69,7 +80,12 @@ impl Records {
             len += count_records(&header, &records, from).map_err(refuse)?;
             unpacked.push(Unpacked { header, records });
         }
-        Ok(Records { batches: unpacked, from, len })
+        Ok(Records { batches: unpacked, from, len, passed })
+    }
+
+    /// Offsets that hold no record that counts: markers, and what was aborted.
+    pub fn passed(&self) -> &[OffsetRange] {
+        &self.passed
     }
 
     /// The records in offset order, borrowed from the unpacked batches.

@@ -9,13 +9,17 @@
 //! meta        name, value           commit (number of the last), leader_epoch, boot_id, next_producer
 //! topics      id, uuid, name, columns, retention_time_ms, retention_bytes
 //! partitions  topic, partition, start
-//! segments    topic, partition, base, end, bytes, created_ms, last_append_ms, max_timestamp_ms
+//! segments    topic, partition, base, end, bytes, created_ms, last_append_ms, max_timestamp_ms, markers
 //! positions   source, key, value
 //! keys        topic, key, body_hash, answer, at_ms
 //! dropped     source, records
 //! producers   topic, partition, producer, epoch, batches, at_ms
 //! offsets     group, topic, partition, offset, leader_epoch, metadata, at_ms
 //! lost        topic, partition, from, to, at_ms
+//! gone        uuid
+//! passed      topic, partition, from, to, offsets
+//! transactions  id, row
+//! aborted     topic, partition, last, first, producer, stable
 //! undo_*      seq, what a commit replaced
 //! ```
 //!
@@ -28,6 +32,7 @@
 
 mod kafka;
 mod rows;
+mod transactions;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +40,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use tarn_model::{Offset, PartitionId};
+use tarn_model::{Offset, OffsetRange, PartitionId};
 use uuid::Uuid;
 
 pub(crate) use self::kafka::{OffsetRow, ProducerRow};
@@ -43,16 +48,25 @@ use self::rows::{
     SCHEMA, integer, load_topics, meta, put_extent, roll_back, set_meta, unsigned, write_dropped, write_keys,
     write_new_partitions, write_partitions, write_positions,
 };
+pub(crate) use self::transactions::{AbortedRow, TransactionRow};
 use crate::append::Position;
 use crate::error::LogError;
 use crate::producers::{ProducerKey, ProducerState};
 use crate::segment::Extent;
+use crate::visible::Aborted;
 
 type Sql<T> = std::result::Result<T, rusqlite::Error>;
 
 /// What commits replaced whose bytes are not synced.
-const UNDO_TABLES: [&str; 6] =
-    ["undo_segments", "undo_positions", "undo_keys", "undo_dropped", "undo_producers", "undo_offsets"];
+const UNDO_TABLES: [&str; 7] = [
+    "undo_segments",
+    "undo_positions",
+    "undo_keys",
+    "undo_dropped",
+    "undo_producers",
+    "undo_offsets",
+    "undo_transactions",
+];
 
 /// A topic as it is stored.
 #[derive(Debug, Clone)]
@@ -72,6 +86,8 @@ pub(crate) struct PartitionRow {
     pub(crate) start: Offset,
     /// By base; the last is written to.
     pub(crate) segments: Vec<Extent>,
+    /// By the markers' offsets.
+    pub(crate) aborted: Vec<Aborted>,
 }
 
 /// What one commit changes.
@@ -83,6 +99,8 @@ pub(crate) struct Change<'a> {
     pub(crate) dropped: Vec<&'a (String, u64)>,
     pub(crate) producers: Vec<ProducerRow<'a>>,
     pub(crate) offsets: Vec<OffsetRow<'a>>,
+    pub(crate) transactions: Vec<TransactionRow<'a>>,
+    pub(crate) aborted: Vec<AbortedRow>,
     pub(crate) now_ms: i64,
     /// Keys older than this are forgotten.
     pub(crate) expire_before_ms: i64,
@@ -131,6 +149,7 @@ pub(crate) struct Opened {
     pub(crate) ledger: Ledger,
     pub(crate) topics: Vec<TopicRow>,
     pub(crate) producers: HashMap<ProducerKey, ProducerState>,
+    pub(crate) transactions: HashMap<String, crate::transactions::Transaction>,
     pub(crate) leader_epoch: i32,
 }
 
@@ -141,19 +160,24 @@ impl Ledger {
         connection
             .execute_batch(SCHEMA)
             .and_then(|()| connection.execute_batch(kafka::SCHEMA))
+            .and_then(|()| transactions::create(&connection))
             .map_err(LogError::ledger("create"))?;
         durably(&mut connection, synced, |tx| roll_back(tx, boot_id)).map_err(LogError::ledger("recover"))?;
         let read = || -> Sql<_> {
             let seq = meta(&connection, "commit")?;
             let leader_epoch = meta(&connection, "leader_epoch")?;
             let leader_epoch = i32::try_from(leader_epoch).unwrap_or(i32::MAX);
-            Ok((seq, leader_epoch, load_topics(&connection)?, kafka::load_producers(&connection)?))
+            let mut topics = load_topics(&connection)?;
+            transactions::load_aborted(&connection, &mut topics)?;
+            let transactions = transactions::load(&connection)?;
+            Ok((seq, leader_epoch, topics, kafka::load_producers(&connection)?, transactions))
         };
-        let (seq, leader_epoch, topics, producers) = read().map_err(LogError::ledger("read"))?;
+        let (seq, leader_epoch, topics, producers, transactions) =
+            read().map_err(LogError::ledger("read"))?;
         let reader = connect(path, synced).map_err(LogError::ledger("open"))?;
         let reader = Arc::new(Reader { connection: Mutex::new(Some(reader)) });
         let ledger = Ledger { path: path.to_owned(), connection: Some(connection), reader, synced, seq };
-        Ok(Opened { ledger, topics, producers, leader_epoch })
+        Ok(Opened { ledger, topics, producers, transactions, leader_epoch })
     }
 
     pub(crate) fn reader(&self) -> Arc<Reader> {
@@ -197,6 +221,7 @@ impl Ledger {
             write_dropped(&tx, seq, with_undo, change)?;
             kafka::write_producers(&tx, seq, with_undo, change)?;
             kafka::write_offsets(&tx, seq, with_undo, change)?;
+            transactions::write(&tx, seq, with_undo, change)?;
             tx.commit()
         };
         commit().map_err(LogError::ledger("write"))?;
@@ -267,10 +292,11 @@ impl Ledger {
         })
     }
 
-    /// Forgets a topic with everything that belongs to it.
-    pub(crate) fn delete_topic(&mut self, topic: i64) -> Result<(), LogError> {
+    /// Forgets a topic with everything that belongs to it; its folder is noted as to be removed.
+    pub(crate) fn delete_topic(&mut self, topic: i64, uuid: Uuid) -> Result<(), LogError> {
         self.durable(|tx| {
-            let gone = ["undo_producers", "undo_offsets", "producers", "offsets"];
+            tx.execute("INSERT OR IGNORE INTO gone VALUES (?1)", [uuid.to_string()])?;
+            let gone = ["undo_producers", "undo_offsets", "producers", "offsets", "aborted", "passed"];
             for table in
                 ["undo_segments", "undo_keys", "lost", "keys", "segments", "partitions"].iter().chain(&gone)
             {
@@ -279,6 +305,19 @@ impl Ledger {
             tx.execute("DELETE FROM topics WHERE id = ?1", [topic])?;
             Ok(())
         })
+    }
+
+    /// Topics that were deleted, whose folders may still be there.
+    pub(crate) fn gone(&self) -> Result<Vec<String>, LogError> {
+        let find = || -> Sql<_> {
+            self.connection()?.prepare("SELECT uuid FROM gone")?.query_map([], |row| row.get(0))?.collect()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    /// The folders of all deleted topics are removed.
+    pub(crate) fn forget_gone(&mut self) -> Result<(), LogError> {
+        self.durable(|tx| tx.execute("DELETE FROM gone", []).map(|_| ()))
     }
 
     /// Stores how a topic is kept now, and partitions that were added from `first` on.
@@ -308,6 +347,7 @@ impl Ledger {
         topic: i64,
         starts: &[(PartitionId, Offset, Vec<Offset>)],
         lost: &[(PartitionId, Offset, Offset)],
+        passed: &[(PartitionId, OffsetRange, u64)],
         at_ms: i64,
     ) -> Result<(), LogError> {
         self.durable(|tx| {
@@ -324,6 +364,12 @@ impl Ledger {
             for (partition, from, to) in lost {
                 tx.prepare_cached("INSERT INTO lost VALUES (?1, ?2, ?3, ?4, ?5)")?
                     .execute(params![topic, partition, from, to, at_ms])?;
+            }
+            for (partition, start, _) in starts {
+                transactions::forget_aborted(tx, topic, *partition, *start)?;
+            }
+            for (partition, range, offsets) in passed {
+                transactions::put_passed(tx, topic, *partition, *range, *offsets)?;
             }
             Ok(())
         })

@@ -11,6 +11,7 @@
 //!
 //! *Not here*: what is in a record; the lake; Kafka's wire protocol, for which [`Append::push_batch`] and [`Fetch`] are made.
 
+mod admission;
 mod append;
 mod batch;
 mod codec;
@@ -25,12 +26,15 @@ mod options;
 mod partitioner;
 mod producers;
 mod queue;
+mod reading;
 mod recovery;
 mod refused;
 mod retention;
 mod segment;
 mod shared;
 mod topics;
+mod transacting;
+mod transactions;
 mod varint;
 mod visible;
 
@@ -51,6 +55,9 @@ pub use fetch::{Fetch, RecordView, Records};
 pub use offsets::{CommittedOffset, GroupOffset};
 pub use options::{LogOptions, TopicInfo, TopicOptions};
 pub use refused::Refused;
+pub use transacting::TransactionInfo;
+pub use transactions::{ProducerEpoch, TransactionState};
+pub use visible::Aborted;
 
 use crate::append::Sealed;
 use crate::committer::Committer;
@@ -58,13 +65,12 @@ use crate::error::LogError;
 use crate::ledger::{Ledger, Opened};
 use crate::queue::Pending;
 use crate::shared::{Shared, WAITING_APPENDS, WAITING_KIB};
+use crate::transactions::Transactions;
 
 /// An append above this size is compressed off the async threads.
 const SEAL_INLINE_BYTES: usize = 64 << 10;
 /// Longest idempotency key.
 const LONGEST_KEY: usize = 1 << 10;
-/// Most bytes that one fetch reads, whatever it was asked for.
-const LARGEST_FETCH_BYTES: usize = 64 << 20;
 
 /// The log; clones share it. When the last one is dropped without [`Log::close`], it ends as if the process had died, but
 /// for the lock.
@@ -148,10 +154,11 @@ impl Log {
         let lock = recovery::lock(dir)?;
         recovery::check_version(dir)?;
         let synced = options.sync == SyncMode::Group;
-        let Opened { mut ledger, topics, producers, leader_epoch } =
+        let Opened { mut ledger, topics, producers, transactions, leader_epoch } =
             Ledger::open(&log_dir.join("ledger.sqlite"), boot_id, synced)?;
         draft::sync_dir(&log_dir)?;
-        let visible = recovery::recover(&log_dir, &topics, &options)?;
+        recovery::remove_gone(&log_dir, &mut ledger)?;
+        let visible = recovery::recover(&log_dir, &topics, Transactions::new(transactions), &options)?;
         if ledger.has_undo()? {
             recovery::sync_all(&visible, &mut ledger)?;
         }
@@ -277,7 +284,8 @@ impl Log {
         let Packed { sealed, bytes, room } = packed;
         let (answer, answered) = oneshot::channel();
         if sealed.is_empty() {
-            let _ = answer.send(Ok(Appended { ranges: Vec::new(), records: 0, repeated: false }));
+            let _ =
+                answer.send(Ok(Appended { ranges: Vec::new(), records: 0, repeated: false, producer: None }));
             return Submitted { answered, shared: self.handle.shared.clone() };
         }
         self.shared().queue.append(Pending { sealed, bytes, answer, room });
@@ -323,82 +331,16 @@ impl Log {
         Ok(self.shared().reader.dropped()?)
     }
 
-    /// Records of one partition from `from` on: whole batches, at least one if there is any, about `max_bytes` of them
-    /// (64 MiB at most); never beyond the committed end. `from` below the start is an [`tarn_model::Kind::Invalid`] error
-    /// that names the start. Their CRCs are verified: a byte that is not what was written is a
-    /// [`tarn_model::Kind::Corrupt`] error that names segment and offset. Blocking (reads files).
-    pub fn fetch(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        from: Offset,
-        max_bytes: usize,
-    ) -> Result<Fetch> {
-        let max_bytes = max_bytes.min(LARGEST_FETCH_BYTES);
-        let (segments, end) = {
-            let visible = self.shared().visible.read();
-            let state = visible.topic(topic)?.partition(partition)?;
-            check_offset(topic, partition, from, state.start, state.end())?;
-            // More segments than the bytes wanted are never read.
-            let mut bytes = 0;
-            let wanted = state.segments_from(from).iter().take_while(|placed| {
-                let needed = bytes <= max_bytes as u64;
-                bytes += placed.extent.bytes;
-                needed
-            });
-            (wanted.cloned().collect::<Vec<_>>(), state.end())
-        };
-        let (mut batches, mut next, mut left) = (Vec::new(), from, max_bytes);
-        for placed in segments {
-            if !batches.is_empty() && left == 0 || next >= end {
-                break;
-            }
-            let read = match placed.segment.read(&placed.extent, next, left) {
-                Err(cause) => return Err(self.explain(cause, topic, partition, from)),
-                Ok(read) => read,
-            };
-            let Some(last) = read.last() else { break };
-            let header = batch::Header::parse(last).map_err(Error::internal)?;
-            next = header.next_offset();
-            left = left.saturating_sub(read.iter().map(bytes::Bytes::len).sum());
-            batches.extend(read);
-            if next < placed.extent.end {
-                break;
-            }
-        }
-        Ok(Fetch { partition, batches, from, next, end })
-    }
-
-    /// A segment may have been trimmed away under a reader.
-    fn explain(&self, cause: LogError, topic: &str, partition: PartitionId, from: Offset) -> Error {
-        let visible = self.shared().visible.read();
-        let state = visible.topic(topic).and_then(|topic| topic.partition(partition));
-        match state.and_then(|state| check_offset(topic, partition, from, state.start, state.end())) {
-            Ok(()) => cause.into(),
-            Err(error) => error,
-        }
-    }
-
-    /// An offset at or below the first record of a partition whose timestamp is `timestamp_ms` or later: where to fetch
-    /// from to find it. The committed end when every record is older.
-    pub fn seek_time(&self, topic: &str, partition: PartitionId, timestamp_ms: i64) -> Result<Offset> {
-        let (segments, start, end) = {
-            let visible = self.shared().visible.read();
-            let state = visible.topic(topic)?.partition(partition)?;
-            (state.segments.clone(), state.start, state.end())
-        };
-        let newer = segments
-            .iter()
-            .find(|placed| placed.extent.max_timestamp_ms.is_some_and(|max| max >= timestamp_ms));
-        let Some(placed) = newer else { return Ok(end) };
-        Ok(placed.segment.seek_time(&placed.extent, timestamp_ms)?.max(start))
-    }
-
     /// Start and committed end of one partition.
     pub fn span(&self, topic: &str, partition: PartitionId) -> Result<OffsetRange> {
         let visible = self.shared().visible.read();
         let state = visible.topic(topic)?.partition(partition)?;
         Ok(OffsetRange::new(state.start, state.end()))
+    }
+
+    /// Below it no record of a partition belongs to an open transaction.
+    pub fn stable_end(&self, topic: &str, partition: PartitionId) -> Result<Offset> {
+        Ok(self.shared().visible.read().topic(topic)?.partition(partition)?.stable())
     }
 
     /// The newest timestamp in a partition, if it has records.
@@ -408,9 +350,10 @@ impl Log {
         Ok(state.segments.iter().filter_map(|placed| placed.extent.max_timestamp_ms).max())
     }
 
-    /// Committed ends of a topic's partitions (every partition has an entry).
+    /// Ends of a topic's partitions (every partition has an entry) for readers of committed records: below them nothing
+    /// belongs to an open transaction. They never move back.
     pub fn ends(&self, topic: &str) -> Result<Boundary> {
-        Ok(self.shared().visible.read().topic(topic)?.ends())
+        Ok(self.shared().visible.read().topic(topic)?.stable_ends())
     }
 
     /// First offsets that are still there (every partition has an entry).
@@ -464,8 +407,9 @@ impl Log {
     }
 
     /// Drops segments that retention lets go; returns what went, per topic and partition. Called on a timer by the binary,
-    /// once every owner has said what it holds.
+    /// once every owner has said what it holds. Transactions whose time is up are aborted first.
     pub async fn apply_retention(&self) -> Result<Vec<(String, PartitionId, OffsetRange)>> {
+        self.end_overdue_transactions().await?;
         self.ask(Committer::apply_retention).await
     }
 
@@ -481,6 +425,13 @@ impl Log {
         let id = self.shared().visible.read().topic(topic)?.id;
         let lost = self.shared().reader.lost(id)?;
         Ok(lost.into_iter().map(|(partition, from, to)| (partition, OffsetRange::new(from, to))).collect())
+    }
+
+    /// Ranges that were let go, each with the number of its offsets that held no record that counted: markers, and what was
+    /// aborted. Ranges without such offsets are left out.
+    pub fn passed_ranges(&self, topic: &str) -> Result<Vec<(PartitionId, OffsetRange, u64)>> {
+        let id = self.shared().visible.read().topic(topic)?.id;
+        Ok(self.shared().reader.passed(id)?)
     }
 
     /// Per topic and partition: records, bytes, start, end, segments, last append time.
@@ -551,21 +502,6 @@ impl Log {
 fn parse_position(value: &str) -> Result<serde_json::Value> {
     serde_json::from_str(value)
         .map_err(|error| Error::corrupt("the ledger has a position that is not JSON").with_source(error))
-}
-
-fn check_offset(topic: &str, partition: PartitionId, from: Offset, start: Offset, end: Offset) -> Result<()> {
-    if from < start {
-        return Err(Error::invalid(format!(
-            "partition {partition} of topic `{topic}` starts at offset {start}, above {from}"
-        ))
-        .with_hint("older records were let go by retention or a trim"));
-    }
-    if from > end {
-        return Err(Error::invalid(format!(
-            "partition {partition} of topic `{topic}` ends at offset {end}, below {from}"
-        )));
-    }
-    Ok(())
 }
 
 /// What one partition holds.

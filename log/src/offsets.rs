@@ -11,7 +11,7 @@ use crate::append::Append;
 pub(crate) const LONGEST_GROUP_TEXT: usize = 4 << 10;
 
 /// What a group has reached in one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GroupOffset {
     /// The group.
     pub group: String,
@@ -24,7 +24,7 @@ pub struct GroupOffset {
 }
 
 /// An offset that a group committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CommittedOffset {
     /// The next offset to read.
     pub offset: Offset,

@@ -26,6 +26,8 @@ pub(crate) struct Stamp {
     pub(crate) first: i32,
     /// Sequence of the last record.
     pub(crate) last: i32,
+    /// Whether the batch belongs to a transaction.
+    pub(crate) transactional: bool,
 }
 
 impl Stamp {
@@ -35,7 +37,7 @@ impl Stamp {
             // Both are at most `i32::MAX`, so the sum passes it by less than that.
             first.wrapping_add(last_offset_delta) & i32::MAX
         });
-        Stamp { producer, epoch, first, last }
+        Stamp { producer, epoch, first, last, transactional: false }
     }
 }
 
@@ -95,24 +97,42 @@ impl Producers {
         Producers { states }
     }
 
-    /// Judges a batch on top of what `advanced` already has, and notes a fresh one there as the append at `place`.
-    pub(crate) fn advance(
+    /// Judges a batch on top of what `advanced` already has.
+    pub(crate) fn judge(
+        &self,
+        advanced: &Advanced,
+        (topic, partition): (i64, PartitionId),
+        stamp: Stamp,
+    ) -> Verdict {
+        let key = (topic, partition, stamp.producer);
+        self.known(advanced, &key).map_or(Verdict::Fresh, |known| known.judge(stamp))
+    }
+
+    /// Notes in `advanced` a fresh batch, the append at `place`.
+    pub(crate) fn take(
         &self,
         advanced: &mut Advanced,
         (topic, partition): (i64, PartitionId),
         stamp: Stamp,
         place: usize,
         now_ms: i64,
-    ) -> Verdict {
+    ) {
         let key = (topic, partition, stamp.producer);
-        let known = advanced.states.get(&key).or_else(|| self.states.get(&key));
-        let verdict = known.map_or(Verdict::Fresh, |known| known.judge(stamp));
-        if matches!(verdict, Verdict::Fresh) {
-            let mut state = known.cloned().unwrap_or_else(|| ProducerState::new(stamp.epoch, now_ms));
-            state.take(stamp, Base::Under(place), now_ms);
-            advanced.states.insert(key, state);
+        let known = self.known(advanced, &key).cloned();
+        let mut state = known.unwrap_or_else(|| ProducerState::new(stamp.epoch, now_ms));
+        state.take(stamp, Base::Under(place), now_ms);
+        advanced.states.insert(key, state);
+    }
+
+    /// Notes in `advanced` that a marker of this epoch shuts out the lower ones.
+    pub(crate) fn shut_out(&self, advanced: &mut Advanced, key: ProducerKey, epoch: i16, now_ms: i64) {
+        if self.known(advanced, &key).is_none_or(|known| known.epoch < epoch) {
+            advanced.states.insert(key, ProducerState::new(epoch, now_ms));
         }
-        verdict
+    }
+
+    fn known<'a>(&'a self, advanced: &'a Advanced, key: &ProducerKey) -> Option<&'a ProducerState> {
+        advanced.states.get(key).or_else(|| self.states.get(key))
     }
 
     /// The commit was made.
@@ -168,8 +188,8 @@ impl ProducerState {
                 Base::Under(place) => Verdict::RepeatOf(place),
             };
         }
-        let Some(newest) = self.batches.back() else { return Verdict::Fresh };
-        let next = newest.last.checked_add(1).unwrap_or(0);
+        // Without a batch the epoch has just begun.
+        let next = self.batches.back().map_or(0, |newest| newest.last.checked_add(1).unwrap_or(0));
         if stamp.first == next {
             return Verdict::Fresh;
         }
@@ -232,9 +252,17 @@ mod tests {
     /// Commits one append with this batch at `offset`.
     fn commit(producers: &mut Producers, stamp: Stamp, offset: Offset) -> Verdict {
         let mut advanced = Advanced::default();
-        let verdict = producers.advance(&mut advanced, HERE, stamp, 0, 1);
+        let verdict = advance(producers, &mut advanced, stamp, 0);
         advanced.settle(|_| offset);
         producers.commit(advanced);
+        verdict
+    }
+
+    fn advance(producers: &Producers, advanced: &mut Advanced, stamp: Stamp, place: usize) -> Verdict {
+        let verdict = producers.judge(advanced, HERE, stamp);
+        if matches!(verdict, Verdict::Fresh) {
+            producers.take(advanced, HERE, stamp, place, 1);
+        }
         verdict
     }
 
@@ -271,9 +299,9 @@ mod tests {
     fn a_repeat_within_one_commit_points_at_the_first() {
         let producers = Producers::default();
         let mut advanced = Advanced::default();
-        assert!(matches!(producers.advance(&mut advanced, HERE, batch(0, 0, 1), 3, 1), Verdict::Fresh));
-        assert!(matches!(producers.advance(&mut advanced, HERE, batch(0, 0, 1), 4, 1), Verdict::RepeatOf(3)));
-        assert!(matches!(producers.advance(&mut advanced, HERE, batch(0, 1, 1), 5, 1), Verdict::Fresh));
+        assert!(matches!(advance(&producers, &mut advanced, batch(0, 0, 1), 3), Verdict::Fresh));
+        assert!(matches!(advance(&producers, &mut advanced, batch(0, 0, 1), 4), Verdict::RepeatOf(3)));
+        assert!(matches!(advance(&producers, &mut advanced, batch(0, 1, 1), 5), Verdict::Fresh));
     }
 
     #[test]
@@ -284,6 +312,19 @@ mod tests {
         assert!(matches!(commit(&mut producers, batch(4, 0, 1), 1), Verdict::Fresh));
         let Verdict::Refused(error) = commit(&mut producers, batch(3, 41, 1), 0) else { panic!("taken") };
         assert_eq!(Refused::of(&error), Some(Refused::StaleEpoch));
+    }
+
+    #[test]
+    fn a_marker_of_a_higher_epoch_shuts_out_the_lower_and_one_of_the_same_changes_nothing() {
+        let mut producers = Producers::default();
+        commit(&mut producers, batch(3, 0, 2), 0);
+        let mut advanced = Advanced::default();
+        producers.shut_out(&mut advanced, (HERE.0, HERE.1, 7), 3, 1);
+        assert!(matches!(producers.judge(&advanced, HERE, batch(3, 2, 1)), Verdict::Fresh));
+        producers.shut_out(&mut advanced, (HERE.0, HERE.1, 7), 4, 1);
+        producers.commit(advanced);
+        assert!(matches!(commit(&mut producers, batch(3, 2, 1), 9), Verdict::Refused(_)));
+        assert!(matches!(commit(&mut producers, batch(4, 0, 1), 9), Verdict::Fresh));
     }
 
     #[test]

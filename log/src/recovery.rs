@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! <dir>/lock                                   locked while a process has the log open
-//! <dir>/version                                "tarn 2"
+//! <dir>/version                                "tarn 3"
 //! <dir>/log/ledger.sqlite                      what is committed
 //! <dir>/log/<topic uuid>/<partition>/%020d.log segments
 //! ```
@@ -27,12 +27,13 @@ use crate::index;
 use crate::ledger::{Ledger, PartitionRow, TopicRow};
 use crate::options::{LogOptions, TopicInfo};
 use crate::segment::{Extent, Segment};
+use crate::transactions::Transactions;
 use crate::visible::{Partition, Placed, Topic, Visible};
 
-/// Since 2 the ledger knows producers and groups: an older Tarn would not take them back after a power failure.
-const VERSION: &str = "tarn 2";
+/// Since 2 the ledger knows producers and groups, since 3 transactions: an older Tarn would show records that are undecided.
+const VERSION: &str = "tarn 3";
 /// What this version reads, and makes its own: the ledger gets the tables that it lacks.
-const OLDER: &str = "tarn 1";
+const OLDER: [&str; 2] = ["tarn 1", "tarn 2"];
 
 /// Takes the folder for this process; dropped, it is free again.
 pub(crate) fn lock(dir: &Path) -> std::result::Result<File, LogError> {
@@ -59,7 +60,7 @@ pub(crate) fn check_version(dir: &Path) -> std::result::Result<(), LogError> {
     let path = dir.join("version");
     match std::fs::read_to_string(&path) {
         Ok(found) if found.trim() == VERSION => Ok(()),
-        Ok(found) if found.trim() == OLDER => write_version(dir, &path),
+        Ok(found) if OLDER.contains(&found.trim()) => write_version(dir, &path),
         Ok(found) => {
             Err(LogError::Format { path: dir.to_owned(), found: found.trim().chars().take(40).collect() })
         }
@@ -92,8 +93,13 @@ pub(crate) fn boot_id() -> String {
 }
 
 /// Makes the ledger's truth true on disk, and visible.
-pub(crate) fn recover(dir: &Path, topics: &[TopicRow], options: &LogOptions) -> Result<Visible> {
-    let mut visible = Visible::default();
+pub(crate) fn recover(
+    dir: &Path,
+    topics: &[TopicRow],
+    transactions: Transactions,
+    options: &LogOptions,
+) -> Result<Visible> {
+    let mut visible = Visible { transactions, ..Visible::default() };
     for row in topics {
         let mut partitions = Vec::with_capacity(row.partitions.len());
         for (partition, partition_row) in (0..).zip(&row.partitions) {
@@ -108,6 +114,17 @@ pub(crate) fn recover(dir: &Path, topics: &[TopicRow], options: &LogOptions) -> 
             partitions,
         };
         visible.topics.insert(row.name.clone(), topic);
+    }
+    let Visible { topics, transactions } = &mut visible;
+    for (_, transaction) in transactions.iter() {
+        for (enlisted, first) in transaction.open_partitions() {
+            // The topic may have been deleted since.
+            let topic = topics.get_mut(&enlisted.topic).filter(|topic| topic.info.id == enlisted.id);
+            let index = usize::try_from(enlisted.partition).unwrap_or(usize::MAX);
+            if let Some(partition) = topic.and_then(|topic| topic.partitions.get_mut(index)) {
+                partition.open.insert(transaction.by.producer, first);
+            }
+        }
     }
     Ok(visible)
 }
@@ -152,7 +169,9 @@ fn recover_partition(
     }
     check_chain(&segments)?;
     remove_strangers(&dir, &row.segments)?;
-    Ok(Partition { dir, start: row.start, segments })
+    let mut partition = Partition::new(dir, row.start, segments);
+    partition.aborted = Arc::new(row.aborted.clone());
+    Ok(partition)
 }
 
 fn check_chain(segments: &[Placed]) -> std::result::Result<(), LogError> {
@@ -185,6 +204,19 @@ fn remove_strangers(dir: &Path, known: &[Extent]) -> std::result::Result<(), Log
         }
     }
     Ok(())
+}
+
+/// Removes the folders of topics that were deleted before a process died.
+pub(crate) fn remove_gone(dir: &Path, ledger: &mut Ledger) -> std::result::Result<(), LogError> {
+    let gone = ledger.gone()?;
+    for uuid in &gone {
+        let topic = dir.join(uuid);
+        if topic.exists() {
+            tracing::info!(uuid, "remove what a deleted topic left");
+            std::fs::remove_dir_all(&topic).map_err(LogError::io("delete", &topic))?;
+        }
+    }
+    if gone.is_empty() { Ok(()) } else { ledger.forget_gone() }
 }
 
 /// Syncs every segment: after a process under another sync mode has ended without doing so.

@@ -25,6 +25,12 @@ pub enum Refused {
     /// The producer's sequence does not follow the last one that is here.
     #[error("the producer's sequence is out of order")]
     OutOfOrder,
+    /// The producer has no such transactional id, or the id another producer.
+    #[error("the transactional id is not this producer's")]
+    UnknownProducer,
+    /// It belongs to a transaction, and that is not open or does not have the partition.
+    #[error("no such transaction is open")]
+    NotInTransaction,
     /// There is no such topic or partition.
     #[error("the topic or partition is unknown")]
     UnknownPartition,

@@ -15,7 +15,7 @@ use crate::committer::Committer;
 use crate::draft::sync_dir;
 use crate::segment::{Extent, Segment};
 use crate::topics::number;
-use crate::visible::{Partition, Placed, Topic};
+use crate::visible::{Aborted, Partition, Placed, Topic, aborted_within};
 
 /// A segment that is written to is closed when it is older than this part of the retention time.
 const ROLL_AT_PART: u32 = 4;
@@ -35,6 +35,7 @@ impl Committer {
         self.shared.check_running()?;
         let now_ms = self.shared.clock.now_ms();
         self.expire_producers(now_ms)?;
+        self.expire_transactions(now_ms)?;
         self.roll_old_segments(now_ms)?;
         let names: Vec<String> = self.shared.visible.read().topics.keys().cloned().collect();
         let mut gone = Vec::new();
@@ -85,7 +86,8 @@ impl Committer {
         let bytes = topic.retention_bytes.or(options.retention_bytes);
         let mut cuts = Vec::new();
         for (index, partition) in topic.partitions.iter().enumerate() {
-            let held_from = topic.held_from(number(index)).unwrap_or(Offset::MAX);
+            // Nothing of an open transaction goes either.
+            let held_from = topic.held_from(number(index)).unwrap_or(Offset::MAX).min(partition.stable());
             let count = expired_segments(partition, time, bytes, held_from, now_ms);
             if count > 0 {
                 let range = OffsetRange::new(
@@ -108,9 +110,12 @@ impl Committer {
         let topic = self.shared.visible.read().topic(name)?.id;
         let bases = |cut: &Cut| cut.segments.iter().map(|placed| placed.extent.base).collect::<Vec<_>>();
         let starts: Vec<_> = cuts.iter().map(|cut| (cut.partition, cut.range.to, bases(cut))).collect();
+        let passed = self.passed(name, cuts, lost)?;
         fault::point("log.trim.before")?;
         let now_ms = self.shared.clock.now_ms();
-        self.ledger.trim(topic, &starts, lost, now_ms).map_err(|cause| self.ledger_failed(&cause))?;
+        self.ledger
+            .trim(topic, &starts, lost, &passed, now_ms)
+            .map_err(|cause| self.ledger_failed(&cause))?;
         {
             let mut visible = self.shared.visible.write();
             let topic = visible.topic_mut(name)?;
@@ -119,6 +124,10 @@ impl Committer {
                 let partition = &mut topic.partitions[index];
                 partition.start = cut.range.to;
                 partition.segments.drain(..cut.segments.len());
+                if partition.aborted.first().is_some_and(|aborted| aborted.last < partition.start) {
+                    let start = partition.start;
+                    Arc::make_mut(&mut partition.aborted).retain(|aborted| aborted.last >= start);
+                }
             }
         }
         tracing::info!(topic = name, cuts = ?starts, "let old records go");
@@ -129,6 +138,46 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    /// How many offsets of what goes held no record that counted: whoever compares a table with the log must know it when
+    /// the log no longer has them.
+    fn passed(
+        &self,
+        name: &str,
+        cuts: &[Cut],
+        lost: &[(PartitionId, Offset, Offset)],
+    ) -> Result<Vec<(PartitionId, OffsetRange, u64)>> {
+        let mut passed = Vec::new();
+        for cut in cuts {
+            let partition = self.shared.visible.read().topic(name)?.partition(cut.partition)?.clone();
+            let lost_from =
+                lost.iter().find(|(of, _, _)| *of == cut.partition).map_or(cut.range.to, |lost| lost.1);
+            let range = OffsetRange::new(cut.range.from, lost_from.clamp(cut.range.from, cut.range.to));
+            let aborted = aborted_within(&partition.aborted, range.from, range.to);
+            let mut offsets = 0;
+            for Placed { segment, extent } in partition.segments_from(range.from) {
+                let reaches = |aborted: &Aborted| aborted.first < extent.end && aborted.last >= extent.base;
+                if extent.base >= range.to {
+                    break;
+                }
+                if extent.markers == 0 && !aborted.iter().any(reaches) {
+                    continue;
+                }
+                segment.visit(extent, range.from, |header| {
+                    if !header.counts(&aborted) {
+                        let (from, to) =
+                            (header.base_offset.max(range.from), header.next_offset().min(range.to));
+                        offsets += from.abs_diff(to.max(from));
+                    }
+                    header.next_offset() < range.to
+                })?;
+            }
+            if offsets > 0 {
+                passed.push((cut.partition, range, offsets));
+            }
+        }
+        Ok(passed)
     }
 
     /// Closes segments that have been written to for so long that retention would never come to them.

@@ -38,11 +38,13 @@ pub(crate) struct Extent {
     pub(crate) last_append_ms: Option<i64>,
     /// Newest timestamp of a record in it.
     pub(crate) max_timestamp_ms: Option<i64>,
+    /// Control batches in it.
+    pub(crate) markers: u64,
 }
 
 impl Extent {
     pub(crate) fn empty(base: Offset, created_ms: i64, last_append_ms: Option<i64>) -> Extent {
-        Extent { base, end: base, bytes: 0, created_ms, last_append_ms, max_timestamp_ms: None }
+        Extent { base, end: base, bytes: 0, created_ms, last_append_ms, max_timestamp_ms: None, markers: 0 }
     }
 }
 
@@ -209,6 +211,20 @@ impl Segment {
     pub(crate) fn seek_time(&self, extent: &Extent, timestamp_ms: i64) -> Result<Offset, LogError> {
         self.ensure_index(extent)?;
         Ok(self.index.read().as_ref().map_or(self.base, |index| index.floor_by_time(self.base, timestamp_ms)))
+    }
+
+    /// Visits the headers of the batches from the one that holds `from` on, while `visit` says so.
+    pub(crate) fn visit(
+        &self,
+        extent: &Extent,
+        from: Offset,
+        mut visit: impl FnMut(&Header) -> bool,
+    ) -> Result<(), LogError> {
+        self.ensure_index(extent)?;
+        self.walk(extent, self.floor(from), WALK_BYTES, false, |header, _| {
+            header.next_offset() <= from || visit(header)
+        })?;
+        Ok(())
     }
 
     fn floor(&self, offset: Offset) -> (Offset, u64) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tarn_model::clock::new_id;
 use tarn_model::columns::Columns;
-use tarn_model::{Boundary, Error, PartitionId, Result};
+use tarn_model::{Boundary, Error, PartitionId, Result, fault};
 use uuid::Uuid;
 
 use crate::committer::Committer;
@@ -116,9 +116,11 @@ impl Committer {
 
     /// Removes a topic from the ledger, from sight and from the disk.
     fn forget_topic(&mut self, name: &str, id: i64, uuid: Uuid) -> Result<()> {
-        self.ledger.delete_topic(id).map_err(|cause| self.ledger_failed(&cause))?;
+        fault::point("log.delete_topic.before")?;
+        self.ledger.delete_topic(id, uuid).map_err(|cause| self.ledger_failed(&cause))?;
         self.producers.forget_topic(id);
         self.shared.visible.write().topics.remove(name);
+        fault::point("log.delete_topic.after")?;
         let dir = self.shared.dir.join(uuid.to_string());
         if dir.exists() {
             std::fs::remove_dir_all(&dir).map_err(LogError::io("delete", &dir))?;
@@ -165,12 +167,8 @@ impl Committer {
             let segment = Segment::create(&dir, start)?;
             sync_dir(&dir)?;
             let extent = Extent::empty(start, self.shared.clock.now_ms(), None);
-            row.partitions.push(PartitionRow { start, segments: vec![extent] });
-            added.push(Partition {
-                dir,
-                start,
-                segments: vec![Placed { segment: Arc::new(segment), extent }],
-            });
+            row.partitions.push(PartitionRow { start, segments: vec![extent], aborted: Vec::new() });
+            added.push(Partition::new(dir, start, vec![Placed { segment: Arc::new(segment), extent }]));
         }
         if !added.is_empty() {
             sync_dir(&topic_dir)?;
@@ -203,7 +201,8 @@ impl Committer {
     fn row(&self, name: &str) -> Option<TopicRow> {
         let visible = self.shared.visible.read();
         let topic = visible.topics.get(name)?;
-        let partition = |p: &Partition| PartitionRow { start: p.start, segments: Vec::new() };
+        let partition =
+            |p: &Partition| PartitionRow { start: p.start, segments: Vec::new(), aborted: Vec::new() };
         Some(TopicRow {
             id: topic.id,
             uuid: topic.info.id,

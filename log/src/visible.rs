@@ -2,8 +2,11 @@
 //!
 //! *Invariants*: only the committer changes it, after its commit is in the ledger, and all of a commit under one write lock:
 //! whoever holds the read lock sees whole commits. Nobody reads a file under the lock.
+//!
+//! *The stable end* of a partition lies before the first record of an open transaction: below it everything is decided, and
+//! it never moves back. What was aborted below it stands in [`Partition::aborted`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +15,13 @@ use tarn_model::{Boundary, Error, Offset, PartitionId, Result};
 
 use crate::options::TopicInfo;
 use crate::segment::{Extent, Segment};
+use crate::transactions::Transactions;
 
 /// All topics, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Visible {
     pub(crate) topics: BTreeMap<String, Topic>,
+    pub(crate) transactions: Transactions,
 }
 
 /// A topic and its partitions.
@@ -38,6 +43,23 @@ pub(crate) struct Partition {
     pub(crate) dir: PathBuf,
     pub(crate) start: Offset,
     pub(crate) segments: Vec<Placed>,
+    /// Producers with an open transaction here, and its first record.
+    pub(crate) open: HashMap<i64, Offset>,
+    /// Aborted transactions, by their markers' offsets.
+    pub(crate) aborted: Arc<Vec<Aborted>>,
+}
+
+/// A transaction whose records in a partition do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aborted {
+    /// Whose records.
+    pub producer: i64,
+    /// The first of them.
+    pub first: Offset,
+    /// The marker behind the last of them.
+    pub last: Offset,
+    /// Every transaction that ends later begins here or above.
+    pub(crate) stable: Offset,
 }
 
 /// A segment and how much of it is committed.
@@ -69,8 +91,8 @@ impl Topic {
         })
     }
 
-    pub(crate) fn ends(&self) -> Boundary {
-        (0..).zip(&self.partitions).map(|(partition, p)| (partition, p.end())).collect()
+    pub(crate) fn stable_ends(&self) -> Boundary {
+        (0..).zip(&self.partitions).map(|(partition, p)| (partition, p.stable())).collect()
     }
 
     pub(crate) fn starts(&self) -> Boundary {
@@ -84,6 +106,17 @@ impl Topic {
 }
 
 impl Partition {
+    /// A partition without transactions.
+    pub(crate) fn new(dir: PathBuf, start: Offset, segments: Vec<Placed>) -> Partition {
+        Partition { dir, start, segments, open: HashMap::new(), aborted: Arc::default() }
+    }
+
+    /// Below it everything is decided.
+    pub(crate) fn stable(&self) -> Offset {
+        let end = self.end();
+        self.open.values().min().map_or(end, |first| (*first).clamp(self.start, end))
+    }
+
     pub(crate) fn last(&self) -> &Placed {
         self.segments.last().expect("a partition always has a segment")
     }
@@ -101,4 +134,19 @@ impl Partition {
         let first = self.segments.partition_point(|placed| placed.extent.end <= from);
         &self.segments[first..]
     }
+}
+
+/// Those of a partition's aborted transactions that have records in `[from, to)`.
+pub(crate) fn aborted_within(all: &[Aborted], from: Offset, to: Offset) -> Vec<Aborted> {
+    let first = all.partition_point(|aborted| aborted.last < from);
+    let mut found = Vec::new();
+    for aborted in &all[first..] {
+        if aborted.first < to {
+            found.push(*aborted);
+        }
+        if aborted.stable >= to {
+            break;
+        }
+    }
+    found
 }

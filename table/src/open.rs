@@ -200,7 +200,15 @@ impl TableOpener {
             if records == 0 {
                 first_seen = None;
             } else if records >= SAMPLE_RECORDS || since.elapsed() >= SAMPLE_TIME {
-                return self.infer_from(topic, &starts).await;
+                if let Some(columns) = self.infer_from(topic, &starts).await? {
+                    return Ok(columns);
+                }
+                // Nothing but markers and what was aborted.
+                first_seen = None;
+                if commits.changed().await.is_err() {
+                    return Err(Error::unavailable("the log was closed"));
+                }
+                continue;
             }
             let wait = if records == 0 {
                 Duration::from_secs(3600)
@@ -213,7 +221,8 @@ impl TableOpener {
         }
     }
 
-    async fn infer_from(&self, topic: &TopicInfo, starts: &Boundary) -> Result<Columns> {
+    /// Columns of the first records, if there are any.
+    async fn infer_from(&self, topic: &TopicInfo, starts: &Boundary) -> Result<Option<Columns>> {
         let (log, topic, starts) = (self.log.clone(), topic.clone(), starts.clone());
         blocking(move || {
             let mut samples = Vec::new();
@@ -231,7 +240,7 @@ impl TableOpener {
                     samples.push(records);
                 }
             }
-            Ok(infer(samples.iter()))
+            Ok(samples.iter().any(|records| !records.is_empty()).then(|| infer(samples.iter())))
         })
         .await
     }

@@ -67,7 +67,6 @@ impl Running {
     }
 
     /// Its Kafka address, once it has written it down.
-    #[cfg(feature = "servers")]
     pub(crate) fn kafka(&self) -> Option<String> {
         let text = fs::read(&self.process_file).ok()?;
         let process: Value = serde_json::from_slice(&text).ok()?;

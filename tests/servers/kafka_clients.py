@@ -138,6 +138,90 @@ class Confluent:
         for done in admin.delete_consumer_groups([group]).values():
             done.result(30)
 
+    def transactional(self, id):
+        from confluent_kafka import Producer
+        producer = Producer({
+            "bootstrap.servers": self.bootstrap, "transactional.id": id, "transaction.timeout.ms": 60000, "linger.ms": 2,
+        })
+        producer.init_transactions(60)
+        return producer
+
+    def transaction(self, producer, topic, values, commit, offsets=None):
+        """Values to partition 0 and 1 in turn; offsets are a consumer and what it has reached."""
+        producer.begin_transaction()
+        failed = []
+        for n, value in enumerate(values):
+            producer.produce(topic, value, partition=n % 2, on_delivery=lambda error, _: failed.append(error) if error else None)
+        assert producer.flush(60) == 0 and not failed, failed[:3]
+        if offsets:
+            consumer, reached = offsets
+            producer.send_offsets_to_transaction(reached, consumer.consumer_group_metadata(), 60)
+        (producer.commit_transaction if commit else producer.abort_transaction)(60)
+
+    def fenced(self, producer):
+        """Whether a producer that was replaced is told so when it ends what it left open."""
+        from confluent_kafka import KafkaError, KafkaException
+        try:
+            producer.commit_transaction(60)
+        except KafkaException as error:
+            codes = KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH
+            assert error.args[0].code() in codes, error
+            return True
+        return False
+
+    def read(self, topic, isolation, partitions=2):
+        """All values of a topic up to its end, with this isolation level."""
+        from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+        consumer = Consumer({
+            "bootstrap.servers": self.bootstrap, "group.id": fresh("reader"), "isolation.level": isolation,
+            "enable.partition.eof": True, "enable.auto.commit": False, "check.crcs": True,
+        })
+        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(partitions)])
+        values, ended, until = [], set(), time.monotonic() + 60
+        while len(ended) < partitions:
+            assert time.monotonic() < until, f"only {len(values)} values and the ends of {ended}"
+            message = consumer.poll(0.5)
+            if message is None:
+                continue
+            if message.error():
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                ended.add(message.partition())
+                continue
+            values.append(message.value())
+        consumer.close()
+        return values
+
+    def copy(self, source, target, group, id, count):
+        """Reads, processes and writes exactly once, some of it twice on the way: every third transaction is aborted."""
+        from confluent_kafka import Consumer, TopicPartition
+        producer = self.transactional(id)
+        consumer = Consumer({
+            "bootstrap.servers": self.bootstrap, "group.id": group, "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest", "enable.auto.commit": False,
+        })
+        consumer.subscribe([source])
+        done, turn, until = 0, 0, time.monotonic() + 90
+        while done < count:
+            assert time.monotonic() < until, f"{done} of {count} were copied"
+            messages = [m for m in consumer.consume(25, 1) if not m.error()]
+            if not messages:
+                continue
+            turn += 1
+            commit = turn % 3 != 0
+            reached = consumer.position(consumer.assignment())
+            reached = [at for at in reached if at.offset >= 0]
+            self.transaction(producer, target, [m.value() + b" copied" for m in messages], commit, (consumer, reached))
+            if commit:
+                done += len(messages)
+                continue
+            # What was aborted is read again, from what the group has committed.
+            first = {}
+            for m in messages:
+                first[m.partition()] = min(m.offset(), first.get(m.partition(), m.offset()))
+            for partition, offset in first.items():
+                consumer.seek(TopicPartition(source, partition, offset))
+        consumer.close()
+
     def member(self, group, topic):
         from confluent_kafka import Consumer
         consumer = Consumer({
@@ -206,6 +290,42 @@ class KafkaPython:
             consumer.commit()
         consumer.close()
         return records
+
+    def transactional(self, id):
+        from kafka import KafkaProducer
+        producer = KafkaProducer(
+            bootstrap_servers=self.bootstrap, transactional_id=id, enable_idempotence=True, acks="all",
+            transaction_timeout_ms=60000, linger_ms=2)
+        producer.init_transactions()
+        producer.produce = lambda topic, value, partition: producer.send(topic, value, partition=partition)
+        flush = producer.flush
+        producer.flush = lambda timeout=None: flush(timeout) or 0
+        return producer
+
+    def transaction(self, producer, topic, values, commit):
+        producer.begin_transaction()
+        for n, value in enumerate(values):
+            producer.send(topic, value, partition=n % 2)
+        producer.flush(60)
+        (producer.commit_transaction if commit else producer.abort_transaction)()
+
+    def fenced(self, producer):
+        from kafka.errors import InvalidProducerEpochError, ProducerFencedError
+        try:
+            producer.commit_transaction()
+        except (ProducerFencedError, InvalidProducerEpochError):
+            return True
+        return False
+
+    def read(self, topic, isolation, partitions=2):
+        from kafka import KafkaConsumer, TopicPartition
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.bootstrap, isolation_level=isolation, enable_auto_commit=False, consumer_timeout_ms=2000)
+        consumer.assign([TopicPartition(topic, p) for p in range(partitions)])
+        consumer.seek_to_beginning()
+        values = [m.value for m in consumer]
+        consumer.close()
+        return values
 
     def reader(self):
         from kafka import KafkaConsumer
@@ -364,6 +484,46 @@ def administration(client):
     assert client.ends(topic, 0) == (0, 0), "the old records are gone"
 
 
+def transactions_count_whole_or_not_at_all(client):
+    if not hasattr(client, "transactional"):
+        return
+    topic, id = fresh("transactions"), fresh("id")
+    client.create(topic, partitions=2)
+    producer = client.transactional(id)
+    committed, all_values = [], []
+    for n in range(12):
+        values = [f"{n} {m}".encode() for m in range(10)]
+        client.transaction(producer, topic, values, n % 3 != 0)
+        all_values += values
+        committed += values if n % 3 != 0 else []
+    assert sorted(client.read(topic, "read_committed")) == sorted(committed)
+    assert sorted(client.read(topic, "read_uncommitted")) == sorted(all_values)
+    # Who begins under the same id aborts what was left open and shuts the other out.
+    producer.begin_transaction()
+    producer.produce(topic, b"left open", partition=0)
+    assert producer.flush(60) == 0
+    assert b"left open" not in client.read(topic, "read_committed")
+    newer = client.transactional(id)
+    assert client.fenced(producer), "the older producer went on"
+    client.transaction(newer, topic, [b"the newer"], True)
+    assert sorted(client.read(topic, "read_committed")) == sorted(committed + [b"the newer"])
+
+
+def what_is_read_is_processed_once(client):
+    if not hasattr(client, "copy"):
+        return
+    source, target, group = fresh("source"), fresh("target"), fresh("group")
+    client.create(source, partitions=2)
+    client.create(target, partitions=2)
+    sent = [f"{n}".encode() for n in range(400)]
+    client.produce(source, [(None, value, []) for value in sent])
+    client.copy(source, target, group, fresh("id"), len(sent))
+    assert sorted(client.read(target, "read_committed")) == sorted(value + b" copied" for value in sent)
+    state, offsets = client.describe_group(group)
+    assert offsets == len(sent), offsets
+    assert len(client.read(target, "read_uncommitted")) > len(sent), "nothing was aborted"
+
+
 def three_members_share_and_one_is_killed(client):
     topic, group = fresh("shared"), fresh("group")
     client.create(topic, partitions=6)
@@ -416,7 +576,7 @@ def three_members_share_and_one_is_killed(client):
 CHECKS = [
     every_compression_with_keys_and_headers, acks_zero_one_and_all, idempotent_producer, offsets_by_time,
     a_topic_is_created_by_being_asked_for, a_group_goes_on_where_it_committed, administration,
-    three_members_share_and_one_is_killed,
+    transactions_count_whole_or_not_at_all, what_is_read_is_processed_once, three_members_share_and_one_is_killed,
 ]
 
 

@@ -70,6 +70,32 @@ const checks = {
     assert((await consume(topic, 1000, fresh("g"))).length === 1000, "other records");
   },
 
+  async transactions_count_whole_or_not_at_all() {
+    const topic = fresh("js");
+    const group = fresh("g");
+    await create(topic, 2);
+    const producer = kafka.producer({ transactionalId: fresh("id"), idempotent: true, maxInFlightRequests: 1 });
+    await producer.connect();
+    for (let n = 0; n < 9; n++) {
+      const transaction = await producer.transaction();
+      for (const partition of [0, 1]) {
+        await transaction.send({ topic, messages: [{ value: `${n}`, partition }] });
+      }
+      await transaction.sendOffsets({
+        consumerGroupId: group, topics: [{ topic, partitions: [{ partition: 0, offset: `${n + 1}` }] }],
+      });
+      await (n % 3 === 2 ? transaction.abort() : transaction.commit());
+    }
+    await producer.disconnect();
+    const values = (await consume(topic, 12, fresh("g"))).map((m) => m.value.toString()).sort().join("");
+    assert(values === "001133446677", values);
+    const admin = kafka.admin();
+    await admin.connect();
+    const offsets = await admin.fetchOffsets({ groupId: group, topics: [topic] });
+    assert(offsets[0].partitions.find((p) => p.partition === 0).offset === "8", JSON.stringify(offsets));
+    await admin.disconnect();
+  },
+
   async a_group_goes_on_where_it_committed() {
     const topic = fresh("js");
     const group = fresh("g");

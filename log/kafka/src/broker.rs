@@ -45,6 +45,10 @@ pub(crate) const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DeleteTopics, 1, 6),
     (ApiKey::DeleteRecords, 0, 2),
     (ApiKey::InitProducerId, 0, 5),
+    (ApiKey::AddPartitionsToTxn, 0, 3),
+    (ApiKey::AddOffsetsToTxn, 0, 4),
+    (ApiKey::EndTxn, 0, 5),
+    (ApiKey::TxnOffsetCommit, 0, 5),
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::DeleteGroups, 0, 2),
@@ -155,7 +159,15 @@ impl Broker {
             ApiKey::DescribeCluster => {
                 serve!(DescribeClusterRequest, |r, v| Broker::describe_cluster(&r, peer))
             }
-            ApiKey::InitProducerId => serve!(InitProducerIdRequest, |r, v| self.new_producer(r).await),
+            ApiKey::InitProducerId => serve!(InitProducerIdRequest, |r, v| self.begin_producer(r, v).await),
+            ApiKey::AddPartitionsToTxn => {
+                serve!(AddPartitionsToTxnRequest, |r, v| self.add_partitions(r, v).await)
+            }
+            ApiKey::AddOffsetsToTxn => serve!(AddOffsetsToTxnRequest, |r, v| self.add_offsets(r, v).await),
+            ApiKey::TxnOffsetCommit => {
+                serve!(TxnOffsetCommitRequest, |r, v| self.transaction_offsets(r, v).await)
+            }
+            ApiKey::EndTxn => serve!(EndTxnRequest, |r, v| self.end_transaction(r, v).await),
             other => Err(format!("{other:?} is advertised and not served")),
         }
     }
@@ -176,22 +188,6 @@ impl Broker {
     ) -> Result<Arc<TopicInfo>, Error> {
         let (log, name) = (self.log.clone(), name.to_owned());
         blocking(move || log.create_topic(&name, &options)).await
-    }
-
-    /// The producer's id for a client that numbers its batches. There are no transactions, so no id for them.
-    async fn new_producer(
-        &self,
-        request: messages::InitProducerIdRequest,
-    ) -> messages::InitProducerIdResponse {
-        let answer =
-            messages::InitProducerIdResponse::default().with_producer_id((-1).into()).with_producer_epoch(-1);
-        if request.transactional_id.is_some() {
-            return answer.with_error_code(Code::TransactionalIdAuthorizationFailed.code());
-        }
-        match self.log.new_producer_id().await {
-            Ok(id) => answer.with_producer_id(id.into()).with_producer_epoch(0),
-            Err(error) => answer.with_error_code(code_of(&error).code()),
-        }
     }
 }
 
@@ -214,6 +210,8 @@ pub(crate) fn code_of(error: &Error) -> Code {
         Some(Refused::UnknownCompression) => Code::UnsupportedCompressionType,
         Some(Refused::StaleEpoch) => Code::InvalidProducerEpoch,
         Some(Refused::OutOfOrder) => Code::OutOfOrderSequenceNumber,
+        Some(Refused::UnknownProducer) => Code::InvalidProducerIdMapping,
+        Some(Refused::NotInTransaction) => Code::InvalidTxnState,
         Some(Refused::UnknownPartition) => Code::UnknownTopicOrPartition,
         None => match error.kind() {
             Kind::Invalid => Code::InvalidRequest,

@@ -27,10 +27,16 @@ use crate::broker::{Broker, blocking, code_of, text};
 use crate::group::Sender;
 
 /// Longest metadata of an offset, as in Kafka.
-const LONGEST_METADATA: usize = 4096;
+pub(crate) const LONGEST_METADATA: usize = 4096;
 
 /// Offsets of a group by topic and partition.
 type Committed = BTreeMap<String, BTreeMap<PartitionId, CommittedOffset>>;
+
+/// What is to be said of a partition: its offset, if there is one; or that an open transaction may change it.
+enum Stored {
+    Offset(Option<CommittedOffset>),
+    Undecided,
+}
 
 impl Broker {
     pub(crate) async fn commit_offsets(&self, request: OffsetCommitRequest) -> OffsetCommitResponse {
@@ -117,6 +123,9 @@ impl Broker {
         request: OffsetFetchRequest,
         version: i16,
     ) -> OffsetFetchResponse {
+        let undecided = |group: &str| {
+            if request.require_stable { self.log.undecided_offsets(group) } else { HashSet::new() }
+        };
         if version >= 8 {
             let mut answer = OffsetFetchResponse::default();
             for group in request.groups {
@@ -130,7 +139,8 @@ impl Broker {
                 match self.committed(&group.group_id).await {
                     Err(error) => answered.error_code = code_of(&error).code(),
                     Ok(committed) => {
-                        answered.topics = select(committed, asked, |name, partitions| {
+                        let undecided = undecided(&group.group_id);
+                        answered.topics = select(committed, asked, &undecided, |name, partitions| {
                             OffsetFetchResponseTopics::default()
                                 .with_name(name)
                                 .with_partitions(partitions.into_iter().map(new_partition).collect())
@@ -147,11 +157,13 @@ impl Broker {
         match self.committed(&request.group_id).await {
             Err(error) => OffsetFetchResponse::default().with_error_code(code_of(&error).code()),
             Ok(committed) => {
-                OffsetFetchResponse::default().with_topics(select(committed, asked, |name, partitions| {
+                let undecided = undecided(&request.group_id);
+                let topics = select(committed, asked, &undecided, |name, partitions| {
                     OffsetFetchResponseTopic::default()
                         .with_name(name)
                         .with_partitions(partitions.into_iter().map(old_partition).collect())
-                }))
+                });
+                OffsetFetchResponse::default().with_topics(topics)
             }
         }
     }
@@ -209,13 +221,21 @@ impl Broker {
 fn select<T>(
     committed: Committed,
     asked: Option<Vec<(String, Vec<PartitionId>)>>,
-    topic: impl Fn(TopicName, Vec<(PartitionId, Option<CommittedOffset>)>) -> T,
+    undecided: &HashSet<(String, PartitionId)>,
+    topic: impl Fn(TopicName, Vec<(PartitionId, Stored)>) -> T,
 ) -> Vec<T> {
     let name = |name: String| TopicName(text(name));
+    let stored = |topic: &str, partition: PartitionId, committed: Option<CommittedOffset>| {
+        let is_undecided = !undecided.is_empty() && undecided.contains(&(topic.to_owned(), partition));
+        (partition, if is_undecided { Stored::Undecided } else { Stored::Offset(committed) })
+    };
     match asked {
         None => committed
             .into_iter()
-            .map(|(t, p)| topic(name(t), p.into_iter().map(|(p, c)| (p, Some(c))).collect()))
+            .map(|(t, partitions)| {
+                let partitions = partitions.into_iter().map(|(p, c)| stored(&t, p, Some(c))).collect();
+                topic(name(t), partitions)
+            })
             .collect(),
         Some(asked) => {
             let mut committed: HashMap<_, _> = committed.into_iter().collect();
@@ -223,35 +243,45 @@ fn select<T>(
                 .into_iter()
                 .map(|(t, partitions)| {
                     let mut of_topic = committed.remove(&t).unwrap_or_default();
-                    topic(name(t), partitions.into_iter().map(|p| (p, of_topic.remove(&p))).collect())
+                    let partitions = partitions.into_iter().map(|p| stored(&t, p, of_topic.remove(&p)));
+                    let partitions = partitions.collect();
+                    topic(name(t), partitions)
                 })
                 .collect()
         }
     }
 }
 
-fn new_partition(
-    (index, committed): (PartitionId, Option<CommittedOffset>),
-) -> OffsetFetchResponsePartitions {
+fn new_partition((index, stored): (PartitionId, Stored)) -> OffsetFetchResponsePartitions {
     let answer = OffsetFetchResponsePartitions::default().with_partition_index(index);
-    match committed {
-        None => {
+    match stored {
+        Stored::Undecided => answer
+            .with_error_code(Code::UnstableOffsetCommit.code())
+            .with_committed_offset(-1)
+            .with_committed_leader_epoch(-1)
+            .with_metadata(Some(text(""))),
+        Stored::Offset(None) => {
             answer.with_committed_offset(-1).with_committed_leader_epoch(-1).with_metadata(Some(text("")))
         }
-        Some(committed) => answer
+        Stored::Offset(Some(committed)) => answer
             .with_committed_offset(committed.offset)
             .with_committed_leader_epoch(committed.leader_epoch)
             .with_metadata(Some(text(committed.metadata.unwrap_or_default()))),
     }
 }
 
-fn old_partition((index, committed): (PartitionId, Option<CommittedOffset>)) -> OffsetFetchResponsePartition {
+fn old_partition((index, stored): (PartitionId, Stored)) -> OffsetFetchResponsePartition {
     let answer = OffsetFetchResponsePartition::default().with_partition_index(index);
-    match committed {
-        None => {
+    match stored {
+        Stored::Undecided => answer
+            .with_error_code(Code::UnstableOffsetCommit.code())
+            .with_committed_offset(-1)
+            .with_committed_leader_epoch(-1)
+            .with_metadata(Some(text(""))),
+        Stored::Offset(None) => {
             answer.with_committed_offset(-1).with_committed_leader_epoch(-1).with_metadata(Some(text("")))
         }
-        Some(committed) => answer
+        Stored::Offset(Some(committed)) => answer
             .with_committed_offset(committed.offset)
             .with_committed_leader_epoch(committed.leader_epoch)
             .with_metadata(Some(text(committed.metadata.unwrap_or_default()))),

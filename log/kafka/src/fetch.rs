@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::broker::{Answered, Broker, Incoming, blocking};
 use crate::frame::{Answer, Header};
+use crate::offsets::READ_COMMITTED;
 
 /// Most bytes of records in one answer; at least one batch is in it whatever its size.
 const LARGEST_ANSWER_BYTES: usize = 16 << 20;
@@ -32,6 +33,8 @@ struct Asked {
     partition: PartitionId,
     from: Offset,
     max_bytes: usize,
+    /// Whether only what is decided may be seen.
+    decided: bool,
     info: Result<Arc<TopicInfo>, Code>,
 }
 
@@ -41,12 +44,21 @@ struct Found {
     error: i16,
     start: Offset,
     end: Offset,
+    /// Below it everything is decided.
+    stable: Offset,
+    /// Producer and first offset of aborted transactions among `batches`; `None` for who sees everything.
+    aborted: Option<Vec<(i64, Offset)>>,
     batches: Vec<Bytes>,
 }
 
 impl Found {
     fn refused(code: Code) -> Found {
-        Found { error: code.code(), start: -1, end: -1, batches: Vec::new() }
+        Found { error: code.code(), start: -1, end: -1, stable: -1, aborted: None, batches: Vec::new() }
+    }
+
+    /// Where a reader that sees as much as `asked` stops.
+    fn limit(&self, asked: &Asked) -> Offset {
+        if asked.decided { self.stable } else { self.end }
     }
 
     fn bytes(&self) -> usize {
@@ -76,6 +88,7 @@ impl Broker {
                     partition: partition.partition,
                     from: partition.fetch_offset,
                     max_bytes: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
+                    decided: request.isolation_level == READ_COMMITTED,
                     info: info.clone(),
                 });
             }
@@ -130,7 +143,9 @@ impl Broker {
 
 /// Whether some partition has records, or an error to tell.
 fn has_news(log: &Log, asked: &[Asked]) -> bool {
-    asked.iter().any(|asked| look(log, asked).map_or(true, |found| found.end > asked.from))
+    asked.iter().any(|asked| {
+        look(log, asked).map_or(true, |found| found.error != 0 || found.limit(asked) > asked.from)
+    })
 }
 
 /// What there is to say of a partition without reading it.
@@ -140,7 +155,9 @@ fn look(log: &Log, asked: &Asked) -> Result<Found, Code> {
     if !(span.from..=span.to).contains(&asked.from) {
         return Ok(Found { start: span.from, end: span.to, ..Found::refused(Code::OffsetOutOfRange) });
     }
-    Ok(Found { error: 0, start: span.from, end: span.to, batches: Vec::new() })
+    let stable = log.stable_end(&info.name, asked.partition).map_err(|_| Code::UnknownTopicOrPartition)?;
+    let aborted = asked.decided.then(Vec::new);
+    Ok(Found { error: 0, start: span.from, end: span.to, stable, aborted, batches: Vec::new() })
 }
 
 /// Reads a partition: at least one batch while the answer has `none_yet`, else what there is room for.
@@ -150,18 +167,27 @@ fn read_one(log: &Log, asked: &Asked, left: usize, none_yet: bool) -> Found {
         Err(code) => return Found::refused(code),
     };
     let room = left.min(asked.max_bytes);
-    let (Ok(info), true) = (&asked.info, found.error == 0 && found.end > asked.from) else { return found };
+    let (Ok(info), true) = (&asked.info, found.error == 0 && found.limit(asked) > asked.from) else {
+        return found;
+    };
     if room == 0 && !none_yet {
         return found;
     }
-    match log.fetch(&info.name, asked.partition, asked.from, room) {
+    let fetched = if asked.decided {
+        log.fetch(&info.name, asked.partition, asked.from, room)
+    } else {
+        log.fetch_undecided(&info.name, asked.partition, asked.from, room)
+    };
+    match fetched {
         Ok(fetch) => {
             // The log gives one batch whatever the room.
             let bytes: usize = fetch.batches.iter().map(Bytes::len).sum();
             if none_yet || bytes <= room {
                 found.batches = fetch.batches;
+                let of_client = fetch.aborted.iter().map(|aborted| (aborted.producer, aborted.first));
+                found.aborted = asked.decided.then(|| of_client.collect());
             }
-            found.end = fetch.end;
+            (found.end, found.stable) = (fetch.end, fetch.stable);
             found
         }
         Err(error) => {
@@ -211,17 +237,11 @@ fn write(
             out.put_i32(*partition);
             out.put_i16(found.error);
             out.put_i64(found.end);
-            // Without transactions everything that is committed is stable.
-            out.put_i64(found.end);
+            out.put_i64(found.stable);
             if version >= 5 {
                 out.put_i64(found.start);
             }
-            // No aborted transactions.
-            if flexible {
-                out.put_u8(0);
-            } else {
-                out.put_i32(-1);
-            }
+            put_aborted(&mut out, flexible, found.aborted.as_deref());
             if version >= 11 {
                 out.put_i32(-1);
             }
@@ -237,6 +257,22 @@ fn write(
     put_no_tags(&mut out, flexible);
     parts.push(out.freeze());
     Answer::end(parts)
+}
+
+/// Producers and first offsets of aborted transactions, or null.
+fn put_aborted(out: &mut BytesMut, flexible: bool, aborted: Option<&[(i64, Offset)]>) {
+    match aborted {
+        None if flexible => out.put_u8(0),
+        None => out.put_i32(-1),
+        Some(aborted) => {
+            put_count(out, flexible, aborted.len());
+            for (producer, first) in aborted {
+                out.put_i64(*producer);
+                out.put_i64(*first);
+                put_no_tags(out, flexible);
+            }
+        }
+    }
 }
 
 fn put_no_tags(out: &mut BytesMut, flexible: bool) {
@@ -292,10 +328,13 @@ mod tests {
             let topics = vec![("t".to_owned(), id), ("u".to_owned(), Uuid::nil())];
             let found = vec![
                 vec![
-                    (0, Found { error: 0, start: 3, end: 9, batches }),
+                    (
+                        0,
+                        Found { error: 0, start: 3, end: 9, stable: 8, aborted: Some(vec![(5, 4)]), batches },
+                    ),
                     (1, Found::refused(Code::OffsetOutOfRange)),
                 ],
-                vec![(4, Found { error: 0, start: 0, end: 0, batches: Vec::new() })],
+                vec![(4, Found { error: 0, ..Found::refused(Code::UnknownServerError) })],
             ];
             let answer = write(&header, 0, &topics, &found);
             let mut bytes = Bytes::from(answer.parts.concat());
@@ -313,7 +352,10 @@ mod tests {
                 assert_eq!(first.topic.as_str(), "t");
             }
             assert_eq!(first.partitions[0].high_watermark, 9);
-            assert_eq!(first.partitions[0].last_stable_offset, 9);
+            assert_eq!(first.partitions[0].last_stable_offset, 8);
+            let aborted = first.partitions[0].aborted_transactions.as_ref().expect("a list");
+            assert_eq!((aborted[0].producer_id.0, aborted[0].first_offset), (5, 4));
+            assert!(first.partitions[1].aborted_transactions.is_none());
             assert_eq!(first.partitions[0].records.as_deref(), Some(&b"firstsecond"[..]));
             assert_eq!(first.partitions[1].error_code, 1);
             assert_eq!(body.responses[1].partitions[0].partition_index, 4);

@@ -10,7 +10,7 @@
 //! *Invariants*: answers of a connection leave in the order of its requests; nothing that a client claims is allocated before it
 //! has come; an unknown API or version is answered with an error.
 //!
-//! *Not here*: transactions, KIP-848's groups, compaction, authentication, quotas. None of them is advertised.
+//! *Not here*: KIP-848's groups, compaction, authentication, quotas. None of them is advertised.
 
 mod broker;
 mod committed;
@@ -26,6 +26,11 @@ mod offsets;
 mod produce;
 mod shape;
 mod topics;
+mod transactions;
+
+/// The messages, for tests that are clients.
+#[doc(hidden)]
+pub use kafka_protocol;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -98,6 +103,7 @@ impl KafkaServer {
 async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
     let budget = Arc::new(Semaphore::new(frame::FRAMES_KIB as usize));
     let mut connections = JoinSet::new();
+    let overdue = tokio::spawn(transactions::end_overdue(broker.log.clone()));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => accepted,
@@ -116,5 +122,6 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
             }
         }
     }
+    overdue.abort();
     while connections.join_next().await.is_some() {}
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError as Code;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::metadata_response::{
@@ -22,12 +22,31 @@ use uuid::Uuid;
 
 use crate::broker::{BROKER_ID, Broker, CLUSTER_ID, Peer, SERVED, code_of, text};
 
+/// The feature by which clients know that an end of a transaction renews the producer's epoch (KIP-890).
+const TRANSACTION_VERSION: &str = "transaction.version";
+
 /// What is served, with `error`.
 pub(crate) fn api_versions(error: i16) -> ApiVersionsResponse {
     let keys = SERVED.iter().map(|(key, first, last)| {
         ApiVersion::default().with_api_key(*key as i16).with_min_version(*first).with_max_version(*last)
     });
-    ApiVersionsResponse::default().with_error_code(error).with_api_keys(keys.collect())
+    let feature = |name| StrBytes::from_static_str(name);
+    ApiVersionsResponse::default()
+        .with_error_code(error)
+        .with_api_keys(keys.collect())
+        .with_supported_features(vec![
+            SupportedFeatureKey::default()
+                .with_name(feature(TRANSACTION_VERSION))
+                .with_min_version(0)
+                .with_max_version(2),
+        ])
+        .with_finalized_features_epoch(0)
+        .with_finalized_features(vec![
+            FinalizedFeatureKey::default()
+                .with_name(feature(TRANSACTION_VERSION))
+                .with_min_version_level(2)
+                .with_max_version_level(2),
+        ])
 }
 
 /// Answers which APIs are served; a client that says who it is must say it well.
@@ -123,7 +142,7 @@ impl Broker {
             .with_brokers(vec![broker])
     }
 
-    /// Every group is coordinated here; transactions are not.
+    /// Every group and every transaction is coordinated here.
     pub(crate) fn find_coordinator(
         request: &FindCoordinatorRequest,
         version: i16,
@@ -131,8 +150,7 @@ impl Broker {
     ) -> FindCoordinatorResponse {
         let (host, port) = address(peer);
         let refused = match request.key_type {
-            0 => None,
-            1 => Some((Code::TransactionalIdAuthorizationFailed, "there are no transactions here")),
+            0 | 1 => None,
             _ => Some((Code::InvalidRequest, "coordinators of this type are not known here")),
         };
         let answer = FindCoordinatorResponse::default();

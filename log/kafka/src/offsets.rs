@@ -10,6 +10,8 @@ use tarn_model::{Error, Offset, PartitionId, Result};
 
 use crate::broker::{Broker, blocking, code_of};
 
+/// The isolation level that sees only what is decided.
+pub(crate) const READ_COMMITTED: i8 = 1;
 /// The end.
 const LATEST: i64 = -1;
 /// The first record that is still there.
@@ -23,7 +25,7 @@ const STEP_BYTES: usize = 256 << 10;
 
 impl Broker {
     pub(crate) async fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
-        let log = self.log.clone();
+        let (log, decided) = (self.log.clone(), request.isolation_level == READ_COMMITTED);
         let topics = blocking(move || {
             let topics = request.topics.into_iter().map(|topic| {
                 let partitions = topic.partitions.iter().map(|partition| {
@@ -33,7 +35,7 @@ impl Broker {
                         .with_timestamp(-1)
                         .with_offset(-1)
                         .with_leader_epoch(-1);
-                    match find(&log, &topic.name, index, at) {
+                    match find(&log, &topic.name, index, at, decided) {
                         Ok(Some((offset, timestamp))) => answer.with_offset(offset).with_timestamp(timestamp),
                         Ok(None) => answer,
                         Err(error) => {
@@ -54,16 +56,23 @@ impl Broker {
 }
 
 /// Offset and timestamp of what `at` asks for; the timestamp is -1 where none was asked for.
-fn find(log: &Log, topic: &str, partition: PartitionId, at: i64) -> Result<Option<(Offset, i64)>> {
+fn find(
+    log: &Log,
+    topic: &str,
+    partition: PartitionId,
+    at: i64,
+    decided: bool,
+) -> Result<Option<(Offset, i64)>> {
     let span = log.span(topic, partition)?;
     match at {
+        LATEST if decided => Ok(Some((log.stable_end(topic, partition)?, -1))),
         LATEST => Ok(Some((span.to, -1))),
         EARLIEST | EARLIEST_LOCAL => Ok(Some((span.from, -1))),
         NEWEST => match log.newest_timestamp(topic, partition)? {
-            Some(newest) => first_at(log, topic, partition, newest),
+            Some(newest) => first_at(log, topic, partition, newest, decided),
             None => Ok(None),
         },
-        at if at >= 0 => first_at(log, topic, partition, at),
+        at if at >= 0 => first_at(log, topic, partition, at, decided),
         _ => Ok(None),
     }
 }
@@ -74,15 +83,20 @@ pub(crate) fn first_at(
     topic: &str,
     partition: PartitionId,
     timestamp_ms: i64,
+    decided: bool,
 ) -> Result<Option<(Offset, i64)>> {
     let mut from = log.seek_time(topic, partition, timestamp_ms)?;
     loop {
-        let fetch = log.fetch(topic, partition, from, STEP_BYTES)?;
+        let fetch = if decided {
+            log.fetch(topic, partition, from, STEP_BYTES)?
+        } else {
+            log.fetch_undecided(topic, partition, from, STEP_BYTES)?
+        };
         let records = fetch.records()?;
         if let Some(record) = records.iter().find(|record| record.timestamp_ms >= timestamp_ms) {
             return Ok(Some((record.offset, record.timestamp_ms)));
         }
-        if fetch.next >= fetch.end {
+        if fetch.next >= if decided { fetch.stable } else { fetch.end } {
             return Ok(None);
         }
         if fetch.next <= from {

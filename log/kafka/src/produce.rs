@@ -20,6 +20,8 @@ use crate::frame::{Answer, Header};
 
 /// The versions below it, which had another batch format, are refused.
 pub(crate) const FIRST_VERSION: i16 = 3;
+/// From this version on, a transaction names a partition by writing to it.
+const ENLISTING_VERSION: i16 = 12;
 /// A request above this size is validated off the async threads.
 const VALIDATE_INLINE_BYTES: usize = 32 << 10;
 
@@ -57,16 +59,12 @@ impl Broker {
         let bytes = incoming.body.len();
         let request: ProduceRequest = incoming.decode(ApiKey::Produce)?;
         let header = incoming.header;
-        let refusal = if !matches!(request.acks, -1..=1) {
-            Some(Code::InvalidRequiredAcks)
-        } else if request.transactional_id.is_some() {
-            Some(Code::TransactionalIdAuthorizationFailed)
-        } else {
-            None
-        };
+        let acks = if request.transactional_id.is_some() { -1..=-1 } else { -1..=1 };
+        let refusal = (!acks.contains(&request.acks)).then_some(Code::InvalidRequiredAcks);
         let wants_answer = request.acks != 0;
         let log = self.log.clone();
-        let validate = move || validate(&log, request, refusal);
+        let enlists = header.version >= ENLISTING_VERSION;
+        let validate = move || validate(&log, request, refusal, enlists);
         let mut topics = if bytes <= VALIDATE_INLINE_BYTES {
             validate()
         } else {
@@ -87,7 +85,7 @@ impl Broker {
     }
 }
 
-fn validate(log: &Log, request: ProduceRequest, refusal: Option<Code>) -> Vec<BegunTopic> {
+fn validate(log: &Log, request: ProduceRequest, refusal: Option<Code>, enlists: bool) -> Vec<BegunTopic> {
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         let info = if topic.topic_id.is_nil() {
@@ -104,6 +102,9 @@ fn validate(log: &Log, request: ProduceRequest, refusal: Option<Code>) -> Vec<Be
                 Err(code) => return Outcome::Refused(*code, None),
             };
             let mut append = Append::new();
+            if enlists {
+                append.enlists();
+            }
             match append.push_batch(info, index, &records.unwrap_or_default()) {
                 Ok(()) => Outcome::Valid(append),
                 Err(error) => Outcome::Refused(code_of(&error), told(&error)),

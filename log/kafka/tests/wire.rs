@@ -242,8 +242,177 @@ async fn a_batch_sent_again_has_its_first_offset_and_a_gap_is_refused() {
     }
     assert_eq!(outcomes, [(0, 0), (0, 1), (0, 0), (45, -1), (0, 1)]);
     assert_eq!(bench.log.span("t", 0).expect("span").to, 2);
-    let transactional = init.with_transactional_id(Some(TransactionalId(StrBytes::from_static_str("tx"))));
-    assert_eq!(wire.ask(&transactional, 4).await.error_code, 53);
+}
+
+/// A batch of a transaction, made of one without.
+fn transactional(batch: &Bytes, epoch: i16) -> Bytes {
+    let mut bytes = batch.to_vec();
+    bytes[22] |= 0x10;
+    bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+fn read_committed(topic: &TopicInfo, offset: i64) -> FetchRequest {
+    fetch(topic, 12, offset, 0).with_isolation_level(1)
+}
+
+fn end(by: (ProducerId, i16), committed: bool) -> EndTxnRequest {
+    EndTxnRequest::default()
+        .with_transactional_id(transactional_id())
+        .with_producer_id(by.0)
+        .with_producer_epoch(by.1)
+        .with_committed(committed)
+}
+
+fn transactional_id() -> TransactionalId {
+    TransactionalId(StrBytes::from_static_str("tx"))
+}
+
+async fn begin_producer(wire: &mut Wire) -> (ProducerId, i16) {
+    let init = InitProducerIdRequest::default()
+        .with_transactional_id(Some(transactional_id()))
+        .with_transaction_timeout_ms(60_000)
+        .with_producer_id((-1).into())
+        .with_producer_epoch(-1);
+    let begun = wire.ask(&init, 4).await;
+    assert_eq!(begun.error_code, 0);
+    (begun.producer_id, begun.producer_epoch)
+}
+
+#[tokio::test]
+async fn a_transaction_is_seen_when_it_is_committed_and_its_aborted_ones_are_named() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let by = begin_producer(&mut wire).await;
+    let add = |by: (ProducerId, i16)| {
+        let of = add_partitions_to_txn_request::AddPartitionsToTxnTopic::default()
+            .with_name(name("t"))
+            .with_partitions(vec![0]);
+        AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(transactional_id())
+            .with_v3_and_below_producer_id(by.0)
+            .with_v3_and_below_producer_epoch(by.1)
+            .with_v3_and_below_topics(vec![of])
+    };
+    let batch = transactional(&bench.batch(&["a", "b"], by.0.0, 0).await, by.1);
+    let answer = wire.ask(&produce(&topic, 9, -1, &batch), 9).await;
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, 48, "no transaction is open");
+    for (sequence, committed) in [(0, false), (2, true)] {
+        let added = wire.ask(&add(by), 3).await;
+        let added = &added.results_by_topic_v3_and_below[0].results_by_partition[0];
+        assert_eq!(added.partition_error_code, 0);
+        let batch = transactional(&bench.batch(&["a", "b"], by.0.0, sequence).await, by.1);
+        let answer = wire.ask(&produce(&topic, 9, -1, &batch), 9).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+        let open = wire.ask(&read_committed(&topic, if committed { 3 } else { 0 }), 12).await;
+        let open = &open.responses[0].partitions[0];
+        assert!(
+            open.records.as_ref().is_none_or(Bytes::is_empty)
+                && open.last_stable_offset < open.high_watermark
+        );
+        assert_eq!(wire.ask(&end(by, committed), 3).await.error_code, 0);
+    }
+    let answer = wire.ask(&read_committed(&topic, 0), 12).await;
+    let partition = &answer.responses[0].partitions[0];
+    assert_eq!((partition.last_stable_offset, partition.high_watermark), (6, 6));
+    let aborted = partition.aborted_transactions.as_ref().expect("a list");
+    assert_eq!(aborted.len(), 1);
+    assert_eq!((aborted[0].producer_id, aborted[0].first_offset), (by.0, 0));
+    let everything = wire.ask(&fetch(&topic, 12, 0, 0), 12).await;
+    let everything = &everything.responses[0].partitions[0];
+    assert!(everything.aborted_transactions.is_none());
+    assert_eq!(everything.records, partition.records);
+    // Another producer takes the id over.
+    let next = begin_producer(&mut wire).await;
+    assert_eq!((next.0, next.1), (by.0, by.1 + 1));
+    assert_eq!(wire.ask(&end(by, true), 3).await.error_code, 90, "fenced");
+    assert_eq!(wire.ask(&end(by, true), 1).await.error_code, 47, "in the words of older clients");
+}
+
+#[tokio::test]
+async fn a_producer_of_the_newer_protocol_names_a_partition_by_writing_and_is_renewed_by_each_end() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let versions = wire
+        .ask(
+            &ApiVersionsRequest::default()
+                .with_client_software_name(StrBytes::from_static_str("w"))
+                .with_client_software_version(StrBytes::from_static_str("1")),
+            4,
+        )
+        .await;
+    assert_eq!(versions.finalized_features[0].max_version_level, 2);
+    let mut by = begin_producer(&mut wire).await;
+    for (n, committed) in [true, false, true].into_iter().enumerate() {
+        let batch = transactional(&bench.batch(&[&n.to_string()], by.0.0, 0).await, by.1);
+        let answer = wire.ask(&produce(&topic, 12, -1, &batch), 12).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+        let ended = wire.ask(&end(by, committed), 5).await;
+        assert_eq!((ended.error_code, ended.producer_id, ended.producer_epoch), (0, by.0, by.1 + 1));
+        let again = wire.ask(&end(by, committed), 5).await;
+        assert_eq!((again.error_code, again.producer_epoch), (0, by.1 + 1), "asked again");
+        let late = wire.ask(&produce(&topic, 12, -1, &batch), 12).await;
+        assert_eq!(late.responses[0].partition_responses[0].error_code, 47, "what comes late opens nothing");
+        by.1 = ended.producer_epoch;
+    }
+    let values = |fetch: tarn_log::Fetch| fetch.records().expect("records").len();
+    assert_eq!(values(bench.log.fetch("t", 0, 0, 1 << 20).expect("fetch")), 2);
+    let timeout = InitProducerIdRequest::default().with_transactional_id(Some(transactional_id()));
+    assert_eq!(wire.ask(&timeout.with_transaction_timeout_ms(i32::MAX), 4).await.error_code, 50);
+}
+
+#[tokio::test]
+async fn offsets_of_a_transaction_count_when_it_is_committed() {
+    let bench = Bench::new().await;
+    bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let by = begin_producer(&mut wire).await;
+    let group = || GroupId(StrBytes::from_static_str("g"));
+    let offsets = || {
+        let partition =
+            txn_offset_commit_request::TxnOffsetCommitRequestPartition::default().with_committed_offset(5);
+        let of = txn_offset_commit_request::TxnOffsetCommitRequestTopic::default()
+            .with_name(name("t"))
+            .with_partitions(vec![partition]);
+        TxnOffsetCommitRequest::default()
+            .with_transactional_id(transactional_id())
+            .with_group_id(group())
+            .with_producer_id(by.0)
+            .with_producer_epoch(by.1)
+            .with_topics(vec![of])
+    };
+    let code = |answer: TxnOffsetCommitResponse| answer.topics[0].partitions[0].error_code;
+    assert_eq!(code(wire.ask(&offsets(), 3).await), 48, "the group was not named");
+    let add = AddOffsetsToTxnRequest::default()
+        .with_transactional_id(transactional_id())
+        .with_producer_id(by.0)
+        .with_producer_epoch(by.1)
+        .with_group_id(group());
+    assert_eq!(wire.ask(&add, 3).await.error_code, 0);
+    assert_eq!(code(wire.ask(&offsets(), 3).await), 0);
+    let member = offsets().with_member_id(StrBytes::from_static_str("nobody")).with_generation_id(3);
+    assert_eq!(code(wire.ask(&member, 3).await), 25, "of no member");
+    let asked = |stable: bool| {
+        let of = offset_fetch_request::OffsetFetchRequestTopic::default()
+            .with_name(name("t"))
+            .with_partition_indexes(vec![0]);
+        OffsetFetchRequest::default()
+            .with_group_id(group())
+            .with_topics(Some(vec![of]))
+            .with_require_stable(stable)
+    };
+    let stored = |answer: OffsetFetchResponse| {
+        let partition = &answer.topics[0].partitions[0];
+        (partition.error_code, partition.committed_offset)
+    };
+    assert_eq!(stored(wire.ask(&asked(true), 7).await), (88, -1));
+    assert_eq!(stored(wire.ask(&asked(false), 7).await), (0, -1));
+    assert_eq!(wire.ask(&end(by, true), 3).await.error_code, 0);
+    assert_eq!(stored(wire.ask(&asked(true), 7).await), (0, 5));
 }
 
 #[tokio::test]
@@ -293,7 +462,7 @@ async fn what_is_not_served_is_answered_and_what_is_no_request_ends_the_connecti
     assert_eq!((correlation, versions.error_code), (7, 35));
     assert!(versions.api_keys.iter().any(|key| key.api_key == 0 && key.min_version == 0));
     // An unknown API, and a known one that is not served.
-    for key in [999_i16, 24] {
+    for key in [999_i16, 29] {
         let mut frame = BytesMut::new();
         frame.put_i16(key);
         frame.put_slice(&[0, 0, 0, 0, 0, 8, 255, 255]);

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS dropped (source TEXT PRIMARY KEY, records INTEGER NOT
 CREATE TABLE IF NOT EXISTS lost (
     topic INTEGER NOT NULL REFERENCES topics, partition INTEGER NOT NULL, \"from\" INTEGER NOT NULL,
     \"to\" INTEGER NOT NULL, at_ms INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS gone (uuid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS undo_segments (
     seq INTEGER NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL, base INTEGER NOT NULL,
     \"end\" INTEGER NOT NULL, bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, last_append_ms INTEGER,
@@ -66,7 +67,7 @@ pub(super) fn roll_back(tx: &Transaction<'_>, boot_id: &str) -> Sql<()> {
             "DELETE FROM segments WHERE EXISTS (SELECT 1 FROM undo_segments u
                  WHERE u.topic = segments.topic AND u.partition = segments.partition AND segments.base >= u.base);
              INSERT INTO segments SELECT topic, partition, base, \"end\", bytes, created_ms, last_append_ms,
-                 max_timestamp_ms FROM undo_segments u WHERE seq = (SELECT min(seq) FROM undo_segments o
+                 max_timestamp_ms, markers FROM undo_segments u WHERE seq = (SELECT min(seq) FROM undo_segments o
                      WHERE o.topic = u.topic AND o.partition = u.partition);
              DELETE FROM positions WHERE (source, key) IN (SELECT source, key FROM undo_positions);
              INSERT INTO positions SELECT source, key, value FROM undo_positions u WHERE value IS NOT NULL
@@ -78,6 +79,7 @@ pub(super) fn roll_back(tx: &Transaction<'_>, boot_id: &str) -> Sql<()> {
              UPDATE meta SET value = value + 1 WHERE name = 'leader_epoch';",
         )?;
         super::kafka::roll_back(tx)?;
+        super::transactions::roll_back(tx)?;
         for table in UNDO_TABLES {
             tx.execute(&format!("DELETE FROM {table}"), [])?;
         }
@@ -93,7 +95,7 @@ pub(super) fn write_partitions(
 ) -> Sql<()> {
     for PartitionChange { topic, partition, before, after } in &change.partitions {
         if with_undo {
-            tx.prepare_cached("INSERT INTO undo_segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+            tx.prepare_cached("INSERT INTO undo_segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
                 .execute(params![
                     seq,
                     topic,
@@ -103,7 +105,8 @@ pub(super) fn write_partitions(
                     integer(before.bytes),
                     before.created_ms,
                     before.last_append_ms,
-                    before.max_timestamp_ms
+                    before.max_timestamp_ms,
+                    integer(before.markers)
                 ])?;
         }
         for extent in after {
@@ -199,9 +202,9 @@ pub(super) fn put_extent(
     extent: &Extent,
 ) -> Sql<()> {
     tx.prepare_cached(
-        "INSERT INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET
+        "INSERT INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO UPDATE SET
              \"end\" = excluded.\"end\", bytes = excluded.bytes, last_append_ms = excluded.last_append_ms,
-             max_timestamp_ms = excluded.max_timestamp_ms",
+             max_timestamp_ms = excluded.max_timestamp_ms, markers = excluded.markers",
     )?
     .execute(params![
         topic,
@@ -211,7 +214,8 @@ pub(super) fn put_extent(
         integer(extent.bytes),
         extent.created_ms,
         extent.last_append_ms,
-        extent.max_timestamp_ms
+        extent.max_timestamp_ms,
+        integer(extent.markers)
     ])?;
     Ok(())
 }
@@ -226,7 +230,7 @@ pub(super) fn load_topics(connection: &Connection) -> Sql<Vec<TopicRow>> {
     let mut partitions =
         connection.prepare("SELECT partition, start FROM partitions WHERE topic = ?1 ORDER BY partition")?;
     let mut segments = connection.prepare(
-        "SELECT base, \"end\", bytes, created_ms, last_append_ms, max_timestamp_ms FROM segments
+        "SELECT base, \"end\", bytes, created_ms, last_append_ms, max_timestamp_ms, markers FROM segments
              WHERE topic = ?1 AND partition = ?2 ORDER BY base",
     )?;
     for topic in &mut topics {
@@ -235,7 +239,7 @@ pub(super) fn load_topics(connection: &Connection) -> Sql<Vec<TopicRow>> {
             let segments = segments
                 .query_map(params![topic.id, partition], extent_row)?
                 .collect::<Sql<Vec<Extent>>>()?;
-            topic.partitions.push(PartitionRow { start, segments });
+            topic.partitions.push(PartitionRow { start, segments, aborted: Vec::new() });
         }
     }
     Ok(topics)
@@ -265,6 +269,7 @@ pub(super) fn extent_row(row: &Row<'_>) -> Sql<Extent> {
         created_ms: row.get(3)?,
         last_append_ms: row.get(4)?,
         max_timestamp_ms: row.get(5)?,
+        markers: unsigned(row.get(6)?),
     })
 }
 

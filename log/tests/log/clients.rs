@@ -188,5 +188,5 @@ fn a_log_of_the_version_before_is_opened_and_becomes_one_of_this() {
     std::fs::write(bench.path().join("version"), "tarn 1\n").expect("write");
     drop(bench.open());
     let version = std::fs::read_to_string(bench.path().join("version")).expect("read");
-    assert_eq!(version.trim(), "tarn 2");
+    assert_eq!(version.trim(), "tarn 3");
 }

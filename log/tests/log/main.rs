@@ -6,3 +6,4 @@ mod keeping;
 mod model;
 mod recovering;
 mod support;
+mod transactions;

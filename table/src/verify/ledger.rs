@@ -67,6 +67,12 @@ pub(super) struct Ledger {
     /// Offsets whose content is compared: those that the log still has.
     compared: OffsetRange,
     lost: Vec<OffsetRange>,
+    /// Offsets that the log has and that hold no record.
+    passed: Offsets,
+    /// From where on `passed` is known.
+    passed_from: Offset,
+    /// How many offsets below it held no record, as the log remembers.
+    passed_below: u64,
     seen: Offsets,
     dead: Offsets,
     rows: u64,
@@ -95,6 +101,9 @@ impl Ledger {
             covered,
             compared,
             lost,
+            passed: Offsets::default(),
+            passed_from: covered.from,
+            passed_below: 0,
             seen: Offsets::default(),
             dead: Offsets::default(),
             rows: 0,
@@ -119,6 +128,23 @@ impl Ledger {
     /// Offsets whose content is compared.
     pub(super) fn compared(&self) -> OffsetRange {
         self.compared
+    }
+
+    /// Offsets that the table should cover.
+    pub(super) fn covered(&self) -> OffsetRange {
+        self.covered
+    }
+
+    /// The log has these offsets, and no record that counts in them.
+    pub(super) fn pass(&mut self, range: OffsetRange) {
+        for offset in range.from.max(self.covered.from)..range.to.min(self.covered.to) {
+            self.passed.insert(offset);
+        }
+    }
+
+    /// Below `from` the log no longer has anything; `offsets` of what the table covers there held no record.
+    pub(super) fn passed_below(&mut self, from: Offset, offsets: u64) {
+        (self.passed_from, self.passed_below) = (from, offsets);
     }
 
     /// Whether the lake holds `offset` as a dead letter.
@@ -212,15 +238,42 @@ impl Ledger {
     /// What both sides say.
     pub(super) fn report(mut self) -> PartitionReport {
         let (mut missing, mut lost, mut missing_at) = (0, 0, Places::default());
+        let (mut passed, mut below) = (0, 0);
         self.seen.gaps(self.covered, |gap| {
             let taken = self.lost.iter().map(|lost| overlap(&gap, lost)).sum::<u64>().min(gap.len());
             lost += taken;
-            missing += gap.len() - taken;
-            if taken < gap.len() {
+            let seen = OffsetRange::new(gap.from.max(self.passed_from).min(gap.to), gap.to);
+            let mut records = 0;
+            self.passed.gaps(seen, |range| records += range.len());
+            let empty = (seen.len() - records).min(gap.len() - taken);
+            passed += empty;
+            let mut left = gap.len() - taken - empty;
+            if gap.from < self.passed_from {
+                // Where in what the log no longer has an offset held no record is not known, only how many did.
+                let unseen = left.min(gap.from.abs_diff(gap.to.min(self.passed_from)));
+                below += unseen;
+                left -= unseen;
+            }
+            missing += left;
+            if left > 0 {
                 missing_at.add(|| gap.to_string());
             }
         });
+        let known = below.min(self.passed_below);
+        passed += known;
+        if known < below {
+            missing += below - known;
+            let range = OffsetRange::new(self.covered.from, self.passed_from);
+            missing_at.add(|| format!("{} of {range}", below - known));
+        }
         let mut problems = std::mem::take(&mut self.problems);
+        if self.passed_below > known {
+            problems.push(format!(
+                "{} offsets below {} held no record in the log, and are in the table",
+                self.passed_below - known,
+                self.passed_from
+            ));
+        }
         if missing > 0 {
             problems.push(format!("{missing} offsets are neither row nor dead letter: {missing_at}"));
         }
@@ -243,6 +296,7 @@ impl Ledger {
             missing,
             repeated: self.repeated,
             lost,
+            passed,
             compared: self.records,
             content_agrees,
             problems,
@@ -269,12 +323,12 @@ impl Ledger {
             problems.push(format!("the content differs from the log's within offsets {differing}"));
         }
         let agrees = differing.count == 0 && self.undecided.count == 0;
-        if self.records != self.compared.len() {
+        let mut expected = 0;
+        self.passed.gaps(self.compared, |records| expected += records.len());
+        if self.records != expected {
             problems.push(format!(
-                "the log has {} records in offsets {}, {} were expected",
-                self.records,
-                self.compared,
-                self.compared.len()
+                "the log has {} records in offsets {}, {expected} were expected",
+                self.records, self.compared
             ));
             return Some(false);
         }

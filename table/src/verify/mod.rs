@@ -1,7 +1,8 @@
 //! The proof: log = table + dead letters, partition by partition.
 //!
 //! *What is compared.* Of the lake: every offset below the table's boundary is one row or one dead letter, or lies in a
-//! range that a forced trim took; none occurs twice. Of what the log still has below the boundary: each record is decoded
+//! range that a forced trim took, or holds no record: a transaction's marker, or what was aborted. None occurs twice. Where the
+//! log no longer has such offsets, it still knows how many there were. Of what the log still has below the boundary: each record is decoded
 //! again, and an order-independent hash of the rows, offsets and timestamps included, must be the lake's; dead letters
 //! are compared by what came.
 //!
@@ -70,6 +71,9 @@ pub struct PartitionReport {
     pub repeated: u64,
     /// Offsets that a forced trim took.
     pub lost: u64,
+    /// Offsets below it that hold no record: markers of transactions, and what was aborted.
+    #[serde(default)]
+    pub passed: u64,
     /// Records that the log still has below the boundary, whose content was compared.
     pub compared: u64,
     /// Whether their order-independent content hash is the same on both sides; `None` when the log has none of them.
@@ -234,7 +238,10 @@ impl Verifier {
     fn read_log(&self, ledger: &mut Ledger, hashers: &mut Hashers) -> Result<()> {
         let partition = ledger.partition();
         let mut decoder = Decoder::new(&self.format)?;
-        let mut next = ledger.compared().from;
+        let begin = ledger.covered().from;
+        let mut next =
+            self.log.starts(&self.info.name)?.next(partition).clamp(begin, ledger.compared().to.max(begin));
+        ledger.passed_below(next, self.passed(partition, begin, next)?);
         while next < ledger.compared().to {
             let fetched = self.log.fetch(&self.info.name, partition, next, FETCH_BYTES);
             let fetch = match fetched {
@@ -246,12 +253,14 @@ impl Verifier {
                         return Err(error);
                     }
                     ledger.trimmed_to(start);
-                    next = ledger.compared().from;
+                    next = start;
+                    ledger.passed_below(next, self.passed(partition, begin, next)?);
                     continue;
                 }
             };
             next = fetch.next;
             let records = fetch.records()?;
+            records.passed().iter().for_each(|range| ledger.pass(*range));
             let decoded = decoder.decode(partition, &records, &|offset| ledger.is_dead(offset))?;
             ledger.log(&open::align(&decoded.rows, &hashers.schema)?, &mut hashers.rows)?;
             if let Some(undecided) = &decoded.dead {
@@ -263,6 +272,16 @@ impl Verifier {
             }
         }
         Ok(())
+    }
+}
+
+impl Verifier {
+    /// How many offsets in `[from, to)`, which the log no longer has, held no record.
+    fn passed(&self, partition: PartitionId, from: Offset, to: Offset) -> Result<u64> {
+        let passed = self.log.passed_ranges(&self.info.name)?;
+        let within = |range: &OffsetRange| from <= range.from && range.to <= to;
+        let here = passed.iter().filter(|(of, range, _)| *of == partition && within(range));
+        Ok(here.map(|(_, _, offsets)| offsets).sum())
     }
 }
 

@@ -52,6 +52,23 @@ fn filled(key: ApiKey, version: i16) -> Bytes {
         }
         ApiKey::ApiVersions => put!(ApiVersionsRequest::default()),
         ApiKey::InitProducerId => put!(InitProducerIdRequest::default()),
+        ApiKey::AddPartitionsToTxn => {
+            let of = add_partitions_to_txn_request::AddPartitionsToTxnTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![1, 2]);
+            put!(AddPartitionsToTxnRequest::default().with_v3_and_below_topics(vec![of.clone(), of]));
+        }
+        ApiKey::AddOffsetsToTxn => put!(AddOffsetsToTxnRequest::default().with_group_id(group())),
+        ApiKey::EndTxn => put!(EndTxnRequest::default()),
+        ApiKey::TxnOffsetCommit => {
+            let of = txn_offset_commit_request::TxnOffsetCommitRequestTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![
+                    txn_offset_commit_request::TxnOffsetCommitRequestPartition::default();
+                    2
+                ]);
+            put!(TxnOffsetCommitRequest::default().with_group_id(group()).with_topics(vec![of]));
+        }
         ApiKey::OffsetCommit => {
             let of = offset_commit_request::OffsetCommitRequestTopic::default()
                 .with_name(topic())
@@ -233,7 +250,9 @@ impl RequestKind {
             CreateTopics => CreateTopicsRequest, DeleteTopics => DeleteTopicsRequest,
             DeleteRecords => DeleteRecordsRequest, CreatePartitions => CreatePartitionsRequest,
             DescribeConfigs => DescribeConfigsRequest, IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
-            DescribeCluster => DescribeClusterRequest,
+            DescribeCluster => DescribeClusterRequest, AddPartitionsToTxn => AddPartitionsToTxnRequest,
+            AddOffsetsToTxn => AddOffsetsToTxnRequest, EndTxn => EndTxnRequest,
+            TxnOffsetCommit => TxnOffsetCommitRequest,
         }
     }
 }
