@@ -1,59 +1,70 @@
-//! `GET /`: what is here, without a script and without asking anybody else.
+//! The pages: a home page made here, whole, and frames that scripts fill.
 
 use std::fmt::Write;
 
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use tarn_model::config::DashboardConfig;
 use tarn_model::status::Status;
 
-use super::Doors;
+use super::assets::{escape, page};
+use super::{Doors, dashboards};
 
-const POLICY: &str =
-    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-const STYLE: &str = "body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
-table { border-collapse: collapse; display: block; max-width: 100%; overflow-x: auto } th, td { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap } th.n { text-align: right }
-pre { background: #f3f3f3; padding: .7rem; overflow-x: auto } p.error { color: #a00; overflow-wrap: anywhere }
-@media (max-width: 40rem) { body { margin-top: 1rem } th, td { padding-right: .7rem; font-size: .9rem } }
-@media (prefers-color-scheme: dark) { body { background: #161616; color: #ddd } pre { background: #222 } a { color: #8bf } p.error { color: #f99 } }
-";
-/// The page is made anew this often.
+/// The home page is made anew this often, seconds.
 const REFRESH: HeaderValue = HeaderValue::from_static("5");
 
-pub(super) async fn style() -> Response {
-    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE).into_response()
-}
-
-pub(super) async fn page(State(doors): State<Doors>, asked: HeaderMap) -> Response {
+/// `GET /`: what is here.
+pub(super) async fn home(State(doors): State<Doors>, asked: HeaderMap) -> Response {
     let host = asked.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1:8080");
-    let html = render(&doors.status.status(), host);
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    let mut page = (headers, html).into_response();
+    let main = render(&doors.status.status(), &doors.dashboards, host);
+    let mut page = page("Home", &main, &[], &["frame.js"]);
     page.headers_mut().insert(header::REFRESH, REFRESH);
     page
 }
 
-fn render(status: &Status, host: &str) -> String {
-    let mut html = String::from(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Tarn</title>\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <link rel=\"stylesheet\" href=\"/style.css\"></head><body><h1>Tarn</h1>",
-    );
+/// `GET /d/{name}`: a dashboard.
+pub(super) async fn dashboard(State(doors): State<Doors>, Path(name): Path<String>) -> Response {
+    match dashboards::find(&doors, &name) {
+        Ok(found) => page(
+            &escape(found.shown_title()),
+            &format!("<div id=\"dashboard\" data-name=\"{}\"></div>", escape(&found.name)),
+            &["dashboard.css"],
+            &["vendor/echarts.min.js", "dashboard.js"],
+        ),
+        Err(error) => {
+            let hint = error.hint().map(escape).unwrap_or_default();
+            let message = escape(&error.to_string());
+            let main = format!(
+                "<div class=\"sheet\"><h1>Nothing here</h1><p>{message}</p><p class=\"dim\">{hint}</p></div>"
+            );
+            let mut page = page("Nothing here", &main, &[], &["frame.js"]);
+            *page.status_mut() = StatusCode::NOT_FOUND;
+            page
+        }
+    }
+}
+
+fn render(status: &Status, dashboards: &[DashboardConfig], host: &str) -> String {
+    let mut html = String::from("<div class=\"sheet\"><h1>Tarn</h1>");
     let state = if status.ready { "SQL answers." } else { "Still reading the log; SQL does not answer yet." };
     let (version, up) = (escape(&status.version), duration(status.uptime_s));
     let _ = write!(html, "<p>Version {version}, up for {up}. {state}</p>");
+    if !dashboards.is_empty() {
+        html.push_str("<h2>Dashboards</h2><ul class=\"cards\">");
+        for dashboard in dashboards {
+            let (name, title) = (escape(&dashboard.name), escape(dashboard.shown_title()));
+            let about = dashboard.description.as_deref().map(escape).unwrap_or_default();
+            let _ = write!(html, "<li><a href=\"/d/{name}\"><b>{title}</b><span>{about}</span></a></li>");
+        }
+        html.push_str("</ul>");
+    }
     html.push_str("<h2>Tables</h2>");
     if status.tables.is_empty() {
         html.push_str("<p>There is no table yet.</p>");
     } else {
         html.push_str(
-            "<table><tr><th>Table</th><th>State</th><th class=\"n\">In the lake</th><th class=\"n\">In the tail</th>\
+            "<div class=\"scroll\"><table><tr><th>Table</th><th>State</th><th class=\"n\">In the lake</th><th class=\"n\">In the tail</th>\
              <th class=\"n\">Dead letters</th><th class=\"n\">Files</th><th>Topic</th></tr>",
         );
         for table in &status.tables {
@@ -63,11 +74,11 @@ fn render(status: &Status, host: &str) -> String {
             }
             let _ = write!(html, "<td>{}</td></tr>", escape(&table.topic));
         }
-        html.push_str("</table>");
+        html.push_str("</table></div>");
     }
     if !status.sources.is_empty() {
         html.push_str(
-            "<h2>Sources</h2><table><tr><th>Source</th><th>Type</th><th>State</th><th class=\"n\">Records</th><th>Topic</th></tr>",
+            "<h2>Sources</h2><div class=\"scroll\"><table><tr><th>Source</th><th>Type</th><th>State</th><th class=\"n\">Records</th><th>Topic</th></tr>",
         );
         for source in &status.sources {
             let [name, kind, state, topic] =
@@ -78,7 +89,7 @@ fn render(status: &Status, host: &str) -> String {
                 "<tr><td>{name}</td><td>{kind}</td><td>{state}</td><td class=\"n\">{records}</td><td>{topic}</td></tr>"
             );
         }
-        html.push_str("</table>");
+        html.push_str("</table></div>");
     }
     let errors = status.sources.iter().map(|source| (&source.name, &source.last_error));
     for (name, error) in errors.chain(status.tables.iter().map(|table| (&table.name, &table.last_error))) {
@@ -94,7 +105,7 @@ fn render(status: &Status, host: &str) -> String {
     let table = status.tables.first().map_or("my_table", |table| table.name.as_str());
     let _ = writeln!(
         html,
-        "<pre>curl http://{}/v1/sql --data-binary 'SELECT count(*) FROM {}'</pre></body></html>",
+        "<pre>curl http://{}/v1/sql --data-binary 'SELECT count(*) FROM {}'</pre></div>",
         escape(host),
         escape(table)
     );
@@ -122,12 +133,4 @@ fn duration(seconds: f64) -> String {
         s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
         s => format!("{:.0} days", s / 86_400.0),
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
 }
