@@ -91,7 +91,7 @@ chart = "log"
 query = "SELECT ts, id, city FROM orders ORDER BY id DESC LIMIT 20"
 "#;
 
-/// Every statement that the pages themselves are made of.
+/// Wide and narrow, light and dark.
 const SIZES: [(u32, u32, bool); 4] =
     [(1400, 900, false), (1400, 900, true), (390, 844, false), (390, 844, true)];
 
@@ -212,20 +212,27 @@ fn shows_what_sql_says(browser: &mut Browser, client: &Client, n: i64) {
         &format!("document.querySelector('.figure')?.dataset.value === '{n}'"),
     );
     let sql = "SELECT city, n, total FROM by_city ORDER BY city";
+    // A browser writes 25.0 as 25.
+    let plain = |rows: &[Value]| -> Vec<(String, Option<f64>, Option<f64>)> {
+        rows.iter().map(|row| (row["city"].to_string(), row["n"].as_f64(), row["total"].as_f64())).collect()
+    };
+    let said = client.sql(sql);
     wait_for("the same rows", seconds(20), || {
-        (browser.eval(&rows_of("By city")) == Value::Array(client.sql(sql))).then_some(())
+        let shown = browser.eval(&rows_of("By city"));
+        (plain(shown.as_array()?) == plain(&said)).then_some(())
     });
-    let cells = browser.eval("[...document.querySelectorAll('.panel[data-chart=table] tbody tr')].map(r => [...r.cells].map(c => c.textContent))");
-    let said: Vec<Value> = client
-        .sql(sql)
+    let totals: Vec<f64> = said.iter().filter_map(|row| row["total"].as_f64()).collect();
+    let digits =
+        (0..2).find(|digits| totals.iter().all(|total| (total * 10_f64.powi(*digits)).fract() == 0.0));
+    let digits = usize::try_from(digits.unwrap_or(2)).expect("few");
+    let said: Vec<Value> = said
         .iter()
-        .map(|row| {
-            let total = row["total"].as_f64().expect("a number");
-            let total = if total.fract() == 0.0 { format!("{total:.0}") } else { format!("{total:.2}") };
-            json!([row["city"], row["n"].to_string(), total])
-        })
+        .zip(totals)
+        .map(|(row, total)| json!([row["city"], row["n"].to_string(), format!("{total:.digits$}")]))
         .collect();
-    assert_eq!(cells, Value::Array(said), "what stands in the table");
+    let cells = "[...document.querySelectorAll('.panel[data-chart=table] tbody tr')].map(r => [...r.cells].map(c => c.textContent))";
+    let said = Value::Array(said);
+    wait_for("the same in the table", seconds(20), || (browser.eval(cells) == said).then_some(()));
 }
 
 #[test]
@@ -291,6 +298,102 @@ fn every_page_fits_and_asks_nobody_else() {
         browser.until("the dashboard", "document.querySelectorAll('.panel').length === 9 && !document.querySelector('.panel[data-state=loading]')");
         browser.shot("dashboard", size);
         browser.was_good();
+        browser.open(
+            &client,
+            "/sql#q=SELECT%20city%2C%20n%2C%20total%20FROM%20by_city%20ORDER%20BY%201",
+            size,
+        );
+        browser.until("four rows", "document.querySelectorAll('.rows .row').length === 4");
+        browser.shot("sql", size);
+        browser.was_good();
+        browser.open(&client, "/catalog#table/orders", size);
+        browser.until("the table", "document.querySelectorAll('.detail section').length >= 4 && !document.querySelector('.detail').innerText.includes('asking')");
+        browser.shot("catalog", size);
+        browser.was_good();
+        browser.open(&client, "/pipeline", size);
+        browser.until("the picture", "document.querySelectorAll('.node').length === 4 && document.querySelectorAll('.edges path').length === 3");
+        browser.shot("pipeline", size);
+        browser.was_good();
     }
+    assert_eq!(running.stop().code, Some(0));
+}
+
+#[test]
+fn the_sql_page_completes_runs_cancels_mends_and_shares() {
+    let folder = Folder::new(&CONFIG.replace("PORT", "0"));
+    let mut running = folder.start();
+    let client = running.ready();
+    push_orders(&client, 0, 40);
+    wait_for("the orders", seconds(30), || {
+        (client.sql("SELECT count(*) AS n FROM orders")[0]["n"] == 40).then_some(())
+    });
+    let mut browser = Browser::start();
+    browser.open(&client, "/sql", SIZES[0]);
+    browser.until("the tables", "document.querySelectorAll('.tables details').length >= 3");
+    let said = "document.querySelector('.said').textContent";
+    let write = |browser: &mut Browser, sql: &str| {
+        browser.eval("(a => { a.focus(); a.select(); })(document.querySelector('textarea'))");
+        browser.command(json!({"do": "type", "text": sql}));
+    };
+    // A column is completed from the table that the statement names.
+    write(&mut browser, "SELECT id, pri");
+    browser.until(
+        "a completion",
+        "document.querySelector('.completions li[aria-selected=true] span')?.textContent === 'price'",
+    );
+    browser.command(json!({"do": "press", "key": "Tab"}));
+    browser.command(json!({"do": "type", "text": " FROM orders ORDER BY id DESC "}));
+    let press = |browser: &mut Browser, button: &str| {
+        browser.eval(&format!(
+            "[...document.querySelectorAll('.work button')].find(b => b.textContent === '{button}').click()"
+        ));
+    };
+    press(&mut browser, "Run");
+    browser.until("forty rows", &format!("{said}.startsWith('40 rows in')"));
+    assert_eq!(
+        browser.eval("document.querySelector('.rows .row').innerText.split('\\n')"),
+        json!(["1", "39", "1.25"])
+    );
+    // The address carries the query.
+    let shared = browser.eval("decodeURIComponent(location.hash)");
+    assert_eq!(shared, json!("#q=SELECT id, price FROM orders ORDER BY id DESC"));
+    // An error in the words of the command line, and one press mends it.
+    write(&mut browser, "SELECT pirce FROM orders LIMIT 3 ");
+    press(&mut browser, "Run");
+    browser.until("the error", &format!("{said}.includes('there is no column `pirce`')"));
+    let told = browser.eval(said);
+    let terminal = folder.tarn(&["sql", "SELECT pirce FROM orders LIMIT 3"]).said;
+    for word in ["there is no column `pirce`", "did you mean `price`?"] {
+        assert!(
+            told.as_str().is_some_and(|told| told.contains(word)) && terminal.contains(word),
+            "{told}: {terminal}"
+        );
+    }
+    press(&mut browser, "Use price");
+    assert_eq!(
+        browser.eval("document.querySelector('textarea').value.trim()"),
+        json!("SELECT price FROM orders LIMIT 3")
+    );
+    // A statement that would run for hours is cancelled.
+    write(&mut browser, "SELECT sum(value % 7) FROM generate_series(1, 100000000000) ");
+    press(&mut browser, "Run");
+    browser.until("it to run", "!document.querySelector('.work .buttons button:nth-child(2)').disabled");
+    press(&mut browser, "Cancel");
+    browser.until("it to end", &format!("{said} === 'cancelled'"));
+    // Half a million rows are there, and only those in sight are drawn.
+    write(&mut browser, "SELECT value FROM generate_series(1, 500000) ORDER BY 1 ");
+    press(&mut browser, "Run");
+    browser.until("all rows", &format!("{said}.startsWith('500,000 rows in')"));
+    browser.eval("(v => { v.scrollTop = v.scrollHeight; })(document.querySelector('.view'))");
+    browser.until(
+        "the last row",
+        "[...document.querySelectorAll('.rows .row')].at(-1).children[1].textContent === '500000'",
+    );
+    let drawn = browser.eval("document.querySelectorAll('.rows .row').length");
+    assert!(drawn.as_i64().is_some_and(|drawn| drawn < 100), "{drawn} rows are drawn");
+    press(&mut browser, "Explain");
+    browser.until("the plan", "document.querySelector('.plan')?.textContent.includes('physical_plan')");
+    let elsewhere = browser.command(json!({"do": "seen"}))["elsewhere"].clone();
+    assert_eq!(elsewhere, json!([]));
     assert_eq!(running.stop().code, Some(0));
 }

@@ -26,7 +26,10 @@ export function missing(panel, columns) {
   return names.filter((name) => !columns.some((column) => column.name === name));
 }
 
-/** The answer as named series over one x axis: `{x: {kind, values}, series: [{name, values}]}`. */
+/**
+ * The answer as named series over one x axis: `{x: {kind, values}, series: [{name, values}]}`. Where a series has no row its
+ * value is undefined, and a line goes on to the next; where it is NULL, the line has a gap.
+ */
 export function pivot(panel, answer) {
   const { x, series, values } = roles(panel, answer.columns);
   const kind = x.kind === "time" || x.kind === "date" ? "time" : x.kind === "number" && panel.chart !== "bar" && panel.chart !== "stacked_bar" && panel.chart !== "heatmap" ? "number" : "name";
@@ -44,7 +47,7 @@ export function pivot(panel, answer) {
     for (const value of values) {
       const of = series ? String(row[series.name] ?? OTHER) : "";
       const name = !series ? value.name : values.length > 1 ? `${of} ${value.name}` : of;
-      if (!found.has(name)) found.set(name, new Array(xs.length).fill(null));
+      if (!found.has(name)) found.set(name, new Array(xs.length).fill(undefined));
       found.get(name)[places.get(toX(row))] = number(row[value.name]);
     }
   }
@@ -129,15 +132,23 @@ function thresholdLines(panel, colours) {
   };
 }
 
+function points(values, x, stacked) {
+  if (x.kind === "name") return values.map((value) => value ?? (stacked ? 0 : null));
+  const found = values.map((value, at) => [x.values[at], value]);
+  // What is stacked must have a value everywhere; a line only where it has a row.
+  return stacked ? found.map(([at, value]) => [at, value ?? 0]) : found.filter(([, value]) => value !== undefined);
+}
+
 /** Lines, areas and bars over one axis. */
-function overAxis(panel, answer, colours, hidden) {
+function overAxis(panel, answer, colours, hidden, width) {
   const shape = pivot(panel, answer);
   const stacked = panel.chart === "area" || panel.chart === "stacked_bar";
   const bars = panel.chart === "bar" || panel.chart === "stacked_bar";
   const { x } = shape;
   const span = x.kind === "time" ? x.values.at(-1) - x.values[0] : 0;
   const longest = x.kind === "name" ? Math.max(0, ...x.values.map((name) => name.length)) : 0;
-  const lying = bars && x.kind === "name" && longest * x.values.length > 48;
+  // Names that would touch each other lie beside their bars; a letter is about 6 px wide.
+  const lying = bars && x.kind === "name" && 6 * longest + 6 > width / Math.max(1, x.values.length);
   const drawn = shape.series.slice(0, MOST_SERIES);
   const series = drawn
     .map((one, at) => ({ ...one, colour: colours.series[at % colours.series.length] }))
@@ -147,10 +158,7 @@ function overAxis(panel, answer, colours, hidden) {
       type: bars ? "bar" : "line",
       stack: stacked ? "all" : undefined,
       color: one.colour,
-      data: one.values.map((value, place) => {
-        const shown = value ?? (stacked ? 0 : null);
-        return x.kind === "name" ? shown : [x.values[place], shown];
-      }),
+      data: points(one.values, x, stacked),
       showSymbol: x.values.length < 2,
       symbolSize: 5,
       connectNulls: false,
@@ -193,7 +201,7 @@ function overAxis(panel, answer, colours, hidden) {
 }
 
 function lastOf(values) {
-  for (let at = values.length - 1; at >= 0; at -= 1) if (values[at] !== null) return values[at];
+  for (let at = values.length - 1; at >= 0; at -= 1) if (values[at] !== null && values[at] !== undefined) return values[at];
   return null;
 }
 
@@ -233,7 +241,7 @@ function heatmap(panel, answer, colours) {
   const span = x.kind === "time" ? x.values.at(-1) - x.values[0] : 0;
   const labels = x.values.map((value) => (x.kind === "time" ? timeLabel(value, span) : String(value)));
   const rows = shape.series.slice(0, MOST_SERIES);
-  const cells = rows.flatMap((one, y) => one.values.map((value, at) => [at, y, value]).filter((cell) => cell[2] !== null));
+  const cells = rows.flatMap((one, y) => one.values.map((value, at) => [at, y, value]).filter((cell) => cell[2] !== null && cell[2] !== undefined));
   const sizes = cells.map((cell) => cell[2]);
   const named = (data, more) => ({
     type: "category",
@@ -258,14 +266,14 @@ function heatmap(panel, answer, colours) {
         return tip(title, [{ colour: point.color, name: rows[y].name, value: withUnit(value, panel.unit, panel.decimals) }]);
       },
     }),
-    series: [{ type: "heatmap", data: cells, itemStyle: { borderColor: colours.panel, borderWidth: 1.5, borderRadius: 2 }, emphasis: { disabled: true }, progressive: 0 }],
+    series: [{ type: "heatmap", data: cells, itemStyle: { borderColor: colours.panel, borderWidth: 1.5, borderRadius: 2 }, emphasis: { disabled: true }, progressiveThreshold: 100_000 }],
   };
   return { option, legend: [], timeAxis: false, left: shape.series.length - rows.length };
 }
 
-/** What to draw of `answer`: `{option, legend, timeAxis, left}`; `left` series are too many to draw. */
-export function drawing(panel, answer, colours, hidden) {
+/** What to draw of `answer` in that `width`: `{option, legend, timeAxis, left}`; `left` series are too many to draw. */
+export function drawing(panel, answer, colours, hidden, width) {
   if (panel.chart === "pie") return pie(panel, answer, colours, hidden);
   if (panel.chart === "heatmap") return heatmap(panel, answer, colours);
-  return overAxis(panel, answer, colours, hidden);
+  return overAxis(panel, answer, colours, hidden, width);
 }

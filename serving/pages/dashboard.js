@@ -3,6 +3,7 @@
 import { element, onTheme } from "./frame.js";
 import { ago } from "./format.js";
 import { Choices } from "./choices.js";
+import { arrange } from "./layout.js";
 import { Panel } from "./panel.js";
 import { PageStream } from "./stream.js";
 
@@ -49,6 +50,7 @@ function define(dashboard) {
   choices.define(dashboard);
   const zoom = choices.usesTime() ? (from, to) => choices.between(from, to) : null;
   panels = dashboard.panel.map((panel) => new Panel(panel, zoom));
+  arrange(panels);
   grid.replaceChildren(...panels.map((panel) => panel.box));
 }
 

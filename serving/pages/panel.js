@@ -8,7 +8,6 @@ import { palette } from "./palette.js";
 import { element } from "./frame.js";
 
 const MOST_ROWS = 500;
-const DEFAULTS = { number: [3, 1], pie: [4, 2], heatmap: [6, 2], table: [6, 2], log: [6, 2] };
 const SVG = "http://www.w3.org/2000/svg";
 
 export class Panel {
@@ -25,7 +24,6 @@ export class Panel {
 
   make() {
     const { config } = this;
-    const [width, height] = DEFAULTS[config.chart] ?? [6, 2];
     this.body = element("div", { class: `body ${config.chart}` });
     this.legend = element("div", { class: "legend" });
     this.badge = element("span", { class: "badge", hidden: true });
@@ -53,9 +51,6 @@ export class Panel {
     this.box.dataset.chart = config.chart;
     // Tests and curious people find here what is drawn.
     this.box.tarn = this;
-    const place = { "--w": config.width ?? width, "--h": config.height ?? height, "--c": config.column ?? "auto", "--r": config.row ?? "auto" };
-    for (const [name, value] of Object.entries(place)) this.box.style.setProperty(name, value);
-    if (config.column) this.box.classList.add("placed");
     this.sizes = new ResizeObserver(() => this.chart?.resize());
     this.sizes.observe(this.body);
   }
@@ -150,7 +145,7 @@ export class Panel {
 
   graph() {
     const colours = palette();
-    const { option, legend, timeAxis, left } = drawing(this.config, this.answer, colours, this.hidden);
+    const { option, legend, timeAxis, left } = drawing(this.config, this.answer, colours, this.hidden, this.body.clientWidth);
     this.drawLegend(legend, left);
     if (!this.chart) {
       const place = element("div", { class: "canvas" });
@@ -275,6 +270,7 @@ export class Panel {
     }
     const { body, foot } = this.shown;
     const colours = config.thresholds?.length ? palette() : null;
+    const digits = answer.columns.map((column) => config.decimals ?? mostDigits(rows, column.name));
     const leveled = colours ? roles(config, answer.columns).values.map((column) => column.name) : [];
     rows.forEach((row, at) => {
       const line = body.rows[at] ?? body.insertRow();
@@ -283,7 +279,7 @@ export class Panel {
         const raw = row[column.name];
         const isNumber = column.kind === "number" && raw !== null;
         const withItsUnit = isNumber && this.showsRows === false && (config.y ?? []).includes(column.name);
-        const text = withItsUnit ? withUnit(number(raw), config.unit, config.decimals) : isNumber ? grouped(raw, config.decimals) : cell(raw, column.kind);
+        const text = withItsUnit ? withUnit(number(raw), config.unit, digits[place]) : isNumber ? grouped(raw, digits[place]) : cell(raw, column.kind);
         if (box.textContent !== text) box.textContent = text;
         box.className = raw === null ? "null" : column.kind === "number" ? "n" : column.kind === "time" ? "t" : "";
         if (leveled.includes(column.name)) box.style.color = levelColour(config, number(raw), colours) ?? "";
@@ -321,12 +317,22 @@ export class Panel {
   }
 }
 
+/** Digits behind the point that a column of numbers needs, two at most. */
+function mostDigits(rows, name) {
+  let most = 0;
+  for (const row of rows) {
+    const value = number(row[name]);
+    if (value !== null && !Number.isInteger(value)) most = Math.max(most, Number.isInteger(Math.round(value * 1e6) / 1e5) ? 1 : 2);
+  }
+  return most;
+}
+
 function grouped(raw, decimals) {
   const value = number(raw);
   if (value === null) return String(raw);
   // What JavaScript's numbers cannot hold stays as it was written.
-  if (typeof raw === "string" && decimals === null && !raw.includes(".") && !Number.isSafeInteger(value)) return raw;
-  return withUnit(value, null, decimals ?? (Number.isInteger(value) ? 0 : 2));
+  if (typeof raw === "string" && !raw.includes(".") && !Number.isSafeInteger(value)) return raw;
+  return withUnit(value, null, decimals);
 }
 
 function reduce(known, how, values) {

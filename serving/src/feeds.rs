@@ -124,6 +124,8 @@ impl Feeds {
             return Ok(known);
         }
         let mut numbers = Numbers::default();
+        // What comes while the first answer is made is newer than it.
+        let seen = decoded(&self.engine);
         let first = evaluate(&self.engine, &question, &mut numbers, &FeedState::default()).await?;
         let mut feeds = self.feeds.lock();
         // Somebody else may have asked the same meanwhile.
@@ -140,13 +142,12 @@ impl Feeds {
         let feed = Arc::new(Feed { id, states: watch::channel(Arc::new(first)).0 });
         let states = feed.states.subscribe();
         feeds.insert(question.clone(), Arc::clone(&feed));
-        tokio::spawn(self.clone().keep(question, Arc::clone(&feed), numbers));
+        tokio::spawn(self.clone().keep(question, Arc::clone(&feed), numbers, seen));
         Ok((feed, states))
     }
 
     /// Evaluates the query whenever the catalog has moved, until nobody has listened for a while.
-    async fn keep(self, question: Question, feed: Arc<Feed>, mut numbers: Numbers) {
-        let mut seen = decoded(&self.engine);
+    async fn keep(self, question: Question, feed: Arc<Feed>, mut numbers: Numbers, mut seen: Vec<String>) {
         let (mut lonely, mut evaluated, mut rest) = (0, Instant::now(), Duration::ZERO);
         let by_the_clock = question.asks_for_the_time();
         loop {

@@ -25,15 +25,29 @@ macro_rules! assets {
 assets! {
     "base.css": STYLE,
     "dashboard.css": STYLE,
+    "sql.css": STYLE,
+    "catalog.css": STYLE,
+    "pipeline.css": STYLE,
     "theme.js": SCRIPT,
     "frame.js": SCRIPT,
     "format.js": SCRIPT,
     "charts.js": SCRIPT,
     "palette.js": SCRIPT,
     "panel.js": SCRIPT,
+    "layout.js": SCRIPT,
     "stream.js": SCRIPT,
     "choices.js": SCRIPT,
     "dashboard.js": SCRIPT,
+    "ask.js": SCRIPT,
+    "sql.js": SCRIPT,
+    "lexer.js": SCRIPT,
+    "editor.js": SCRIPT,
+    "rows.js": SCRIPT,
+    "grid.js": SCRIPT,
+    "history.js": SCRIPT,
+    "quick_chart.js": SCRIPT,
+    "catalog.js": SCRIPT,
+    "pipeline.js": SCRIPT,
     "tarn.svg": "image/svg+xml",
     "vendor/echarts.min.js": SCRIPT,
     "vendor/echarts.LICENSE": "text/plain; charset=utf-8",
@@ -84,7 +98,8 @@ pub(super) fn page(title: &str, main: &str, styles: &[&str], scripts: &[&str]) -
     response
 }
 
-const NAVIGATION: &str = "<a href=\"/\">Home</a>";
+const NAVIGATION: &str = "<a href=\"/\">Home</a><a href=\"/sql\">SQL</a><a href=\"/catalog\">Catalog</a>\
+                          <a href=\"/pipeline\">Pipeline</a>";
 
 /// `text` as it may stand in HTML.
 pub(super) fn escape(text: &str) -> String {

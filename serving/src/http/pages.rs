@@ -23,6 +23,21 @@ pub(super) async fn home(State(doors): State<Doors>, asked: HeaderMap) -> Respon
     page
 }
 
+/// `GET /sql`: a statement, and its answer.
+pub(super) async fn sql() -> Response {
+    page("SQL", "<div id=\"sql\"></div>", &["sql.css"], &["vendor/echarts.min.js", "frame.js", "sql.js"])
+}
+
+/// `GET /catalog`: topics, tables and views.
+pub(super) async fn catalog() -> Response {
+    page("Catalog", "<div id=\"catalog\"></div>", &["catalog.css"], &["frame.js", "catalog.js"])
+}
+
+/// `GET /pipeline`: what flows where.
+pub(super) async fn pipeline() -> Response {
+    page("Pipeline", "<div id=\"pipeline\"></div>", &["pipeline.css"], &["frame.js", "pipeline.js"])
+}
+
 /// `GET /d/{name}`: a dashboard.
 pub(super) async fn dashboard(State(doors): State<Doors>, Path(name): Path<String>) -> Response {
     match dashboards::find(&doors, &name) {

@@ -97,6 +97,15 @@ async fn rows_come_in_every_format_with_the_vector_they_saw() {
             server.sql(accept, "SELECT word FROM clicks WHERE n < 0").await.text().await.expect("text");
         assert_eq!(answer, expected, "no rows as {accept}");
     }
+    let answer = server.sql("application/vnd.apache.parquet", sql).await.bytes().await.expect("bytes");
+    let reader = datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(answer, 1024);
+    let batches: Vec<_> = reader.expect("a file").map(|batch| batch.expect("rows")).collect();
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 3);
+    let answer = server.sql("application/json", "SELECT 1 AS n, 'x' AS \"größe\"").await;
+    let columns = answer.headers()["tarn-columns"].to_str().expect("ASCII").to_owned();
+    let columns: Value = serde_json::from_str(&columns).expect("JSON");
+    assert_eq!(columns[0], json!({"name": "n", "type": "BIGINT", "kind": "number"}));
+    assert_eq!(columns[1]["name"], "größe");
     assert_eq!(server.sql("image/png", sql).await.status(), 406);
     let rows: Value = server
         .sql("*/*", "SELECT count(*) AS n FROM generate_series(1, 50000)")
@@ -511,7 +520,7 @@ async fn many_who_watch_a_dashboard_cost_one_evaluation() {
 async fn pages_ask_only_this_server_and_hold_no_script_of_their_own() {
     let server = Server::start(Shop::open().await).await;
     let get = async |path: &str| server.client.get(server.url(path)).send().await.expect("an answer");
-    for path in ["/", "/d/clicks"] {
+    for path in ["/", "/d/clicks", "/sql", "/catalog", "/pipeline"] {
         let page = get(path).await;
         assert_eq!(page.status(), 200, "{path}");
         let policy = page.headers()["content-security-policy"].to_str().expect("text").to_owned();
