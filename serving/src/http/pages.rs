@@ -113,7 +113,7 @@ fn render(status: &Status, dashboards: &[DashboardConfig], host: &str) -> String
         }
     }
     html.push_str(
-        "<h2>Doors</h2><ul><li><code>POST /v1/sql</code>: a statement as text, rows as JSON, NDJSON, CSV or Arrow</li>\
+        "<h2>Doors</h2><ul><li><code>POST /v1/sql</code>: a statement as text, rows as JSON, NDJSON, CSV, Arrow or Parquet</li>\
          <li><code>POST /v1/ingest/{topic}</code>: NDJSON or a JSON array, for topics with a source of type <code>http</code></li>\
          <li><a href=\"/v1/status\">/v1/status</a>, <a href=\"/metrics\">/metrics</a>, <a href=\"/healthz\">/healthz</a></li></ul>",
     );
