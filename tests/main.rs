@@ -24,4 +24,6 @@ mod views;
 #[cfg(feature = "servers")]
 mod kafka;
 #[cfg(feature = "servers")]
+mod pages;
+#[cfg(feature = "servers")]
 mod servers;

@@ -66,7 +66,11 @@ fn in_short(config: &Config) -> String {
         0 => String::new(),
         views => format!(", {}", count(views, "view")),
     };
-    format!("{topics}, {sources}, {tables}{views}")
+    let dashboards = match config.dashboards.len() {
+        0 => String::new(),
+        dashboards => format!(", {}", count(dashboards, "dashboard")),
+    };
+    format!("{topics}, {sources}, {tables}{views}{dashboards}")
 }
 
 /// What a source reads, without its secrets; paths as they are seen from the config's `folder`.

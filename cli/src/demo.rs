@@ -21,6 +21,8 @@ use crate::render::{number, out};
 use crate::run::{RunOptions, run};
 
 const EXAMPLE: &str = include_str!("../../configs/shop.toml");
+/// What the config reads beside the generators: a file in its folder.
+const COUNTRIES: &str = include_str!("../../configs/shop-countries.ndjson");
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const TERMINAL_EVERY: Duration = Duration::from_secs(1);
 const FILE_EVERY: Duration = Duration::from_secs(10);
@@ -72,6 +74,9 @@ fn write_config(dir: &Path) -> anyhow::Result<PathBuf> {
     let path = dir.join("tarn.toml");
     if !path.exists() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        let countries = dir.join("shop-countries.ndjson");
+        std::fs::write(&countries, COUNTRIES)
+            .with_context(|| format!("cannot write {}", countries.display()))?;
         std::fs::write(&path, config_text()).with_context(|| format!("cannot write {}", path.display()))?;
     }
     // What is shown is meant to be copied from anywhere.
@@ -151,10 +156,16 @@ fn suggest(path: &Path, config: &Config, door: &Door) -> anyhow::Result<()> {
     let (path, address) = (path.display(), door.address());
     let lake = config.lake.url.trim_start_matches("file:");
     let mut out = out();
+    let page = config.dashboards.first().map_or_else(String::new, |dashboard| {
+        format!(
+            "\nOpen the dashboard, it moves as orders come in:\n  http://{address}/d/{}\n",
+            dashboard.name
+        )
+    });
     writeln!(
         out,
         "ready at http://{address}
-
+{page}
 In another terminal:
   {tarn} sql -c {path} \\
       \"SELECT category, count(*) AS orders, sum(price * quantity) AS revenue FROM orders GROUP BY 1 ORDER BY 3 DESC\"

@@ -108,9 +108,9 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     ));
     let hosts = Hosts::bound_to(address);
     let status: Arc<dyn StatusSource> = Arc::clone(&running) as _;
+    let doors = tarn_serving::router(engine, status, config.dashboards.clone(), hosts, routes);
     let (stop_serving, serving_stopped) = watch::channel(false);
-    let server =
-        tokio::spawn(serve(listener, tarn_serving::router(engine, status, hosts, routes), serving_stopped));
+    let server = tokio::spawn(serve(listener, doors, serving_stopped));
     let kafka_at = kafka.as_ref().map(|kafka| tracing::field::display(kafka.address()));
     tracing::info!(http = %address, kafka = kafka_at, data_dir = %config.data_dir.display(), "running");
 

@@ -141,17 +141,37 @@ async fn answer(
     Ok((rows, keys))
 }
 
-/// What is wrong with the queries of `config`'s views, as far as it can be known before there are records: a table whose
+/// What is wrong with the queries of `config`'s views and dashboards, as far as it can be known before there are records: a table whose
 /// columns are inferred is taken as it is.
 pub(crate) fn problems(config: &Config) -> Vec<(String, String)> {
+    let mut problems = view_problems(config);
+    for (i, dashboard) in config.dashboards.iter().enumerate() {
+        let variables = dashboard.variables.iter().enumerate();
+        let variables =
+            variables.filter_map(|(j, one)| Some((format!("variable[{j}]"), one.query.as_deref()?)));
+        let panels = dashboard.panels.iter().enumerate();
+        let panels = panels.map(|(j, panel)| (format!("panel[{j}]"), panel.query.as_str()));
+        for (at, query) in variables.chain(panels).filter(|(_, query)| !query.trim().is_empty()) {
+            if let Err(error) = tarn_serving::check_query(query) {
+                problems.push((format!("dashboard[{i}].{at}.query"), in_one_line(&error)));
+            }
+        }
+    }
+    problems
+}
+
+fn in_one_line(error: &Error) -> String {
+    format!("{error}{}", error.hint().map(|hint| format!("; {hint}")).unwrap_or_default())
+}
+
+fn view_problems(config: &Config) -> Vec<(String, String)> {
     if config.views.is_empty() {
         return Vec::new();
     }
     let Ok(planner) = Planner::new(Arc::new(InMemory::new()), 0) else { return Vec::new() };
     let problem = |(at, view): (usize, &ViewConfig)| {
         let error = check(&planner, config, view).err()?;
-        let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-        Some((format!("view[{at}].query"), format!("{error}{hint}")))
+        Some((format!("view[{at}].query"), in_one_line(&error)))
     };
     config.views.iter().enumerate().filter_map(problem).collect()
 }

@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod check_dashboards;
+mod dashboards;
 mod load;
 mod patterns;
 mod problem;
@@ -21,6 +23,10 @@ mod tests;
 mod units;
 mod walk;
 
+pub use dashboards::{
+    ChartKind, DashboardConfig, GRID_COLUMNS, Legend, Level, PanelConfig, Reduce, TIME_PLACEHOLDERS,
+    ThresholdConfig, VariableConfig,
+};
 pub use load::Loader;
 pub use patterns::fills;
 pub use problem::{Problem, Problems};
@@ -55,6 +61,9 @@ pub struct Config {
     /// Queries with aggregates that are kept up to date.
     #[serde(default, rename = "view")]
     pub views: Vec<ViewConfig>,
+    /// Pages of panels that move by themselves.
+    #[serde(default, rename = "dashboard")]
+    pub dashboards: Vec<DashboardConfig>,
 }
 
 /// `[log]`: the partitioned log.

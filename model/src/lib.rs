@@ -9,6 +9,7 @@ pub mod columns;
 pub mod config;
 pub mod error;
 pub mod fault;
+pub mod placeholders;
 pub mod status;
 pub mod vector;
 

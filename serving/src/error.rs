@@ -110,7 +110,7 @@ fn in_words_of_sql(message: String) -> Error {
 }
 
 /// Arrow's type names as SQL has them.
-fn sql_types(text: &str) -> String {
+pub(crate) fn sql_types(text: &str) -> String {
     const NAMES: [(&str, &str); 15] = [
         ("Utf8View", "VARCHAR"),
         ("LargeUtf8", "VARCHAR"),

@@ -1,7 +1,7 @@
 //! Feeds: a query that is evaluated again whenever there are new records, once for all who subscribe to it.
 //!
 //! ```text
-//! catalog moves ──► at most 5 times a second: run the query ──► compare by key ──► tick n: upserts, deletes, vector
+//! catalog moves ──► at most 5 times a second, all feeds at the same moments: run the query ──► compare by key ──► tick n: upserts, deletes, vector
 //!                                                                                    │ watch: only the newest state
 //!                                                        subscriber at tick m < n ◄──┘
 //!                                     ticks m+1..n are still there: these; else: the whole answer
@@ -10,7 +10,8 @@
 //! *Why no queue per subscriber*: whoever is slow sees fewer and larger steps, and in the end a snapshot; nothing grows.
 //!
 //! *Invariants*: a tick is the difference of two whole answers, each at one vector; applying it to the one gives the other. Rows
-//! are known by a number that a row's key keeps as long as the feed lives. A feed without subscribers ends by itself.
+//! are known by a number that a row's key keeps as long as the feed lives. A feed without subscribers ends by itself. A feed
+//! rests as long as it works, so that a query that is dear is asked less often.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tarn_model::{Error, Result, clock};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::columns::{Column, columns_of};
 use crate::engine::{Answer, Engine};
 use crate::error::from_datafusion;
 use crate::http::lines;
@@ -35,6 +38,8 @@ const MOST_FEEDS: usize = 256;
 const MOST_ROWS: usize = 10_000;
 /// JSON of one feed's answer, bytes.
 const MOST_BYTES: usize = 16 << 20;
+/// Time after which a query that asks for the time of day is run again, even when there are no new records.
+const CLOCK_TICK: Duration = Duration::from_secs(1);
 /// A feed without subscribers waits this many ticks for one to come back.
 const LONELY_TICKS: u32 = 150;
 
@@ -42,6 +47,8 @@ const LONELY_TICKS: u32 = 150;
 #[derive(Debug, Clone)]
 pub(crate) struct Feeds {
     engine: Engine,
+    /// From when on all feeds count their ticks.
+    began: Instant,
     feeds: Arc<Mutex<HashMap<Question, Arc<Feed>>>>,
 }
 
@@ -53,6 +60,14 @@ pub(crate) type Subscription = (Arc<Feed>, watch::Receiver<Arc<FeedState>>);
 struct Question {
     sql: String,
     key: Vec<String>,
+}
+
+impl Question {
+    /// Whether the answer changes without new records.
+    fn asks_for_the_time(&self) -> bool {
+        let sql = self.sql.to_lowercase();
+        ["now()", "current_timestamp", "current_date", "current_time"].iter().any(|name| sql.contains(name))
+    }
 }
 
 /// One query with its newest answer.
@@ -71,7 +86,7 @@ pub(crate) struct FeedState {
     /// The vector of the answer.
     pub(crate) vector: String,
     /// Its columns.
-    pub(crate) columns: Vec<String>,
+    pub(crate) columns: Vec<Column>,
     /// Its rows in its order.
     pub(crate) rows: Arc<Vec<Row>>,
     /// The newest ticks, oldest first.
@@ -98,7 +113,7 @@ pub(crate) struct Tick {
 
 impl Feeds {
     pub(crate) fn new(engine: Engine) -> Feeds {
-        Feeds { engine, feeds: Arc::default() }
+        Feeds { engine, began: Instant::now(), feeds: Arc::default() }
     }
 
     /// The feed of `sql`, whose rows are known by the columns `key` (none: by all). The first subscriber waits for the first
@@ -109,6 +124,8 @@ impl Feeds {
             return Ok(known);
         }
         let mut numbers = Numbers::default();
+        // What comes while the first answer is made is newer than it.
+        let seen = decoded(&self.engine);
         let first = evaluate(&self.engine, &question, &mut numbers, &FeedState::default()).await?;
         let mut feeds = self.feeds.lock();
         // Somebody else may have asked the same meanwhile.
@@ -125,16 +142,17 @@ impl Feeds {
         let feed = Arc::new(Feed { id, states: watch::channel(Arc::new(first)).0 });
         let states = feed.states.subscribe();
         feeds.insert(question.clone(), Arc::clone(&feed));
-        tokio::spawn(self.clone().keep(question, Arc::clone(&feed), numbers));
+        tokio::spawn(self.clone().keep(question, Arc::clone(&feed), numbers, seen));
         Ok((feed, states))
     }
 
     /// Evaluates the query whenever the catalog has moved, until nobody has listened for a while.
-    async fn keep(self, question: Question, feed: Arc<Feed>, mut numbers: Numbers) {
-        let mut seen = decoded(&self.engine);
-        let mut lonely = 0;
+    async fn keep(self, question: Question, feed: Arc<Feed>, mut numbers: Numbers, mut seen: Vec<String>) {
+        let (mut lonely, mut evaluated, mut rest) = (0, Instant::now(), Duration::ZERO);
+        let by_the_clock = question.asks_for_the_time();
         loop {
-            clock::pause(TICK).await;
+            clock::pause(self.until_next_tick(rest)).await;
+            rest = Duration::ZERO;
             lonely = if feed.states.receiver_count() == 0 { lonely + 1 } else { 0 };
             if lonely >= LONELY_TICKS {
                 // Whoever joins holds this lock: a feed that is found is one that goes on.
@@ -145,9 +163,11 @@ impl Feeds {
                 }
             }
             let now = decoded(&self.engine);
-            if now == seen || lonely > 0 {
+            let is_old = by_the_clock && evaluated.elapsed() >= CLOCK_TICK;
+            if (now == seen && !is_old) || lonely > 0 {
                 continue;
             }
+            evaluated = Instant::now();
             let state = feed.states.borrow().clone();
             match evaluate(&self.engine, &question, &mut numbers, &state).await {
                 Ok(next) => {
@@ -162,7 +182,16 @@ impl Feeds {
                     }
                 }
             }
+            rest = evaluated.elapsed();
         }
+    }
+
+    /// Time until the next tick that is `rest` away or more. Feeds tick together, so that what a page shows changes at once.
+    fn until_next_tick(&self, rest: Duration) -> Duration {
+        let passed = (self.began.elapsed() + rest).as_micros();
+        let next = (passed / TICK.as_micros() + 1) * TICK.as_micros();
+        let wait = next - self.began.elapsed().as_micros().min(next);
+        Duration::from_micros(u64::try_from(wait).unwrap_or(0)).min(rest + TICK)
     }
 }
 
@@ -207,10 +236,11 @@ async fn evaluate(
     before: &FeedState,
 ) -> Result<FeedState> {
     let Answer { vector, schema, mut rows } = engine.query(&question.sql, &[], None).await?;
-    let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    if let Some(unknown) = question.key.iter().find(|name| !columns.contains(name)) {
+    let columns = columns_of(&schema);
+    if let Some(unknown) = question.key.iter().find(|name| !columns.iter().any(|one| one.name == **name)) {
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
         return Err(Error::invalid(format!("the key `{unknown}` is no column of the query"))
-            .with_hint(format!("columns: {}", columns.join(", "))));
+            .with_hint(format!("columns: {}", names.join(", "))));
     }
     let (mut found, mut bytes) = (Vec::new(), 0);
     let mut seen: HashMap<String, u32> = HashMap::new();
@@ -253,7 +283,7 @@ fn key_of(line: &str, key: &[String]) -> Result<String> {
     serde_json::to_string(&values).map_err(|error| Error::internal("a key is no JSON").with_source(error))
 }
 
-fn next_state(before: &FeedState, vector: String, columns: Vec<String>, rows: Vec<Row>) -> FeedState {
+fn next_state(before: &FeedState, vector: String, columns: Vec<Column>, rows: Vec<Row>) -> FeedState {
     let old: BTreeMap<u64, &Arc<str>> = before.rows.iter().map(|row| (row.number, &row.json)).collect();
     let new: BTreeMap<u64, &Arc<str>> = rows.iter().map(|row| (row.number, &row.json)).collect();
     let upserts = rows.iter().filter(|row| old.get(&row.number) != Some(&&row.json)).cloned().collect();
@@ -287,7 +317,7 @@ mod tests {
         let mut state = FeedState::default();
         let mut shown: BTreeMap<u64, Arc<str>> = BTreeMap::new();
         for answer in answers {
-            state = next_state(&state, "v".into(), vec!["x".into()], answer.clone());
+            state = next_state(&state, "v".into(), Vec::new(), answer.clone());
             let tick = state.ticks.back().expect("a tick");
             for row in &tick.upserts {
                 shown.insert(row.number, row.json.clone());

@@ -1,4 +1,4 @@
-//! The doors on HTTP: SQL, status, health, metrics, and a plain page that says what is here.
+//! The doors on HTTP: SQL, status, health, metrics, dashboards, and the pages.
 //!
 //! *Why the guard*: a page anywhere on the web can make a browser post `text/plain` to 127.0.0.1, and a name that its owner
 //! points at 127.0.0.1 gets past the same-origin rule. So every request must name this server in `Host`, and, where a
@@ -16,16 +16,19 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
+use tarn_model::config::DashboardConfig;
 use tarn_model::status::Status;
 use tarn_model::{Error, Kind};
 
 use crate::engine::Engine;
 use crate::feeds::Feeds;
 
+mod assets;
+mod dashboards;
 mod format;
 mod hosts;
 mod metrics;
-mod page;
+mod pages;
 mod sql;
 mod subscribe;
 
@@ -46,20 +49,34 @@ pub trait StatusSource: Send + Sync + 'static {
 struct Doors {
     engine: Engine,
     feeds: Feeds,
+    dashboards: Arc<[DashboardConfig]>,
     status: Arc<dyn StatusSource>,
 }
 
-/// `/v1/sql`, `/v1/subscribe`, `/v1/status`, `/healthz`, `/metrics`, and a plain page at `/` that says what is here. `other` (the
+/// `/v1/sql`, `/v1/subscribe`, `/v1/dashboards`, `/v1/status`, `/healthz`, `/metrics`, and the pages. `other` (the
 /// collectors' routes) is merged in; every request passes the check of `Host` and `Origin` against `hosts`.
-pub fn router(engine: Engine, status: Arc<dyn StatusSource>, hosts: Hosts, other: Router) -> Router {
-    let doors = Doors { feeds: Feeds::new(engine.clone()), engine, status };
+pub fn router(
+    engine: Engine,
+    status: Arc<dyn StatusSource>,
+    dashboards: Vec<DashboardConfig>,
+    hosts: Hosts,
+    other: Router,
+) -> Router {
+    let doors = Doors { feeds: Feeds::new(engine.clone()), engine, dashboards: dashboards.into(), status };
     Router::new()
-        .route("/", get(page::page))
-        .route("/style.css", get(page::style))
+        .route("/", get(pages::home))
+        .route("/d/{name}", get(pages::dashboard))
+        .route("/sql", get(pages::sql))
+        .route("/catalog", get(pages::catalog))
+        .route("/pipeline", get(pages::pipeline))
+        .route("/assets/{*name}", get(assets::asset))
         .route("/healthz", get(health))
         .route("/metrics", get(metrics::metrics))
         .route("/v1/status", get(status_json))
         .route("/v1/sql", post(sql::sql).layer(DefaultBodyLimit::max(MAX_SQL_BODY_BYTES)))
+        .route("/v1/dashboards", get(dashboards::list))
+        .route("/v1/dashboards/{name}", get(dashboards::one))
+        .route("/v1/dashboards/{name}/stream", get(dashboards::stream))
         .route("/v1/subscribe", get(subscribe::subscribe))
         .with_state(doors)
         .merge(other)

@@ -1,5 +1,7 @@
 //! SQL over lake and tail, and the HTTP doors to it.
 
+mod columns;
+mod dashboards;
 mod distinct;
 mod engine;
 mod error;
@@ -11,6 +13,7 @@ mod session;
 mod statement;
 mod views;
 
+pub use dashboards::check_query;
 pub use engine::{Answer, Engine, EngineOptions, StatementCounts};
 pub use error::{from_datafusion, nearest};
 pub use http::{Hosts, StatusSource, router};

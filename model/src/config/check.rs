@@ -37,21 +37,22 @@ pub(super) fn check(
     checker.sources();
     checker.tables();
     checker.views();
+    checker.dashboards();
 }
 
-struct Checker<'a, 'r> {
-    config: &'a Config,
+pub(super) struct Checker<'a, 'r> {
+    pub(super) config: &'a Config,
     replaced: &'a BTreeMap<String, String>,
     report: &'a mut Report<'r>,
 }
 
 impl Checker<'_, '_> {
-    fn wrong(&mut self, field: &str, message: impl Into<String>) {
+    pub(super) fn wrong(&mut self, field: &str, message: impl Into<String>) {
         self.report.wrong(field, message);
     }
 
     /// The value as a message may show it.
-    fn shown(&self, field: &str, value: &str) -> String {
+    pub(super) fn shown(&self, field: &str, value: &str) -> String {
         format!("`{}`", self.replaced.get(field).map_or(value, String::as_str))
     }
 
@@ -147,7 +148,7 @@ impl Checker<'_, '_> {
     }
 
     /// Every name once.
-    fn unique<'n>(&mut self, list: &str, names: impl Iterator<Item = &'n str>) {
+    pub(super) fn unique<'n>(&mut self, list: &str, names: impl Iterator<Item = &'n str>) {
         let mut first: HashMap<&str, usize> = HashMap::new();
         for (i, name) in names.enumerate() {
             let field = format!("{list}[{i}].name");
@@ -390,7 +391,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn not_empty(&mut self, field: &str, is_empty: bool) {
+    pub(super) fn not_empty(&mut self, field: &str, is_empty: bool) {
         if is_empty {
             self.wrong(field, "this is empty");
         }
@@ -451,7 +452,7 @@ impl Checker<'_, '_> {
         self.unique("view", views.iter().map(|view| view.name.as_str()));
     }
 
-    fn relation_name(&mut self, what: &str, field: &str, name: &str) {
+    pub(super) fn relation_name(&mut self, what: &str, field: &str, name: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         if name.is_empty() {
             self.wrong(field, format!("a {what} needs a name"));

@@ -36,7 +36,7 @@ pub fn reference() -> String {
     page += "## Before the first section\n\n";
     keys(&mut page, &Keys { doc: String::new(), keys: plain });
     // The order in which a reader meets them, not the alphabet's.
-    let order = ["log", "lake", "serving", "topic", "source", "table", "view"];
+    let order = ["log", "lake", "serving", "topic", "source", "table", "view", "dashboard"];
     let mut sections = sections;
     sections.sort_by_key(|key| order.iter().position(|name| *name == key.name));
     for section in &sections {
@@ -46,10 +46,7 @@ pub fn reference() -> String {
         };
         _ = writeln!(page, "## `{title}`\n");
         match shape {
-            Shape::Keys(section) => {
-                doc(&mut page, &section.doc);
-                keys(&mut page, section);
-            }
+            Shape::Keys(keys) => section_of(&mut page, &section.name, keys),
             Shape::Tagged { common, variants } => tagged(&mut page, common, variants),
             _ => unreachable!("a section is a table"),
         }
@@ -57,6 +54,21 @@ pub fn reference() -> String {
     page.truncate(page.trim_end().len());
     page.push('\n');
     page
+}
+
+/// A section's keys, and those of the lists of tables in it under headings of their own.
+fn section_of(page: &mut String, name: &str, section: &Keys) {
+    doc(page, &section.doc);
+    keys(page, section);
+    for key in &section.keys {
+        if let Shape::List(item) = &key.shape
+            && let Shape::Keys(inner) = item.as_ref()
+        {
+            let name = format!("{name}.{}", key.name);
+            _ = writeln!(page, "### `[[{name}]]`\n");
+            section_of(page, &name, inner);
+        }
+    }
 }
 
 fn doc(page: &mut String, doc: &str) {
@@ -116,6 +128,7 @@ fn value(shape: &Shape) -> String {
         Shape::Text(Text::Size) => "size".into(),
         Shape::Choice(_) => "see below".into(),
         Shape::Integer { .. } => "whole number".into(),
+        Shape::Number => "number".into(),
         Shape::Boolean => "`true` or `false`".into(),
         Shape::List(item) => format!("list of {}s", value(item)),
         Shape::Map(item) => format!("table of {}s", value(item)),

@@ -24,6 +24,8 @@ pub(super) enum Shape {
     Choice(Vec<Choice>),
     /// A whole number in this range.
     Integer { least: i128, most: i128 },
+    /// A number, with or without a point.
+    Number,
     /// `true` or `false`.
     Boolean,
     /// Any of these.
@@ -95,6 +97,7 @@ impl Shape {
             Shape::Text(Text::Size) => "a size such as \"64MiB\"".into(),
             Shape::Choice(choices) => one_of(choices.iter().map(|choice| choice.value.as_str())),
             Shape::Integer { .. } => "a whole number".into(),
+            Shape::Number => "a number".into(),
             Shape::Boolean => "true or false".into(),
             Shape::Either(shapes) => shapes.iter().map(Shape::words).collect::<Vec<_>>().join(", or "),
         }
@@ -122,6 +125,7 @@ impl Shape {
                 choices.first().map_or(Value::Null, |choice| choice.value.clone().into())
             }
             Shape::Integer { least, .. } => Value::from(i64::try_from((*least).max(1)).unwrap_or(1)),
+            Shape::Number => Value::from(0.0),
             Shape::Boolean => Value::Bool(false),
             Shape::Either(shapes) => shapes.first().map_or(Value::Null, Shape::stand_in),
         }
@@ -164,6 +168,7 @@ fn shape_of(schema: &Value, root: &Value) -> Shape {
             };
             Shape::Integer { least, most }
         }
+        "number" => Shape::Number,
         "boolean" => Shape::Boolean,
         _ if schema.get("enum").is_some() || schema.get("const").is_some() => {
             Shape::Choice(choices_of(schema))

@@ -164,8 +164,8 @@ x = 1
 
 #[test]
 fn sections_of_later_versions_are_unknown_now() {
-    let found = problems("[[dashboard]]\n[serving]\npostgres = \"x\"\n");
-    for (line, says) in found.iter().zip(["1:3: dashboard: unknown", "3:1: serving.postgres: unknown"]) {
+    let found = problems("[[alert]]\n[serving]\npostgres = \"x\"\n");
+    for (line, says) in found.iter().zip(["1:3: alert: unknown", "3:1: serving.postgres: unknown"]) {
         assert!(line.starts_with(says), "{line}");
     }
     assert_eq!(found.len(), 2, "{found:?}");
@@ -299,4 +299,56 @@ fn the_examples_are_configs() {
         }
     }
     assert!(seen >= 5, "{seen} examples");
+}
+
+const DASHBOARD: &str = r#"
+[[dashboard]]
+name = "shop"
+range = "1h"
+[[dashboard.variable]]
+name = "city"
+values = ["Oslo"]
+[[dashboard.panel]]
+title = "Orders"
+query = "SELECT date_bin($interval, ts), count(*) FROM orders WHERE city = $city AND ts > $from"
+chart = "stacked_bar"
+thresholds = [{ at = 1.5, level = "warn" }, { at = 3, level = "bad" }]
+"#;
+
+#[test]
+fn a_dashboard_is_read_with_its_defaults() {
+    let config = parse(DASHBOARD).expect("a config");
+    let dashboard = &config.dashboards[0];
+    assert_eq!(dashboard.refresh, Span::from_millis(200));
+    assert_eq!(dashboard.shown_title(), "shop");
+    assert!(dashboard.variables[0].all);
+    let panel = &dashboard.panels[0];
+    assert_eq!(panel.chart, super::ChartKind::StackedBar);
+    assert_eq!(panel.thresholds.iter().map(|one| one.at).collect::<Vec<_>>(), [1.5, 3.0]);
+}
+
+#[test]
+fn a_wrong_dashboard_is_told_key_by_key() {
+    let wrong = DASHBOARD
+        .replace("range = \"1h\"", "range = \"0s\"\nrefresh = \"10ms\"")
+        .replace("values = [\"Oslo\"]", "valeus = [\"Oslo\"]")
+        .replace("= $city", "= $ctiy")
+        .replace("stacked_bar", "stackedbar")
+        .replace("at = 3", "at = 1")
+        .replace("title = \"Orders\"", "title = \"Orders\"\nwidth = 13\nrow = 2\nmin = \"0\"");
+    assert_eq!(
+        problems(&wrong),
+        [
+            "4:9: dashboard[0].range: a time range is a second or more",
+            "5:11: dashboard[0].refresh: a page changes every 100ms at most",
+            "6:1: dashboard[0].variable[0].query: a variable needs `query` or `values`",
+            "8:1: dashboard[0].variable[0].valeus: unknown key, did you mean `values`?",
+            "11:9: dashboard[0].panel[0].width: this number is outside 1 to 12",
+            "12:7: dashboard[0].panel[0].row: `row` goes with `column`",
+            "13:7: dashboard[0].panel[0].min: this is a string, but a number is wanted",
+            "14:9: dashboard[0].panel[0].query: there is no variable `$ctiy`, did you mean `$city`?",
+            "15:9: dashboard[0].panel[0].chart: `stackedbar` is not known, did you mean `stacked_bar`?",
+            "16:14: dashboard[0].panel[0].thresholds: thresholds stand in rising order",
+        ]
+    );
 }

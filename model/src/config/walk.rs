@@ -89,6 +89,10 @@ impl Walker<'_, '_> {
             (Shape::Text(Text::Size), DeValue::Integer(number)) if number.radix() == 10 => {
                 self.text(&number.as_str().replace('_', ""), shape, field)
             }
+            (Shape::Number, DeValue::Float(number)) => self.number(number.as_str(), shape, field),
+            (Shape::Number, DeValue::Integer(number)) if number.radix() == 10 => {
+                self.number(number.as_str(), shape, field)
+            }
             (Shape::Boolean, DeValue::Boolean(flag)) => Value::Bool(*flag),
             (_, found) => self.misfit(found, shape, field),
         }
@@ -233,6 +237,7 @@ impl Walker<'_, '_> {
                 Ok(number) => return self.integer(number, *least, *most, field),
                 Err(_) => Err(String::new()),
             },
+            Shape::Number if was_replaced => return self.number(value, shape, field),
             Shape::Boolean if was_replaced => match value {
                 "true" | "false" => return Value::Bool(value == "true"),
                 _ => Err(String::new()),
@@ -250,6 +255,15 @@ impl Walker<'_, '_> {
                 shape.stand_in()
             }
         }
+    }
+
+    /// `inf` and `nan`, which TOML knows, are no numbers here.
+    fn number(&mut self, text: &str, shape: &Shape, field: &str) -> Value {
+        let number = text.replace('_', "").parse::<f64>().ok().and_then(serde_json::Number::from_f64);
+        number.map(Value::Number).unwrap_or_else(|| {
+            self.report.wrong(field, format!("this is not {}", shape.words()));
+            shape.stand_in()
+        })
     }
 
     fn integer(&mut self, number: i128, least: i128, most: i128, field: &str) -> Value {
@@ -287,6 +301,7 @@ fn kind_fits(shape: &Shape, found: &DeValue<'_>) -> bool {
         Shape::List(_) => found.is_array(),
         Shape::Text(_) | Shape::Choice(_) => found.is_str(),
         Shape::Integer { .. } => found.is_integer(),
+        Shape::Number => found.is_integer() || found.is_float(),
         Shape::Boolean => found.is_bool(),
         Shape::Either(shapes) => shapes.iter().any(|shape| kind_fits(shape, found)),
     }

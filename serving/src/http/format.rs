@@ -1,4 +1,4 @@
-//! Rows as JSON, NDJSON, CSV or an Arrow stream, batch by batch.
+//! Rows as JSON, NDJSON, CSV, an Arrow stream or Parquet, batch by batch.
 
 use std::sync::Arc;
 
@@ -10,6 +10,14 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::json::LineDelimitedWriter;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use axum::http::{HeaderMap, header};
+use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::basic::{Compression, ZstdLevel};
+use datafusion::parquet::file::properties::WriterProperties;
+
+/// Rows of a row group in a Parquet file that is sent: what an answer holds in memory.
+const PARQUET_GROUP_ROWS: usize = 256 << 10;
+/// And their size, bytes.
+const PARQUET_GROUP_BYTES: usize = 32 << 20;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +30,8 @@ pub(super) enum Format {
     Csv,
     /// Arrow IPC, streaming.
     Arrow,
+    /// A Parquet file, which is written as it is sent.
+    Parquet,
 }
 
 impl Format {
@@ -39,6 +49,7 @@ impl Format {
                     }
                     "text/csv" | "text/*" => return Some(Format::Csv),
                     "application/vnd.apache.arrow.stream" => return Some(Format::Arrow),
+                    "application/vnd.apache.parquet" => return Some(Format::Parquet),
                     _ => {}
                 }
             }
@@ -52,6 +63,7 @@ impl Format {
             Format::Ndjson => "application/x-ndjson",
             Format::Csv => "text/csv; charset=utf-8",
             Format::Arrow => "application/vnd.apache.arrow.stream",
+            Format::Parquet => "application/vnd.apache.parquet",
         }
     }
 }
@@ -62,6 +74,7 @@ pub(super) enum Encoder {
     Ndjson,
     Csv { schema: SchemaRef },
     Arrow { schema: SchemaRef, writer: Box<StreamWriter<Vec<u8>>> },
+    Parquet { schema: SchemaRef, writer: Box<ArrowWriter<Vec<u8>>> },
 }
 
 impl Encoder {
@@ -75,6 +88,16 @@ impl Encoder {
                 let writer = Box::new(StreamWriter::try_new(Vec::new(), &schema)?);
                 Encoder::Arrow { schema, writer }
             }
+            Format::Parquet => {
+                let schema = without_views(schema);
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::ZSTD(ZstdLevel::default()))
+                    .set_max_row_group_row_count(Some(PARQUET_GROUP_ROWS))
+                    .set_max_row_group_bytes(Some(PARQUET_GROUP_BYTES))
+                    .build();
+                let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?;
+                Encoder::Parquet { schema, writer: Box::new(writer) }
+            }
         })
     }
 
@@ -84,6 +107,7 @@ impl Encoder {
             Encoder::Ndjson => Ok(Vec::new()),
             Encoder::Csv { schema } => csv(&RecordBatch::new_empty(schema.clone()), true),
             Encoder::Arrow { writer, .. } => Ok(std::mem::take(writer.get_mut())),
+            Encoder::Parquet { writer, .. } => Ok(std::mem::take(writer.inner_mut())),
         }
     }
 
@@ -105,15 +129,12 @@ impl Encoder {
             Encoder::Ndjson => lines(rows),
             Encoder::Csv { .. } => csv(rows, false),
             Encoder::Arrow { schema, writer } => {
-                let columns = rows.columns().iter().zip(schema.fields()).map(|(column, field)| {
-                    if column.data_type() == field.data_type() {
-                        Ok(column.clone())
-                    } else {
-                        cast(column, field.data_type())
-                    }
-                });
-                writer.write(&RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)?)?;
+                writer.write(&of_schema(rows, schema)?)?;
                 Ok(std::mem::take(writer.get_mut()))
+            }
+            Encoder::Parquet { schema, writer } => {
+                writer.write(&of_schema(rows, schema)?)?;
+                Ok(std::mem::take(writer.inner_mut()))
             }
         }
     }
@@ -126,8 +147,24 @@ impl Encoder {
                 writer.finish()?;
                 Ok(std::mem::take(writer.get_mut()))
             }
+            Encoder::Parquet { writer, .. } => {
+                writer.finish()?;
+                Ok(std::mem::take(writer.inner_mut()))
+            }
         }
     }
+}
+
+/// `rows` with the types of `schema`.
+fn of_schema(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = rows.columns().iter().zip(schema.fields()).map(|(column, field)| {
+        if column.data_type() == field.data_type() {
+            Ok(column.clone())
+        } else {
+            cast(column, field.data_type())
+        }
+    });
+    RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
 }
 
 /// One JSON object a line.

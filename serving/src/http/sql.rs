@@ -1,5 +1,8 @@
 //! `POST /v1/sql`: one statement in, rows out as they come.
 
+use std::fmt::Write;
+
+use arrow::datatypes::Schema;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -11,11 +14,16 @@ use tarn_model::{Error, OffsetVector, Result};
 
 use super::format::{Encoder, Format};
 use super::{Doors, error_response, error_with_status};
+use crate::columns::columns_of;
 use crate::engine::{Answer, Engine, is_not_ready};
 use crate::error::from_datafusion;
 
 /// The vector that an answer saw.
 const VECTOR: HeaderName = HeaderName::from_static("tarn-vector");
+/// The columns of an answer as JSON: name, type and kind.
+const COLUMNS: HeaderName = HeaderName::from_static("tarn-columns");
+/// Longest header of columns, bytes; an answer with more of them goes without.
+const MAX_COLUMNS_BYTES: usize = 16 << 10;
 /// The vector that a statement is to see.
 const AS_OF: HeaderName = HeaderName::from_static("tarn-as-of");
 
@@ -44,7 +52,8 @@ pub(super) async fn sql(
 ) -> Response {
     let Some(format) = Format::accepted(&headers) else {
         let error = Error::invalid("no format that `Accept` names is known").with_hint(
-            "application/json, application/x-ndjson, text/csv and application/vnd.apache.arrow.stream are",
+            "application/json, application/x-ndjson, text/csv, application/vnd.apache.arrow.stream and \
+             application/vnd.apache.parquet are",
         );
         return error_with_status(StatusCode::NOT_ACCEPTABLE, &error);
     };
@@ -106,8 +115,24 @@ async fn answer(
     let vector = HeaderValue::from_str(&vector.to_string())
         .map_err(|error| Error::internal("the vector is no header").with_source(error))?;
     response.headers_mut().insert(VECTOR, vector);
+    if let Some(columns) = columns_header(&schema) {
+        response.headers_mut().insert(COLUMNS, columns);
+    }
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     Ok(response)
+}
+
+/// The columns as a header, in ASCII.
+fn columns_header(schema: &Schema) -> Option<HeaderValue> {
+    let json = serde_json::to_string(&columns_of(schema)).ok()?;
+    let mut ascii = String::with_capacity(json.len());
+    for letter in json.encode_utf16() {
+        match u8::try_from(letter) {
+            Ok(byte) if byte.is_ascii() => ascii.push(char::from(byte)),
+            _ => _ = write!(ascii, "\\u{letter:04x}"),
+        }
+    }
+    (ascii.len() <= MAX_COLUMNS_BYTES).then(|| HeaderValue::from_str(&ascii).ok()).flatten()
 }
 
 fn read(headers: &HeaderMap, body: &[u8]) -> Result<SqlRequest> {

@@ -125,7 +125,8 @@ impl Subscriber {
                 }
             }
             None => {
-                let columns = json!(state.columns);
+                let names: Vec<&str> = state.columns.iter().map(|column| column.name.as_str()).collect();
+                let columns = json!(names);
                 let data = format!("{{\"columns\":{columns},\"rows\":{}}}", rows(&state.rows));
                 event(&mut text, "snapshot", None, &data);
                 self.progress(&mut text, state.tick, &state.vector);
@@ -141,7 +142,7 @@ impl Subscriber {
 }
 
 /// One event; JSON on one line has no line breaks of its own.
-fn event(text: &mut String, name: &str, id: Option<&str>, data: &str) {
+pub(super) fn event(text: &mut String, name: &str, id: Option<&str>, data: &str) {
     if let Some(id) = id {
         let _ = writeln!(text, "id: {id}");
     }

@@ -26,6 +26,20 @@ impl StatusSource for Still {
     }
 }
 
+fn dashboards() -> Vec<DashboardConfig> {
+    let dashboard = json!({
+        "name": "clicks",
+        "title": "<b>Clicks",
+        "refresh": "100ms",
+        "variable": [{"name": "day", "query": "SELECT DISTINCT day FROM clicks WHERE day IS NOT NULL ORDER BY 1"}],
+        "panel": [
+            {"title": "By three", "query": "SELECT n % 3 AS k, count(*) AS c FROM clicks WHERE $day IS NULL OR day = $day GROUP BY 1 ORDER BY 1"},
+            {"title": "Wrong", "query": "SELECT wrod FROM clicks"},
+        ],
+    });
+    vec![serde_json::from_value(dashboard).expect("a dashboard")]
+}
+
 struct Server {
     shop: Shop,
     address: SocketAddr,
@@ -39,7 +53,8 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let other = Router::new().route("/v1/other", get(|| async { "other" }));
         let hosts = Hosts::bound_to(address).and("tarn.example:8080");
-        let router = router(shop.engine.clone(), Arc::new(Still(shop.engine.clone())), hosts, other);
+        let status = Arc::new(Still(shop.engine.clone()));
+        let router = router(shop.engine.clone(), status, dashboards(), hosts, other);
         let mut serving = tokio::task::JoinSet::new();
         serving.spawn(async move { axum::serve(listener, router).await.expect("serving") });
         let client = Client::builder().no_proxy().build().expect("a client");
@@ -82,6 +97,15 @@ async fn rows_come_in_every_format_with_the_vector_they_saw() {
             server.sql(accept, "SELECT word FROM clicks WHERE n < 0").await.text().await.expect("text");
         assert_eq!(answer, expected, "no rows as {accept}");
     }
+    let answer = server.sql("application/vnd.apache.parquet", sql).await.bytes().await.expect("bytes");
+    let reader = datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(answer, 1024);
+    let batches: Vec<_> = reader.expect("a file").map(|batch| batch.expect("rows")).collect();
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 3);
+    let answer = server.sql("application/json", "SELECT 1 AS n, 'x' AS \"größe\"").await;
+    let columns = answer.headers()["tarn-columns"].to_str().expect("ASCII").to_owned();
+    let columns: Value = serde_json::from_str(&columns).expect("JSON");
+    assert_eq!(columns[0], json!({"name": "n", "type": "BIGINT", "kind": "number"}));
+    assert_eq!(columns[1]["name"], "größe");
     assert_eq!(server.sql("image/png", sql).await.status(), 406);
     let rows: Value = server
         .sql("*/*", "SELECT count(*) AS n FROM generate_series(1, 50000)")
@@ -216,7 +240,7 @@ async fn metrics_and_the_page_tell_the_status() {
     assert_eq!(page.headers()["x-content-type-options"], "nosniff");
     let page = page.text().await.expect("text");
     assert!(
-        page.contains("&lt;b&gt;clicks") && !page.contains("<b>clicks") && !page.contains("<script"),
+        page.contains("&lt;b&gt;clicks") && !page.contains("<b>clicks") && !page.contains("<script>"),
         "{page}"
     );
     let status: Value = get("/v1/status").await.json().await.expect("JSON");
@@ -373,4 +397,152 @@ async fn a_subscription_that_cannot_be_answered_is_an_error_at_once() {
     let answer =
         server.client.get(server.url(&format!("/v1/subscribe?{wide}"))).send().await.expect("an answer");
     assert_eq!(answer.status(), 400, "too many rows");
+}
+
+/// What a dashboard's stream adds up to.
+struct Page {
+    body: futures::stream::BoxStream<'static, reqwest::Result<axum::body::Bytes>>,
+    text: String,
+    rows: std::collections::BTreeMap<u64, Value>,
+    order: Vec<u64>,
+    vector: String,
+    options: Value,
+    trouble: Value,
+    wholes: usize,
+}
+
+impl Page {
+    async fn open(server: &Server, query: &str) -> Page {
+        use futures::StreamExt;
+        let path = format!("/v1/dashboards/clicks/stream{query}");
+        let answer = server.client.get(server.url(&path)).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        let body = answer.bytes_stream().boxed();
+        Page {
+            body,
+            text: String::new(),
+            rows: Default::default(),
+            order: Vec::new(),
+            vector: String::new(),
+            options: Value::Null,
+            trouble: Value::Null,
+            wholes: 0,
+        }
+    }
+
+    /// The next event's name, once what it says is taken in.
+    async fn event(&mut self) -> String {
+        use futures::StreamExt;
+        let event = loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                break event;
+            }
+            let bytes = self.body.next().await.expect("the stream goes on").expect("bytes");
+            self.text += std::str::from_utf8(&bytes).expect("text");
+        };
+        let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+        let data: Value = serde_json::from_str(field("data: ")).expect("JSON");
+        match field("event: ") {
+            "panel" => {
+                assert_eq!(data["index"], 0, "{event}");
+                if data["whole"] == true {
+                    self.wholes += 1;
+                    self.rows.clear();
+                }
+                for (id, row) in data["rows"].as_object().expect("rows") {
+                    self.rows.insert(id.parse().expect("a number"), row.clone());
+                }
+                self.order = serde_json::from_value(data["order"].clone()).expect("numbers");
+                self.vector = data["vector"].as_str().expect("a vector").to_owned();
+            }
+            "variable" => self.options = data["options"].clone(),
+            "trouble" => self.trouble = data,
+            _ => {}
+        }
+        field("event: ").to_owned()
+    }
+
+    /// Reads to the progress that makes `vector` visible; the panel's rows in their order.
+    async fn until(&mut self, vector: &str) -> Vec<(i64, i64)> {
+        let reached = async { while self.event().await != "progress" || self.vector != vector {} };
+        tokio::time::timeout(std::time::Duration::from_secs(20), reached).await.expect("the vector in time");
+        let row = |id: &u64| {
+            let row = &self.rows[id];
+            (row["k"].as_i64().expect("k"), row["c"].as_i64().expect("c"))
+        };
+        self.order.iter().map(row).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dashboard_is_one_stream_that_adds_up_to_the_answers() {
+    let server = Server::start(Shop::open().await).await;
+    server.shop.publish(0, 4);
+    let mut page = Page::open(&server, "").await;
+    assert_eq!(page.event().await, "dashboard");
+    assert_eq!(page.until("clicks:0=4").await, [(0, 2), (1, 1), (2, 1)]);
+    while page.trouble.is_null() || page.options.is_null() {
+        page.event().await;
+    }
+    assert_eq!(page.options, json!(["2026-01-01", "2026-01-02", "2026-01-03"]));
+    assert_eq!((&page.trouble["index"], &page.trouble["panel"]), (&json!(1), &json!(true)));
+    assert!(page.trouble["hint"].as_str().is_some_and(|hint| hint.contains("word")), "{}", page.trouble);
+    server.shop.publish(0, 3);
+    assert_eq!(page.until("clicks:0=7").await, [(0, 3), (1, 2), (2, 2)]);
+    assert_eq!(page.wholes, 1, "changes come as changes");
+    let mut chosen = Page::open(&server, "?day=2026-01-01").await;
+    assert_eq!(chosen.until("clicks:0=7").await, [(1, 1), (2, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_watch_a_dashboard_cost_one_evaluation() {
+    let server = Server::start(Shop::open().await).await;
+    server.shop.publish(0, 4);
+    let mut pages = Vec::new();
+    for _ in 0..30 {
+        pages.push(Page::open(&server, "").await);
+    }
+    for page in &mut pages {
+        page.until("clicks:0=4").await;
+    }
+    let before = server.shop.engine.statements().done;
+    server.shop.publish(0, 2);
+    for page in &mut pages {
+        assert_eq!(page.until("clicks:0=6").await, [(0, 2), (1, 2), (2, 2)]);
+    }
+    // One for the panel, one for the variable, and a tick more of each at most.
+    assert!(server.shop.engine.statements().done - before <= 4, "one for all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_ask_only_this_server_and_hold_no_script_of_their_own() {
+    let server = Server::start(Shop::open().await).await;
+    let get = async |path: &str| server.client.get(server.url(path)).send().await.expect("an answer");
+    for path in ["/", "/d/clicks", "/sql", "/catalog", "/pipeline"] {
+        let page = get(path).await;
+        assert_eq!(page.status(), 200, "{path}");
+        let policy = page.headers()["content-security-policy"].to_str().expect("text").to_owned();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        let page = page.text().await.expect("text");
+        assert!(!page.contains("<script>") && !page.contains("style=") && !page.contains("//cdn"), "{page}");
+        for asset in page.split("/assets/").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert_eq!(get(&format!("/assets/{asset}")).await.status(), 200, "{asset}");
+        }
+    }
+    assert!(get("/d/clicks").await.text().await.expect("text").contains("&lt;b&gt;Clicks"));
+    assert_eq!(get("/d/clikcs").await.status(), 404);
+    assert_eq!(get("/assets/none.js").await.status(), 404);
+    let answer = get("/v1/dashboards/clikcs/stream").await;
+    assert_eq!(answer.status(), 404);
+    let answer: Value = answer.json().await.expect("JSON");
+    assert_eq!(answer["error"]["hint"], "did you mean `clicks`?");
+    let answer = get("/v1/dashboards/clicks/stream?dya=1").await;
+    assert_eq!(answer.status(), 400);
+    let all: Value = get("/v1/dashboards").await.json().await.expect("JSON");
+    assert_eq!(all[0]["name"], "clicks");
 }

@@ -1,0 +1,52 @@
+// A browser that a test drives: one JSON command a line on stdin, one JSON answer a line on stdout.
+//
+//   {"do": "open", "url": …, "width": 1400, "height": 900, "dark": false}   {"do": "eval", "js": …}
+//   {"do": "shot", "path": …}   {"do": "type", "text": …}   {"do": "press", "key": …}   {"do": "seen"}
+//
+// `seen` tells what the page wrote to the console, what it asked of other servers, and what the server refused.
+
+import { createInterface } from "node:readline";
+import { createRequire } from "node:module";
+
+const puppeteer = createRequire(process.env.TARN_NODE_PATH + "/")("puppeteer-core");
+const browser = await puppeteer.launch({ executablePath: process.env.TARN_CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
+let page = null;
+let seen = null;
+
+const commands = {
+  async open({ url, width, height, dark }) {
+    await page?.close();
+    page = await browser.newPage();
+    seen = { console: [], elsewhere: [], refused: [] };
+    await page.setViewport({ width, height, deviceScaleFactor: 1, isMobile: width < 500, hasTouch: width < 500 });
+    await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }]);
+    page.on("console", (message) => {
+      if (["error", "warn"].includes(message.type())) seen.console.push(message.text());
+    });
+    page.on("pageerror", (error) => seen.console.push(String(error)));
+    page.on("request", (request) => {
+      const asked = new URL(request.url());
+      if (!["data:", "blob:"].includes(asked.protocol) && asked.host !== new URL(url).host) seen.elsewhere.push(request.url());
+    });
+    page.on("response", (response) => {
+      if (response.status() >= 400) seen.refused.push(`${response.status()} ${response.url()}`);
+    });
+    await page.goto(url, { waitUntil: "domcontentloaded" });
+  },
+  eval: ({ js }) => page.evaluate(js),
+  shot: ({ path }) => page.screenshot({ path, fullPage: true }).then(() => null),
+  type: ({ text }) => page.keyboard.type(text),
+  press: ({ key }) => page.keyboard.press(key),
+  seen: () => seen,
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  try {
+    const value = await commands[command.do](command);
+    console.log(JSON.stringify({ value: value ?? null }));
+  } catch (error) {
+    console.log(JSON.stringify({ error: String(error) }));
+  }
+}
+await browser.close();
