@@ -40,7 +40,7 @@ use futures::{Stream, StreamExt};
 use tarn_model::{Error, Kind, OffsetVector, Result};
 use tarn_table::Catalog;
 use tarn_table::scan::OnlyTheLake;
-use tarn_view::{Planner, Views};
+use tarn_view::{Planner, Views, with_functions};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -147,8 +147,8 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(runtime_env.clone())
             .with_table_factories(Default::default())
-            .with_optimizer_rule(Arc::new(CountDistinctByKey::new()))
-            .build();
+            .with_optimizer_rule(Arc::new(CountDistinctByKey::new()));
+        let state = with_functions(state).build();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("tarn-sql")
             .worker_threads(std::thread::available_parallelism().map_or(2, usize::from) * THREADS_PER_CORE)

@@ -93,9 +93,9 @@ impl SeenViews {
             moment.scan_at(table, part, upto).map(|scan| Arc::new(scan) as _)
         };
         let plan = match self.inputs(view, moment).filter(|_| part == Part::Both && upto.is_none()) {
-            Some((split, inputs)) if !moment.is_as_of() => {
+            Some((split, inputs)) if !moment.is_as_of() => inputs.joined_with(&rows).and_then(|inputs| {
                 view.definition.over_states(&split, Arc::new(StatesScan::new(inputs)), &rows)
-            }
+            }),
             _ => view.definition.over_rows(&rows),
         };
         Some(plan.map(|plan| Arc::new(ViewTable::new(plan, Some(view.definition.query.clone()))) as _))
@@ -180,7 +180,13 @@ impl SeenViews {
             match (&definition.way, self.inputs(view, moment)) {
                 (Way::States(split), Some((_, inputs))) => {
                     say("kept as", "states, in the lake and in memory".to_owned());
-                    let keys = split.stored().schema().fields().iter().take(split.keys());
+                    let joins: Vec<&str> = split.joins().collect();
+                    if !joins.is_empty() {
+                        let (table, joins) = (split.table(), joins.join(", "));
+                        say("joined above the states", joins);
+                        say("because", format!("only columns of {table} are aggregated"));
+                    }
+                    let keys = split.answer_schema().fields().iter().take(split.keys());
                     let keys = keys.map(|field| field.data_type().to_string()).collect::<Vec<_>>();
                     say("group keys", if keys.is_empty() { "none".to_owned() } else { keys.join(", ") });
                     say("state columns", split.state_schema().fields().len().to_string());

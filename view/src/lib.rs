@@ -13,7 +13,10 @@
 
 mod definition;
 mod difference;
+mod dimension;
 mod error;
+mod extremes;
+mod functions;
 mod hub;
 mod live;
 #[cfg(test)]
@@ -24,10 +27,12 @@ mod split;
 mod stamp;
 mod stored;
 mod versions;
+mod windows;
 
 pub use definition::{Definition, Way};
 pub use difference::{Difference, Example};
 pub use error::from_datafusion;
+pub use functions::with_functions;
 pub use hub::{BatchStates, View, ViewMoment, Views};
 pub use live::{LiveStates, State};
 pub use planner::Planner;
