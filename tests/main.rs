@@ -19,6 +19,7 @@ mod serving;
 mod tidy;
 mod union_read;
 mod views;
+mod watermarks;
 
 #[cfg(feature = "servers")]
 mod kafka;

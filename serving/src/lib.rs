@@ -10,6 +10,7 @@ mod http;
 mod session;
 mod statement;
 mod views;
+mod watermark;
 
 pub use engine::{Answer, Engine, EngineOptions, StatementCounts};
 pub use error::{from_datafusion, nearest};

@@ -27,6 +27,7 @@ mod split;
 mod stamp;
 mod stored;
 mod versions;
+mod watermark_function;
 mod windows;
 
 pub use definition::{Definition, Way};
@@ -41,3 +42,4 @@ pub use split::Split;
 pub use stamp::{ENGINE, Stamp};
 pub use stored::StoredStates;
 pub use versions::{Version, Versions};
+pub use watermark_function::{WATERMARK, Watermarks, watermark_function};

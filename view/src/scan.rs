@@ -223,7 +223,7 @@ impl StatesScan {
     }
 
     fn is_on_keys(&self, filter: &Expr) -> bool {
-        let keys = self.0.split.keys();
+        let keys = self.0.split.answer_keys();
         let columns = filter.column_refs();
         let schema = self.0.split.answer_schema();
         !columns.is_empty()

@@ -45,6 +45,7 @@ use crate::definition::bind;
 use crate::dimension::{Joined, Lowered, named_states, over_states};
 use crate::planner::Columns;
 use crate::stored::StoredStates;
+use crate::windows::window_us;
 
 /// The name under which the aggregate's answer stands in the plan above it.
 const ANSWER: &str = "states";
@@ -192,9 +193,29 @@ impl Split {
         &self.answer
     }
 
-    /// Number of group keys of the answer.
+    /// Number of group keys of the states.
     pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Number of group keys of the answer.
+    pub fn answer_keys(&self) -> usize {
         self.joined.as_ref().map_or(self.keys.len(), |joined| joined.state_keys.len())
+    }
+
+    /// How long the window of time by which the times in `column` are grouped stays open, µs; `None` when they are not.
+    pub fn window_us(&self, column: &str) -> Option<i64> {
+        let mut found = None;
+        let mut look = |expr: &Expr| {
+            expr.apply(|expr| {
+                found = found.or_else(|| window_us(expr, column));
+                Ok(TreeNodeRecursion::Continue)
+            })
+        };
+        let keys = self.keys.iter().try_for_each(|key| look(key).map(drop));
+        // Those of `hop` stand below the aggregate.
+        let below = self.input.apply(|node| node.apply_expressions(&mut look));
+        keys.and(below.map(drop)).ok().and(found)
     }
 
     /// The tables that are joined to the states.
@@ -289,7 +310,7 @@ impl Split {
             let name = schema.field(at).name();
             (Arc::new(PhysicalColumn::new(name, at)) as Arc<dyn PhysicalExpr>, name.clone())
         };
-        let keys: Vec<_> = (0..self.keys()).map(key).collect();
+        let keys: Vec<_> = (0..self.answer_keys()).map(key).collect();
         let group = match (&self.joined, keys.is_empty()) {
             (None, _) => self.group.as_final(),
             (Some(_), true) => PhysicalGroupBy::new(vec![], vec![], vec![], false),
@@ -332,7 +353,7 @@ impl Split {
 
     fn is_key(&self, plan: &LogicalPlan, at: usize) -> bool {
         match plan {
-            LogicalPlan::TableScan(scan) => scan.table_name.table() == ANSWER && at < self.keys(),
+            LogicalPlan::TableScan(scan) => scan.table_name.table() == ANSWER && at < self.answer_keys(),
             LogicalPlan::Projection(node) => match node.expr[at].clone().unalias_nested().data {
                 Expr::Column(column) => node
                     .input

@@ -273,6 +273,22 @@ impl ScalarUDFImpl for Window {
     }
 }
 
+/// How long a window by which `expr` groups the times in `column` stays open, µs: of several windows of one row, the first.
+pub(crate) fn window_us(expr: &Expr, column: &str) -> Option<i64> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    let is_time = |expr: &Expr| matches!(expr, Expr::Column(of) if of.name == column);
+    let of = Window::function(Kind::Tumble);
+    let of = of.inner().downcast_ref::<Window>()?;
+    let size =
+        match (call.func.inner().downcast_ref::<Window>().map(|window| window.kind), call.args.as_slice()) {
+            (Some(_), [at, size, ..]) if is_time(at) => size,
+            (None, [size, at]) if call.func.name() == "date_bin" && is_time(at) => size,
+            _ => return None,
+        };
+    let Expr::Literal(size, _) = size else { return None };
+    i64::try_from(of.nanoseconds(Some(size)).ok()? / 1_000).ok().filter(|size| *size > 0)
+}
+
 fn hops(at: &Int64Array, ticks: Ticks, edge: &DataType) -> DfResult<ArrayRef> {
     let each = ticks.size / ticks.slide;
     let windows = at.iter().flatten().flat_map(|at| {
