@@ -20,6 +20,7 @@ mod tidy;
 mod transactions;
 mod union_read;
 mod views;
+mod watermarks;
 
 #[cfg(feature = "servers")]
 mod kafka;

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use crate::harness::{Folder, committed, exactly_once, push, seconds, table_status, visible, wait_for};
 
+mod flight_views;
 mod s3;
 
 /// DuckDB's word on a table of the lake in `folder`.

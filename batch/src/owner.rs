@@ -7,15 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int32Type;
 use parking_lot::Mutex;
 use tarn_lake::{Commit, LakeSnapshot, LakeTable, NewFile};
 use tarn_log::Log;
 use tarn_model::clock::Clock;
+use tarn_model::columns::PARTITION;
 use tarn_model::status::{LastError, TableStatus};
 use tarn_model::{Boundary, Error, Kind, Result, fault};
 use tarn_table::catalog::boundary_of;
 use tarn_table::open::{Backoff, advances};
-use tarn_table::{OpenTable, TailBudget, TopicHub};
+use tarn_table::watermark::{Newest, advance, read_newest};
+use tarn_table::{EventTime, OpenTable, TailBudget, TopicHub};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -81,6 +85,7 @@ impl TableOwner {
             prepared: None,
             flushes: Vec::new(),
             upkeep: None,
+            event_time: EventTime::of(&table.config, table.topic.partitions),
         };
         let task = tokio::spawn(async move {
             let state = Arc::clone(&owner.state);
@@ -146,6 +151,10 @@ impl TableOwner {
             status.tail_rows = table.tail_rows();
             status.tail_bytes = table.tail_bytes as u64;
             status.uncommitted_records = ends.records_above(&table.boundary);
+            if let Some(time) = EventTime::of(&self.table.config, self.table.topic.partitions) {
+                let newest = time.newest(table, &table.decoded()).unwrap_or_default();
+                status.watermark_ms = time.watermark(&newest).map(|at| at.div_euclid(1000));
+            }
             if let Some(lake) = &table.lake {
                 status.lake_rows = rows(lake);
                 status.files = lake.files.len() as u64;
@@ -180,6 +189,8 @@ impl TableOwner {
 /// What a commit needs, written and kept until it has landed.
 struct Prepared {
     taken: Taken,
+    /// Newest event times of its rows.
+    newest: Newest,
     dead_files: Option<Vec<NewFile>>,
     dead_done: bool,
     files: Option<Vec<NewFile>>,
@@ -196,10 +207,14 @@ struct Owner {
     prepared: Option<Prepared>,
     flushes: Vec<(Boundary, oneshot::Sender<()>)>,
     upkeep: Option<JoinHandle<()>>,
+    event_time: Option<EventTime>,
 }
 
 impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) -> Result<()> {
+        if let Err(error) = self.learn_event_times().await {
+            tracing::warn!(table = %self.table.config.name, error = ?error, "watermarks are read from the rows");
+        }
         let mut changes = self.hub.changes();
         let mut backoff = Backoff::default();
         loop {
@@ -235,6 +250,23 @@ impl Owner {
             upkeep.abort();
             let _ = upkeep.await;
         }
+        Ok(())
+    }
+
+    /// Commits what rows that were written before the table had an event time say of it.
+    async fn learn_event_times(&self) -> Result<()> {
+        let (Some(time), lake) = (&self.event_time, self.table.lake.snapshot()) else { return Ok(()) };
+        let cut = self.hub.cut();
+        let Some(table) = cut.tables.get(&self.table.config.name) else { return Ok(()) };
+        if time.in_lake(&lake).is_some() || time.check(table).is_err() {
+            return Ok(());
+        }
+        let newest = read_newest(time, table, Arc::clone(self.table.lake.store())).await?;
+        let advances = time.advances(&lake, &newest);
+        let commit = Commit { advances, operation: "EVENT TIME".to_owned(), ..Commit::default() };
+        let snapshot = self.table.lake.commit(commit).await?;
+        tracing::info!(table = %self.table.config.name, column = time.column, "event times of older rows are known");
+        show_snapshot(&self.hub, &self.table.config.name, snapshot);
         Ok(())
     }
 
@@ -306,7 +338,8 @@ impl Owner {
                 let cut = self.hub.cut();
                 let Some(table) = cut.tables.get(&self.table.config.name) else { return Ok(()) };
                 let taken = take(&cut, table, self.options.commit_bytes.saturating_mul(2));
-                Prepared { taken, dead_files: None, dead_done: false, files: None }
+                let newest = self.event_time.as_ref().map(|time| newest_of(time, &taken)).unwrap_or_default();
+                Prepared { taken, newest, dead_files: None, dead_done: false, files: None }
             }
         };
         let outcome = self.land(&mut prepared).await;
@@ -326,7 +359,7 @@ impl Owner {
             };
             prepared.dead_files = Some(files.clone());
             fault::point("lake.dead_letters.before")?;
-            self.commit_to(&self.table.dead_letters, files, &to, "DEAD LETTERS").await?;
+            self.commit_to(&self.table.dead_letters, files, &to, None, "DEAD LETTERS").await?;
             prepared.dead_done = true;
             fault::point("lake.dead_letters.after")?;
         }
@@ -337,7 +370,7 @@ impl Owner {
         prepared.files = Some(files.clone());
         // Written rows need not be held a second time.
         prepared.taken.rows = Vec::new();
-        self.commit_to(&self.table.lake, files, &to, "APPEND").await?;
+        self.commit_to(&self.table.lake, files, &to, Some(&prepared.newest), "APPEND").await?;
         fault::point("table.release.before")?;
         let dead_letters = self.table.config.dead_letters_name();
         self.hub.committed(&dead_letters, self.table.dead_letters.snapshot(), to.clone())?;
@@ -357,12 +390,19 @@ impl Owner {
         lake: &LakeTable,
         files: Vec<NewFile>,
         to: &Boundary,
+        newest: Option<&Newest>,
         operation: &str,
     ) -> Result<()> {
         let snapshot = lake.snapshot();
-        let advances = advances(&self.table.topic, &snapshot, to);
+        let mut advances = advances(&self.table.topic, &snapshot, to);
         if advances.is_empty() {
             return Ok(());
+        }
+        // Where earlier rows have not told theirs, those of these rows alone would be too low.
+        if let (Some(time), Some(newest)) = (&self.event_time, newest)
+            && time.in_lake(&snapshot).is_some()
+        {
+            advances.extend(time.advances(&snapshot, newest));
         }
         let commit = Commit { files, advances, operation: operation.to_owned(), ..Commit::default() };
         match lake.commit(commit).await {
@@ -433,6 +473,21 @@ pub fn show_snapshot(hub: &TopicHub, table: &str, snapshot: Arc<LakeSnapshot>) {
     if let Err(error) = hub.committed(table, snapshot, boundary) {
         tracing::debug!(table, error = ?error, "a rewritten lake part is shown with the next commit");
     }
+}
+
+fn newest_of(time: &EventTime, taken: &Taken) -> Newest {
+    let mut newest = Newest::new();
+    for rows in &taken.rows {
+        // Rows of one fragment are of one partition.
+        let partition = rows.column_by_name(PARTITION).and_then(|column| {
+            let column = column.as_primitive_opt::<Int32Type>()?;
+            column.values().first().copied()
+        });
+        if let (Some(partition), Some(at)) = (partition, time.newest_of(rows)) {
+            advance(&mut newest, partition, at);
+        }
+    }
+    newest
 }
 
 fn tail_end(table: &tarn_table::CutTable) -> Boundary {

@@ -18,7 +18,7 @@ use tarn_model::status::{LastError, PartitionStatus, TableStatus, TopicStatus};
 use tarn_model::{Boundary, Error, Kind, Result, clock};
 use tarn_speed::{TopicReader, has_reached};
 use tarn_table::open::Backoff;
-use tarn_table::{Catalog, CutTable, OpenTable, TableOpener, TailBudget, TopicHub};
+use tarn_table::{Catalog, CutTable, EventTime, OpenTable, TableOpener, TailBudget, TopicHub};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -256,6 +256,15 @@ impl Pipeline {
                     tail_bytes: 0,
                 })?;
             }
+        }
+        for table in &tables {
+            let Some(time) = EventTime::of(&table.config, table.topic.partitions) else { continue };
+            if let Some(cut) = hub.cut().tables.get(&table.config.name)
+                && let Err(error) = time.check(cut)
+            {
+                tracing::warn!(table = %table.config.name, error = ?error, "the table has no watermark");
+            }
+            self.catalog.set_event_time(&table.config.name, time);
         }
         let owners = tables.iter().map(|table| {
             let options = OwnerOptions {

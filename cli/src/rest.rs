@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use tarn_lake::{Lake, LakeOptions, LakeTable};
+use tarn_lake::{Lake, LakeOptions, LakeSnapshot, LakeTable};
 use tarn_log::{Log, LogOptions};
 use tarn_model::clock;
-use tarn_model::config::{Config, LakeConfig};
+use tarn_model::config::{Config, LakeConfig, TableConfig};
 use tarn_model::{Error, OffsetVector};
 use tarn_serving::{Engine, EngineOptions, from_datafusion};
-use tarn_table::Catalog;
+use tarn_table::catalog::boundary_of;
+use tarn_table::{Catalog, EventTime};
 
 use crate::failure::Usage;
 use crate::rows::Rows;
@@ -89,9 +90,36 @@ pub(crate) async fn engine(config: &Config) -> anyhow::Result<Engine> {
         statement_memory_bytes: config.serving.statement_memory.as_usize(),
         statement_timeout: config.serving.statement_timeout.0,
     };
+    let topics: Vec<String> = catalog.hubs().iter().map(|hub| hub.topic().to_owned()).collect();
+    for table in config.tables_of(topics.iter().map(String::as_str)) {
+        if let Some((_, stored)) = catalog.table(&table.name)
+            && let Some(lake) = &stored.lake
+            && let Some(time) = event_time_at_rest(&table, lake, declared_partitions(config, &table))
+        {
+            catalog.set_event_time(&table.name, time);
+        }
+    }
     let views = views::of(config, &catalog)?;
     views::show_states(&views, &catalog).await?;
     Ok(Engine::with_views(catalog, views, options)?)
+}
+
+fn declared_partitions(config: &Config, table: &TableConfig) -> i32 {
+    let topic = config.topics.iter().find(|topic| topic.name == table.topic_name());
+    topic.map_or(0, |topic| topic.partitions)
+}
+
+/// The event time of `table`, whose topic has at least `partitions`; the lake may know of more.
+pub(crate) fn event_time_at_rest(
+    table: &TableConfig,
+    lake: &LakeSnapshot,
+    partitions: i32,
+) -> Option<EventTime> {
+    let mut time = EventTime::of(table, partitions)?;
+    let known =
+        boundary_of(lake).iter().map(|(partition, _)| partition).chain(time.partitions_in(lake)).max();
+    time.partitions = time.partitions.max(known.map_or(0, |last| last + 1));
+    Some(time)
 }
 
 /// Runs a statement; the rows stream.

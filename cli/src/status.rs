@@ -7,6 +7,7 @@ mod trim;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use arrow::temporal_conversions::timestamp_ms_to_datetime;
 use serde::Serialize;
 use tarn_model::clock::SystemClock;
 use tarn_model::clock::{self, Clock as _};
@@ -207,7 +208,8 @@ fn partitions(topic: &TopicStatus) -> Grid {
 }
 
 pub(crate) fn tables(tables: &[TableStatus]) -> Grid {
-    let mut grid = Grid::new(&[
+    let has_watermark = tables.iter().any(|table| table.watermark_ms.is_some());
+    let mut headings = vec![
         "table",
         "topic",
         "state",
@@ -219,13 +221,17 @@ pub(crate) fn tables(tables: &[TableStatus]) -> Grid {
         "#not in the lake",
         "#files",
         "#size",
-    ]);
+    ];
+    if has_watermark {
+        headings.push("watermark");
+    }
+    let mut grid = Grid::new(&headings);
     for table in tables {
         let late = match table.uncommitted_records {
             0 => "0".into(),
             records => format!("{}, {}", number(records), seconds(table.uncommitted_s)),
         };
-        grid.row([
+        let mut row = vec![
             table.name.clone(),
             table.topic.clone(),
             table.state.clone(),
@@ -237,7 +243,12 @@ pub(crate) fn tables(tables: &[TableStatus]) -> Grid {
             late,
             number(table.files),
             bytes(table.lake_bytes),
-        ]);
+        ];
+        if has_watermark {
+            let at = table.watermark_ms.and_then(timestamp_ms_to_datetime);
+            row.push(at.map_or_else(|| "-".into(), |at| at.to_string()));
+        }
+        grid.row(row);
     }
     grid
 }

@@ -29,7 +29,13 @@ use crate::{rest, status::write_json};
 /// The views of `config` over `catalog`.
 pub(crate) fn of(config: &Config, catalog: &Catalog) -> Result<Views> {
     let planner = Planner::new(catalog.lake().store(), config.serving.view_memory.as_usize())?;
-    Ok(Views::new(planner, config.views.iter().map(|view| (view.name.clone(), view.query.clone()))))
+    let views = Views::new(planner, config.views.iter().map(|view| (view.name.clone(), view.query.clone())));
+    for view in &config.views {
+        if let Some(known) = views.get(&view.name) {
+            known.set_grace(view.grace.0);
+        }
+    }
+    Ok(views)
 }
 
 /// `tarn view`.

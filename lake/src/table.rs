@@ -134,7 +134,8 @@ impl LakeTable {
         &self.inner.lake
     }
 
-    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+    /// The store that its files lie in, rooted at the lake's URL: for reading data files.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.inner.lake.store
     }
 

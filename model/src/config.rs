@@ -431,6 +431,17 @@ pub struct TableConfig {
     /// Zone of timestamps that name none, e.g. `Europe/Berlin`. Default: `UTC`.
     #[serde(default)]
     pub timezone: Option<String>,
+    /// The `TIMESTAMP` column that says when what a row tells of happened, for the table's watermark. Default: none, and the
+    /// table has no watermark.
+    #[serde(default)]
+    pub event_time: Option<String>,
+    /// How far the watermark stays behind the newest event. Default: `0ms`.
+    #[serde(default = "defaults::no_time")]
+    pub allowed_lateness: Span,
+    /// A partition whose newest event is older than the table's newest by more than this is idle: it does not hold the
+    /// watermark back any further. Default: `1m`.
+    #[serde(default = "defaults::idle_after")]
+    pub idle_after: Span,
 }
 
 impl TableConfig {
@@ -467,6 +478,10 @@ pub struct ViewConfig {
     /// A `SELECT` over tables, whose functions depend on nothing but their arguments. One with aggregates over one table is
     /// kept as states, anything else is run over the rows each time; `EXPLAIN VIEW name` says which, and why.
     pub query: String,
+    /// Time that a window stays open after its end: a row that comes for it later is counted as late (and is in the answer all
+    /// the same). Default: `0ms`.
+    #[serde(default = "defaults::no_time")]
+    pub grace: Span,
 }
 
 /// A text that may hold a secret: never printed.
@@ -533,6 +548,12 @@ mod defaults {
     }
     pub(super) fn seed() -> u64 {
         42
+    }
+    pub(super) fn no_time() -> Span {
+        Span::from_millis(0)
+    }
+    pub(super) fn idle_after() -> Span {
+        Span::from_millis(60_000)
     }
     pub(super) fn commit_every() -> Span {
         Span::from_millis(10_000)

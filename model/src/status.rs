@@ -125,6 +125,9 @@ pub struct TableStatus {
     pub uncommitted_records: u64,
     /// Age of the oldest record that is not in the lake yet, seconds.
     pub uncommitted_s: f64,
+    /// How far the table has come in event time, ms since 1970 UTC; `None` without `event_time`, or before the first event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
     /// The last error.
     pub last_error: Option<LastError>,
 }

@@ -23,6 +23,7 @@ use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -40,7 +41,7 @@ use futures::{Stream, StreamExt};
 use tarn_model::{Error, Kind, OffsetVector, Result};
 use tarn_table::Catalog;
 use tarn_table::scan::OnlyTheLake;
-use tarn_view::{Planner, Views};
+use tarn_view::{Planner, Views, watermark_function, with_functions};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -53,6 +54,7 @@ use crate::session::{
 };
 use crate::statement::Statement;
 use crate::views::SeenViews;
+use crate::watermark;
 
 /// Statements that run at once; others wait, within their own time.
 const MAX_STATEMENTS: usize = 64;
@@ -147,8 +149,8 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(runtime_env.clone())
             .with_table_factories(Default::default())
-            .with_optimizer_rule(Arc::new(CountDistinctByKey::new()))
-            .build();
+            .with_optimizer_rule(Arc::new(CountDistinctByKey::new()));
+        let state = with_functions(state).build();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("tarn-sql")
             .worker_threads(std::thread::available_parallelism().map_or(2, usize::from) * THREADS_PER_CORE)
@@ -259,16 +261,23 @@ impl Shared {
         as_of: Option<&OffsetVector>,
     ) -> Result<Planned> {
         let statement = Statement::parse(sql)?;
-        let names = self.state.resolve_table_references(&statement.ast).map_err(from_datafusion)?;
+        let asked = watermark::asked(&statement.ast);
+        let mut names = self.state.resolve_table_references(&statement.ast).map_err(from_datafusion)?;
+        names.extend(watermark::references(&asked));
         // Views first: their states are then never ahead of the tables.
         let views = SeenViews::take(&self.views, &self.catalog).await;
         if let Some(view) = &statement.explained {
             views.named(view)?;
         }
         let moment = Arc::new(Moment::take(&self.catalog, views, &names, &statement.versions, as_of)?);
-        let (state, runtime_env) = (self.session(&moment), self.runtime_env());
+        let (mut state, runtime_env) = (self.session(&moment), self.runtime_env());
         let pinned = MemoryConsumer::new("tail").register(&runtime_env.memory_pool);
         pinned.try_grow(pinned_bytes(&moment, &names)).map_err(from_datafusion)?;
+        let task = Arc::new(TaskContext::from(&state).with_runtime(Arc::clone(&runtime_env)));
+        if !asked.is_empty() {
+            let values = watermark::values(asked, &self.catalog, &moment, &state, &task).await?;
+            state.register_udf(watermark_function(values)).map_err(from_datafusion)?;
+        }
         let explain = |error| explain(error, &moment, &names, &self.state);
         let mut plan = tarn_sql::plan(&state, statement.ast).await.map_err(explain)?;
         let only_reads =
@@ -279,8 +288,8 @@ impl Shared {
         }
         let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
         let plan = let_joins_yield(plan).map_err(explain)?;
-        let task = TaskContext::from(&state).with_runtime(runtime_env);
-        let rows = execute_stream(plan, Arc::new(task)).map_err(explain)?;
+        let task = Arc::new(TaskContext::from(&state).with_runtime(runtime_env));
+        let rows = execute_stream(plan, task).map_err(explain)?;
         Ok(Planned { rows, vector: moment.vector().clone(), pinned })
     }
 

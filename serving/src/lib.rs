@@ -12,6 +12,7 @@ mod http;
 mod session;
 mod statement;
 mod views;
+mod watermark;
 
 pub use dashboards::check_query;
 pub use engine::{Answer, Engine, EngineOptions, StatementCounts};

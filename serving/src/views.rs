@@ -31,6 +31,7 @@ pub(crate) struct SeenViews {
 struct SeenView {
     definition: Arc<Definition>,
     moment: Arc<ViewMoment>,
+    late_records: Option<u64>,
 }
 
 impl SeenViews {
@@ -39,8 +40,9 @@ impl SeenViews {
         for view in views.iter() {
             match view.define(views.planner(), catalog).await {
                 Ok(definition) => {
-                    let moment = view.moment();
-                    seen.views.insert(view.name().to_owned(), SeenView { definition, moment });
+                    let (moment, late_records) = (view.moment(), view.late_records());
+                    let view_seen = SeenView { definition, moment, late_records };
+                    seen.views.insert(view.name().to_owned(), view_seen);
                 }
                 Err(error) => {
                     seen.broken.insert(view.name().to_owned(), error.to_string());
@@ -93,9 +95,9 @@ impl SeenViews {
             moment.scan_at(table, part, upto).map(|scan| Arc::new(scan) as _)
         };
         let plan = match self.inputs(view, moment).filter(|_| part == Part::Both && upto.is_none()) {
-            Some((split, inputs)) if !moment.is_as_of() => {
+            Some((split, inputs)) if !moment.is_as_of() => inputs.joined_with(&rows).and_then(|inputs| {
                 view.definition.over_states(&split, Arc::new(StatesScan::new(inputs)), &rows)
-            }
+            }),
             _ => view.definition.over_rows(&rows),
         };
         Some(plan.map(|plan| Arc::new(ViewTable::new(plan, Some(view.definition.query.clone()))) as _))
@@ -133,6 +135,7 @@ impl SeenViews {
             ("live_records", Arc::new(facts.iter().map(|f| f.live_records).collect::<UInt64Array>())),
             ("live_bytes", Arc::new(facts.iter().map(|f| f.live_bytes).collect::<UInt64Array>())),
             ("lake_bytes", Arc::new(facts.iter().map(|f| f.lake_bytes).collect::<UInt64Array>())),
+            ("late_records", Arc::new(facts.iter().map(|f| f.late_records).collect::<UInt64Array>())),
             ("plan", text(&|f| f.plan.clone())),
             ("trouble", text(&|f| f.trouble.clone())),
         ];
@@ -147,6 +150,7 @@ impl SeenViews {
             kept_as: "rows",
             plan: Some(view.definition.plan_hash.clone()),
             trouble: view.moment.trouble.clone(),
+            late_records: view.late_records,
             ..Facts::default()
         };
         let Way::States(split) = &view.definition.way else { return facts };
@@ -180,7 +184,13 @@ impl SeenViews {
             match (&definition.way, self.inputs(view, moment)) {
                 (Way::States(split), Some((_, inputs))) => {
                     say("kept as", "states, in the lake and in memory".to_owned());
-                    let keys = split.stored().schema().fields().iter().take(split.keys());
+                    let joins: Vec<&str> = split.joins().collect();
+                    if !joins.is_empty() {
+                        let (table, joins) = (split.table(), joins.join(", "));
+                        say("joined above the states", joins);
+                        say("because", format!("only columns of {table} are aggregated"));
+                    }
+                    let keys = split.answer_schema().fields().iter().take(split.answer_keys());
                     let keys = keys.map(|field| field.data_type().to_string()).collect::<Vec<_>>();
                     say("group keys", if keys.is_empty() { "none".to_owned() } else { keys.join(", ") });
                     say("state columns", split.state_schema().fields().len().to_string());
@@ -241,6 +251,7 @@ struct Facts {
     live_records: Option<u64>,
     live_bytes: Option<u64>,
     lake_bytes: Option<u64>,
+    late_records: Option<u64>,
     plan: Option<String>,
     trouble: Option<String>,
 }

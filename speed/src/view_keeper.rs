@@ -18,6 +18,8 @@ use tarn_view::{Definition, Inputs, LiveStates, Split, Stamp, State, View, Views
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::late::LateCounter;
+
 /// Time between two states: what a dashboard does not notice.
 const STATE_EVERY: Duration = Duration::from_millis(100);
 /// A table that is not there yet is looked for this often.
@@ -35,7 +37,7 @@ impl ViewKeeper {
     pub fn start(views: Views, view: Arc<View>, catalog: Catalog) -> ViewKeeper {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let keeping = Keeper { views, view, catalog, gave_up_at: None }.run();
+            let keeping = Keeper { views, view, catalog, gave_up_at: None, late: None }.run();
             tokio::select! {
                 () = keeping => {}
                 _ = stopped.wait_for(|stop| *stop) => {}
@@ -59,6 +61,8 @@ struct Keeper {
     catalog: Catalog,
     /// The view's boundary at which the chain outgrew its memory: it is tried again above another one.
     gave_up_at: Option<Boundary>,
+    /// Counts late rows, once the table's event time is known and the view has a window of it.
+    late: Option<LateCounter>,
 }
 
 impl Keeper {
@@ -96,6 +100,7 @@ impl Keeper {
     /// Brings the chain from the view's boundary to what is decoded now.
     async fn step(&mut self, definition: &Definition, split: &Arc<Split>) -> Result<()> {
         let Some((_, table)) = self.catalog.table(split.table()) else { return Ok(()) };
+        self.count_late(split, &table);
         let foreign = table.lake.as_ref().and_then(|lake| lake.foreign_version);
         let stamp = Stamp::now(&definition.plan_hash, foreign);
         let moment = self.view.moment();
@@ -159,6 +164,20 @@ impl Keeper {
             moment.live = Some(live);
         });
         Ok(())
+    }
+
+    /// Looks at the new rows of `table` before they become a state.
+    fn count_late(&mut self, split: &Split, table: &CutTable) {
+        if self.late.is_none()
+            && let Some(time) = self.catalog.event_time(&table.name)
+            && let Some(window_us) = split.window_us(&time.column)
+        {
+            let grace_us = i64::try_from(self.view.grace().as_micros()).unwrap_or(i64::MAX);
+            self.late = Some(LateCounter::new(time, window_us, grace_us));
+        }
+        if let Some(late) = &mut self.late {
+            self.view.set_late_records(late.count(table));
+        }
     }
 
     async fn make(

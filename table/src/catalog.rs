@@ -12,6 +12,7 @@ use tarn_model::{Boundary, Result};
 
 use crate::cut::{Cut, CutTable, TopicHub};
 use crate::open::{KIND, TOPIC, TOPIC_UUID, VIEW};
+use crate::watermark::EventTime;
 
 /// Topics with their hubs, and the lake that their files lie in; clones share it.
 #[derive(Debug, Clone)]
@@ -23,6 +24,7 @@ pub struct Catalog {
 struct Shared {
     lake: Lake,
     hubs: RwLock<BTreeMap<String, Arc<TopicHub>>>,
+    event_times: RwLock<BTreeMap<String, Arc<EventTime>>>,
     ready: AtomicBool,
     records_to_go: AtomicU64,
 }
@@ -34,6 +36,7 @@ impl Catalog {
             shared: Arc::new(Shared {
                 lake,
                 hubs: RwLock::default(),
+                event_times: RwLock::default(),
                 ready: AtomicBool::new(false),
                 records_to_go: AtomicU64::new(0),
             }),
@@ -89,6 +92,16 @@ impl Catalog {
     pub fn table(&self, name: &str) -> Option<(Arc<TopicHub>, Arc<CutTable>)> {
         let hubs = self.shared.hubs.read();
         hubs.values().find_map(|hub| Some((hub.clone(), hub.cut().tables.get(name)?.clone())))
+    }
+
+    /// Says where the rows of `table` tell when what they tell of happened.
+    pub fn set_event_time(&self, table: &str, time: EventTime) {
+        self.shared.event_times.write().insert(table.to_owned(), Arc::new(time));
+    }
+
+    /// The event time of `table`, if its config names one.
+    pub fn event_time(&self, table: &str) -> Option<Arc<EventTime>> {
+        self.shared.event_times.read().get(table).cloned()
     }
 
     /// The newest cut of every topic, by topic name.

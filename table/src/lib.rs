@@ -8,6 +8,7 @@ pub mod fragment;
 pub mod open;
 pub mod scan;
 pub mod verify;
+pub mod watermark;
 
 pub use budget::TailBudget;
 pub use catalog::Catalog;
@@ -15,3 +16,4 @@ pub use cut::{Cut, CutTable, TopicHub};
 pub use decode::{Decoded, Decoder, TableFormat};
 pub use fragment::Fragment;
 pub use open::{OpenTable, TableOpener};
+pub use watermark::EventTime;

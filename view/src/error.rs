@@ -6,6 +6,15 @@ use tarn_model::Error;
 /// What went wrong, without DataFusion's wrapping.
 pub fn from_datafusion(error: DataFusionError) -> Error {
     let root = error.find_root();
+    if let DataFusionError::External(inner) = root
+        && let Some(ours) = inner.downcast_ref::<Error>()
+    {
+        let copy = Error::new(ours.kind(), ours.to_string());
+        return match ours.hint() {
+            Some(hint) => copy.with_hint(hint),
+            None => copy,
+        };
+    }
     let message = root.message().trim().trim_end_matches('.').to_owned();
     match root {
         DataFusionError::ResourcesExhausted(_) => {

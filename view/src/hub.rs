@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
@@ -75,6 +76,15 @@ pub struct View {
     /// Held while a new moment is made.
     making: Mutex<()>,
     changes: watch::Sender<u64>,
+    /// Rows that came for a window that had closed; `None` where nobody counts.
+    late: Mutex<Late>,
+}
+
+/// Rows that come for a window that has closed.
+#[derive(Debug, Default)]
+struct Late {
+    grace: Duration,
+    records: Option<u64>,
 }
 
 /// A view's states at one moment.
@@ -135,6 +145,7 @@ impl View {
             moment: ArcSwap::from_pointee(ViewMoment::default()),
             making: Mutex::new(()),
             changes: watch::channel(0).0,
+            late: Mutex::default(),
         }
     }
 
@@ -151,6 +162,27 @@ impl View {
     /// Its newest states.
     pub fn moment(&self) -> Arc<ViewMoment> {
         self.moment.load_full()
+    }
+
+    /// Rows since the start of the process that came for a window that had closed; `None` when it has no window of its table's
+    /// event time.
+    pub fn late_records(&self) -> Option<u64> {
+        self.late.lock().records
+    }
+
+    /// Time that a window stays open after its end.
+    pub fn grace(&self) -> Duration {
+        self.late.lock().grace
+    }
+
+    /// Says how long windows stay open after their end.
+    pub fn set_grace(&self, grace: Duration) {
+        self.late.lock().grace = grace;
+    }
+
+    /// Says how many rows were late so far.
+    pub fn set_late_records(&self, late: u64) {
+        self.late.lock().records = Some(late);
     }
 
     /// Ticks at every change of its states.

@@ -13,7 +13,10 @@
 
 mod definition;
 mod difference;
+mod dimension;
 mod error;
+mod extremes;
+mod functions;
 mod hub;
 mod live;
 #[cfg(test)]
@@ -24,10 +27,13 @@ mod split;
 mod stamp;
 mod stored;
 mod versions;
+mod watermark_function;
+mod windows;
 
 pub use definition::{Definition, Way};
 pub use difference::{Difference, Example};
 pub use error::from_datafusion;
+pub use functions::with_functions;
 pub use hub::{BatchStates, View, ViewMoment, Views};
 pub use live::{LiveStates, State};
 pub use planner::Planner;
@@ -36,3 +42,4 @@ pub use split::Split;
 pub use stamp::{ENGINE, Stamp};
 pub use stored::StoredStates;
 pub use versions::{Version, Versions};
+pub use watermark_function::{WATERMARK, Watermarks, watermark_function};

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use arrow::array::{
     ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::SchemaRef;
-use datafusion::catalog::TableProvider;
+use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
 use tarn_lake::{Advance, Commit, Lake, LakeOptions, LakeTable, NewTable};
@@ -112,7 +112,8 @@ fn rows(dice: &mut Dice, schema: &SchemaRef, partition: i32, from: i64, to: i64,
 
 /// A definition, and which of its columns are sketches.
 fn query(dice: &mut Dice) -> (String, Vec<bool>) {
-    let keys = [
+    let joins = dice.chance(25);
+    let mut keys = vec![
         "k",
         "n",
         "date_bin(INTERVAL '1 hour', ts)",
@@ -122,7 +123,13 @@ fn query(dice: &mut Dice) -> (String, Vec<bool>) {
         "d",
         "CAST(ts AS DATE)",
         "_partition",
+        "tumble(ts, INTERVAL '1 hour')",
+        "tumble_end(ts, INTERVAL '25 minutes')",
+        "hop(ts, INTERVAL '10 minutes', INTERVAL '1 hour')",
     ];
+    if joins {
+        keys.extend(["label", "label", "w % 2", "coalesce(label, k)", "n + w"]);
+    }
     let aggregates = [
         "count(*)",
         "count(x)",
@@ -170,6 +177,7 @@ fn query(dice: &mut Dice) -> (String, Vec<bool>) {
     ];
     let sketches = ["approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY y)", "approx_median(y)"];
     let filters = ["b", "i > 0", "y < 10", "k IS NOT NULL", "n IN (1, 2)"];
+    let joined_filters = ["label <> 'x'", "w IS NULL OR w < n", "b AND label IS NOT NULL", "i > 0"];
     let mut chosen: Vec<&str> = Vec::new();
     for _ in 0..dice.roll(4) {
         let key = *dice.pick(&keys);
@@ -194,7 +202,10 @@ fn query(dice: &mut Dice) -> (String, Vec<bool>) {
     }
     let mut sql = format!("SELECT {} FROM t", columns.join(", "));
     if dice.chance(30) {
-        sql += &format!(" WHERE {}", dice.pick(&filters));
+        sql += &format!(
+            " WHERE {}",
+            if joins { dice.pick(&joined_filters[..]) } else { dice.pick(&filters[..]) }
+        );
     }
     if !chosen.is_empty() {
         sql += &format!(" GROUP BY {}", chosen.join(", "));
@@ -206,11 +217,48 @@ fn query(dice: &mut Dice) -> (String, Vec<bool>) {
             sql += &format!(" ORDER BY {} LIMIT {}", order.join(", "), 1 + dice.roll(6));
         }
     }
-    if dice.chance(15) {
+    if joins {
+        let kind = *dice.pick(&["JOIN", "JOIN", "LEFT JOIN"]);
+        let on =
+            *dice.pick(&["k = dk", "n = dn", "k = dk AND n = dn", "k = dk AND w > 2", "n = dn AND i < w"]);
+        sql = sql.replacen(" FROM t", &format!(" FROM t {kind} d ON {on}"), 1);
+    } else if dice.chance(15) {
         let inner = "SELECT k, n, i, x, y, b, ts, d, _partition, _offset FROM t WHERE n IS NOT NULL";
         sql = sql.replacen(" FROM t", &format!(" FROM ({inner}) AS t"), 1);
     }
     (sql, sketch)
+}
+
+/// A table to join with: keys that are there twice or not at all, NULLs, and rows that no row of `t` meets.
+fn dimension(dice: &mut Dice) -> RecordBatch {
+    let n = dice.roll(12);
+    let texts = ["", "a", "Ä", "日本", "z", "nowhere"];
+    let labels = ["x", "y", "z"];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "dk",
+            Arc::new(
+                (0..n).map(|_| dice.chance(85).then(|| *dice.pick(&texts))).collect::<StringViewArray>(),
+            ),
+        ),
+        (
+            "dn",
+            Arc::new(
+                (0..n)
+                    .map(|_| dice.chance(85).then(|| i32::try_from(dice.roll(7)).expect("small")))
+                    .collect::<Int32Array>(),
+            ),
+        ),
+        (
+            "label",
+            Arc::new(
+                (0..n).map(|_| dice.chance(85).then(|| *dice.pick(&labels))).collect::<StringViewArray>(),
+            ),
+        ),
+        ("w", Arc::new((0..n).map(|_| dice.chance(85).then(|| dice.int(6))).collect::<Int64Array>())),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+        .expect("rows")
 }
 
 async fn memory_lake() -> Lake {
@@ -295,9 +343,18 @@ async fn case(seed: u64) {
     });
 
     let planner = Planner::new(lake.store(), 1 << 30).expect("a planner");
-    let definition = Definition::plan(&planner, "v", &sql, &|_| Some(sql_schema(&schema))).await;
+    let dimension = dimension(&mut dice);
+    let columns = |name: &str| match name {
+        "t" => Some(sql_schema(&schema)),
+        _ => Some(dimension.schema()),
+    };
+    let definition = Definition::plan(&planner, "v", &sql, &columns).await;
     let definition = definition.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let Way::States(split) = &definition.way else { panic!("{sql}: {:?}", definition.way) };
+    let split = match &definition.way {
+        Way::States(split) => split,
+        Way::Rows { reason } if reason.contains("by the keys of a join") => return,
+        Way::Rows { reason } => panic!("{sql}: {reason}"),
+    };
     let stamp = Stamp::now(&definition.plan_hash, None);
     let upto = between(&mut dice, &zero, &ends);
 
@@ -349,8 +406,15 @@ async fn case(seed: u64) {
     let inputs = Inputs::at(split, &moment, &stamp, &cut, &upto);
     let says = inputs.to_string();
     let rows = |name: &str| -> Option<Arc<dyn TableProvider>> {
-        (name == "t").then(|| Arc::new(TableScan::new(Arc::clone(&cut), Part::Both, upto.clone())) as _)
+        match name {
+            "t" => Some(Arc::new(TableScan::new(Arc::clone(&cut), Part::Both, upto.clone())) as _),
+            "d" => MemTable::try_new(dimension.schema(), vec![vec![dimension.clone()]])
+                .ok()
+                .map(|table| Arc::new(table) as _),
+            _ => None,
+        }
     };
+    let inputs = inputs.joined_with(&rows).expect("a join over its tables");
     let by_states =
         definition.over_states(split, Arc::new(StatesScan::new(inputs)), &rows).expect("a plan over states");
     let by_rows = definition.over_rows(&rows).expect("a plan over rows");
@@ -498,7 +562,23 @@ async fn what_does_not_merge_is_kept_as_rows_and_says_why() {
         ("SELECT k, array_agg(i ORDER BY ts) FROM t GROUP BY k", "array_agg"),
         ("SELECT k, sum(DISTINCT i) FROM t GROUP BY k", "DISTINCT"),
         ("SELECT k, i FROM t", "no aggregate"),
-        ("SELECT a.k, count(*) FROM t AS a JOIN u AS b ON a.i = b.i GROUP BY a.k", "a join"),
+        (
+            "SELECT b.k, sum(b.y + a.y) FROM t AS a JOIN u AS b ON a.i = b.i GROUP BY 1",
+            "of more than one table",
+        ),
+        ("SELECT a.k, sum(b.y) FROM t AS a LEFT JOIN u AS b ON a.i = b.i GROUP BY 1", "have no match"),
+        ("SELECT b.k, count(*) FROM t AS a FULL JOIN u AS b ON a.i = b.i GROUP BY 1", "have no match"),
+        ("SELECT b.k, count(*) FROM t AS a JOIN u AS b ON a.y = b.y GROUP BY 1", "floating-point column `y`"),
+        ("SELECT b.k, count(*) FROM t AS a CROSS JOIN u AS b GROUP BY 1", "no column of `t` joins it"),
+        (
+            "SELECT b.k, last_value(a.i ORDER BY a.n) FROM t AS a JOIN u AS b ON a.i = b.i GROUP BY 1",
+            "identity",
+        ),
+        (
+            "SELECT b.k, count(a.i) FROM t AS a JOIN u AS b ON a.i = b.i WHERE a.n IN (SELECT n FROM u) GROUP BY 1",
+            "a subquery",
+        ),
+        ("SELECT b.k, median(a.y) FROM t AS a JOIN u AS b ON a.i = b.i GROUP BY 1", "median"),
         ("SELECT k, n, count(*) FROM t GROUP BY ROLLUP (k, n)", "several sets of keys"),
         ("SELECT n, count(*) FROM (SELECT DISTINCT k, n FROM t) AS q GROUP BY n", "DISTINCT"),
         ("SELECT k, count(*) FROM t WHERE i > (SELECT avg(i) FROM u) GROUP BY k", "a subquery"),
@@ -510,8 +590,12 @@ async fn what_does_not_merge_is_kept_as_rows_and_says_why() {
             Way::States(_) => panic!("{sql} is kept as states"),
         }
     }
-    // The inner aggregate is kept, the outer one runs over its answer; a dimension is joined above it.
+    // The inner aggregate is kept, the outer one runs over its answer; a dimension is joined above it, wherever it was written.
     for sql in [
+        "SELECT a.k, count(*) FROM t AS a JOIN u AS b ON a.i = b.i GROUP BY a.k",
+        "SELECT b.k, sum(a.y) FROM u AS b RIGHT JOIN t AS a USING (i) WHERE a.b AND b.n > 1 GROUP BY b.k",
+        "SELECT c.k, count(a.y) FROM t AS a JOIN u AS b ON a.i = b.i LEFT JOIN u AS c ON b.n = c.n GROUP BY 1",
+        "SELECT hop(a.ts, INTERVAL '1 hour', INTERVAL '2 hours'), b.k, max(a.y) FROM t AS a JOIN u AS b ON a.i = b.i GROUP BY 1, 2",
         "SELECT max(n) FROM (SELECT k, count(*) AS n FROM t GROUP BY k) AS q",
         "SELECT u.k, q.n FROM (SELECT n AS key, count(*) AS n FROM t GROUP BY n) AS q JOIN u ON u.n = q.key",
     ] {

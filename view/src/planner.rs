@@ -23,6 +23,7 @@ use tarn_model::{Error, Result};
 use tarn_table::scan::OnlyTheLake;
 
 use crate::error::from_datafusion;
+use crate::functions::with_functions;
 
 const CATALOG: &str = "tarn";
 const SCHEMA: &str = "public";
@@ -56,8 +57,8 @@ impl Planner {
             .with_default_features()
             .with_config(config)
             .with_runtime_env(Arc::clone(&runtime))
-            .with_table_factories(Default::default())
-            .build();
+            .with_table_factories(Default::default());
+        let state = with_functions(state).build();
         Ok(Planner { state: Arc::new(state), runtime, memory_bytes })
     }
 

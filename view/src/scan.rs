@@ -19,7 +19,9 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
+};
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
@@ -53,6 +55,8 @@ pub struct Inputs {
     batch: Option<Arc<BatchStates>>,
     live: Vec<Arc<State>>,
     rows: Option<TableScan>,
+    /// What joins the states, over the tables of a statement.
+    joined: Option<LogicalPlan>,
 }
 
 impl Inputs {
@@ -84,15 +88,21 @@ impl Inputs {
         let (live, reached) = live.map_or_else(|| (Vec::new(), from.clone()), |live| live.within(from, to));
         let rows = TableScan::new(Arc::clone(table), Part::Both, to.clone()).above(reached.clone());
         let rows = (reached.is_empty() || !rows.is_empty()).then_some(rows);
-        Inputs { split: Arc::clone(split), batch: None, live, rows }
+        Inputs { split: Arc::clone(split), batch: None, live, rows, joined: None }
     }
 
     /// States only, to be merged.
     pub fn states_only(split: &Arc<Split>, batch: Option<Arc<BatchStates>>, live: Vec<Arc<State>>) -> Inputs {
-        Inputs { split: Arc::clone(split), batch, live, rows: None }
+        Inputs { split: Arc::clone(split), batch, live, rows: None, joined: None }
     }
 
-    /// All of it as states; groups that `only` (over the answer's keys) leaves out may be missing.
+    /// The same, with the tables that its split joins to the states.
+    pub fn joined_with(self, tables: &dyn Fn(&str) -> Option<Arc<dyn TableProvider>>) -> Result<Inputs> {
+        let joined = self.split.joined_over(tables).map_err(from_datafusion)?;
+        Ok(Inputs { joined, ..self })
+    }
+
+    /// All of it as states; groups that `only` (over the states' keys) leaves out may be missing.
     async fn plan(&self, session: &dyn Session, only: Option<&Expr>) -> DfResult<Arc<dyn ExecutionPlan>> {
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if let Some(batch) = &self.batch {
@@ -161,7 +171,8 @@ impl Inputs {
         definition: &Definition,
         tables: &dyn Fn(&str) -> Option<Arc<dyn TableProvider>>,
     ) -> Result<Vec<RecordBatch>> {
-        let plan = definition.over_states(&self.split, Arc::new(StatesScan::new(self.clone())), tables)?;
+        let inputs = self.clone().joined_with(tables)?;
+        let plan = definition.over_states(&self.split, Arc::new(StatesScan::new(inputs)), tables)?;
         let plan = planner.state().create_physical_plan(&plan).await.map_err(from_datafusion)?;
         planner.run(plan).await
     }
@@ -212,7 +223,7 @@ impl StatesScan {
     }
 
     fn is_on_keys(&self, filter: &Expr) -> bool {
-        let keys = self.0.split.keys();
+        let keys = self.0.split.answer_keys();
         let columns = filter.column_refs();
         let schema = self.0.split.answer_schema();
         !columns.is_empty()
@@ -249,7 +260,9 @@ impl TableProvider for StatesScan {
         _: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let only = conjunction(filters.iter().filter(|filter| self.is_on_keys(filter)).cloned());
+        let only = only.and_then(|only| self.0.split.on_state_keys(&only));
         let states = self.0.plan(state, only.as_ref()).await?;
+        let states = self.0.split.join(self.0.joined.as_ref(), states, state).await?;
         let streams = if self.0.state_rows() >= MANY_STATES { state.config().target_partitions() } else { 1 };
         let answer = self.0.split.finish(states, streams)?;
         let schema = self.0.split.answer_schema();

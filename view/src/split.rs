@@ -11,29 +11,41 @@
 //! Partial:                                          ▲
 //! input:   the columns that the aggregate uses ── over ── rows of one table
 //! ```
+//!
+//! Where the aggregate stands over a join, other tables are joined to the states, between their merge and `Final`; see
+//! [`crate::dimension`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, DFSchemaRef, Result as DfResult};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result as DfResult, internal_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Projection, col};
+use datafusion::logical_expr::{
+    Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Projection, TableType, col,
+};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{Partitioning, PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
+use tarn_model::columns::OFFSET;
+
 use crate::definition::bind;
+use crate::dimension::{Joined, Lowered, named_states, over_states};
 use crate::planner::Columns;
 use crate::stored::StoredStates;
+use crate::windows::window_us;
 
 /// The name under which the aggregate's answer stands in the plan above it.
 const ANSWER: &str = "states";
@@ -83,15 +95,30 @@ pub struct Split {
     answer: SchemaRef,
     /// The whole plan, with a placeholder for the aggregate's answer.
     above: LogicalPlan,
+    /// What joins states before they become the answer.
+    joined: Option<Joined>,
 }
 
 impl Split {
     /// Cuts an analyzed plan, or says why it cannot be.
     pub(crate) fn of(plan: &LogicalPlan, session: &SessionState) -> Result<Split, String> {
-        let (aggregate, table) = find(plan)?;
-        check_aggregates(&aggregate)?;
+        let Found { whole, table, lowered } = find(plan)?;
+        check_aggregates(&whole)?;
+        // Its accumulator for all rows does not read what the one for groups leaves of a group without values.
+        let is_sketch = |expr: &Expr| matches!(expr, Expr::AggregateFunction(call) if call.func.name() == "approx_distinct");
+        if lowered.is_some()
+            && whole.group_expr.is_empty()
+            && whole
+                .aggr_expr
+                .iter()
+                .any(|expr| expr.exists(|expr| Ok(is_sketch(expr))).is_ok_and(|found| found))
+        {
+            return Err("states of `approx_distinct` by the keys of a join do not merge to one without keys"
+                .to_owned());
+        }
+        let aggregate = lowered.as_ref().map_or(&whole, |lowered| &lowered.aggregate);
         let internal = |error: datafusion::error::DataFusionError| format!("it cannot be split: {error}");
-        let input = used_columns(&aggregate).map_err(internal)?;
+        let input = used_columns(aggregate).map_err(internal)?;
         let logical: &DFSchema = input.schema();
         let input_schema = Arc::clone(logical.inner());
         let props = session.execution_props();
@@ -127,8 +154,9 @@ impl Split {
         let aggregates = partial.aggr_expr().to_vec();
         let state_schema = partial.schema();
         let stored = StoredStates::of(&state_schema, keys.len())?;
-        let answer = answer_schema(&aggregate.schema, keys.len());
-        let above = replace(plan, &aggregate, &answer).map_err(internal)?;
+        let answer = answer_schema(&whole.schema, whole.group_expr.len());
+        let above = replace(plan, &whole, &answer).map_err(internal)?;
+        let joined = lowered.map(|lowered| lowered.joined(&state_schema)).transpose().map_err(internal)?;
         Ok(Split {
             table,
             input,
@@ -141,6 +169,7 @@ impl Split {
             stored,
             answer,
             above,
+            joined,
         })
     }
 
@@ -164,12 +193,88 @@ impl Split {
         &self.answer
     }
 
-    /// Number of group keys.
+    /// Number of group keys of the states.
     pub fn keys(&self) -> usize {
         self.keys.len()
     }
 
-    /// Rows to states, one stream for each of the rows' streams; only groups that `only` (over the answer's key columns)
+    /// Number of group keys of the answer.
+    pub fn answer_keys(&self) -> usize {
+        self.joined.as_ref().map_or(self.keys.len(), |joined| joined.state_keys.len())
+    }
+
+    /// How long the window of time by which the times in `column` are grouped stays open, µs; `None` when they are not.
+    pub fn window_us(&self, column: &str) -> Option<i64> {
+        let mut found = None;
+        let mut look = |expr: &Expr| {
+            expr.apply(|expr| {
+                found = found.or_else(|| window_us(expr, column));
+                Ok(TreeNodeRecursion::Continue)
+            })
+        };
+        let keys = self.keys.iter().try_for_each(|key| look(key).map(drop));
+        // Those of `hop` stand below the aggregate.
+        let below = self.input.apply(|node| node.apply_expressions(&mut look));
+        keys.and(below.map(drop)).ok().and(found)
+    }
+
+    /// The tables that are joined to the states.
+    pub fn joins(&self) -> impl Iterator<Item = &str> {
+        self.joined.iter().flat_map(|joined| joined.tables.iter().map(String::as_str))
+    }
+
+    /// What joins states, over `tables`; `None` when nothing does.
+    pub(crate) fn joined_over(
+        &self,
+        tables: &dyn Fn(&str) -> Option<Arc<dyn TableProvider>>,
+    ) -> DfResult<Option<LogicalPlan>> {
+        self.joined.as_ref().map(|joined| joined.over(tables)).transpose()
+    }
+
+    /// States, joined as `plan` says: columns `g0, g1, …` of the answer, then the states'.
+    pub(crate) async fn join(
+        &self,
+        plan: Option<&LogicalPlan>,
+        states: Arc<dyn ExecutionPlan>,
+        session: &dyn Session,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        if self.joined.is_none() {
+            return Ok(states);
+        }
+        let Some(plan) = plan else { return internal_err!("states are read without the tables they join") };
+        let schema = named_states(&self.state_schema, self.keys.len());
+        let plan = over_states(plan, Arc::new(ReadyStates { schema, states }))?;
+        let plan = session.create_physical_plan(&plan).await?;
+        // Two batches can make rows for hours: a statement must be able to end meanwhile.
+        let yielding = plan.transform_up(|node| {
+            Ok(if node.name().ends_with("JoinExec") {
+                Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
+            } else {
+                Transformed::no(node)
+            })
+        })?;
+        Ok(yielding.data)
+    }
+
+    /// A filter over the answer's keys as one over the states' keys, where each is one.
+    pub(crate) fn on_state_keys(&self, only: &Expr) -> Option<Expr> {
+        let Some(joined) = &self.joined else { return Some(only.clone()) };
+        let all_are = only.column_refs().iter().all(|column| {
+            self.answer
+                .index_of(&column.name)
+                .is_ok_and(|at| joined.state_keys.get(at).is_some_and(Option::is_some))
+        });
+        let renamed = only.clone().transform_up(|expr| match &expr {
+            Expr::Column(column) => {
+                let at = joined.state_keys.get(self.answer.index_of(&column.name)?).copied().flatten();
+                Ok(Transformed::yes(col(Column::from_name(format!("g{}", at.unwrap_or_default())))))
+            }
+            _ => Ok(Transformed::no(expr)),
+        });
+        all_are.then(|| renamed.ok().map(|renamed| renamed.data)).flatten()
+    }
+
+    /// Rows to states, one stream for each of the rows' streams; only groups that `only` (over the states' key columns)
     /// leaves.
     pub async fn partial(
         &self,
@@ -195,25 +300,39 @@ impl Split {
 
     /// States to fewer states: one row a group.
     pub fn reduce(&self, states: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        self.merge(AggregateMode::PartialReduce, one_stream(states))
+        self.merge(AggregateMode::PartialReduce, self.group.as_final(), one_stream(states))
     }
 
-    /// States to the answer, in `streams` streams.
+    /// States, joined, to the answer, in `streams` streams.
     pub fn finish(&self, states: Arc<dyn ExecutionPlan>, streams: usize) -> DfResult<Arc<dyn ExecutionPlan>> {
-        if streams <= 1 || self.keys.is_empty() || states.output_partitioning().partition_count() <= 1 {
-            return self.merge(AggregateMode::Final, one_stream(states));
-        }
+        let schema = states.schema();
         let key = |at: usize| {
-            Arc::new(PhysicalColumn::new(self.state_schema.field(at).name(), at)) as Arc<dyn PhysicalExpr>
+            let name = schema.field(at).name();
+            (Arc::new(PhysicalColumn::new(name, at)) as Arc<dyn PhysicalExpr>, name.clone())
         };
-        let by_key = Partitioning::Hash((0..self.keys.len()).map(key).collect(), streams);
-        self.merge(AggregateMode::FinalPartitioned, Arc::new(RepartitionExec::try_new(states, by_key)?))
+        let keys: Vec<_> = (0..self.answer_keys()).map(key).collect();
+        let group = match (&self.joined, keys.is_empty()) {
+            (None, _) => self.group.as_final(),
+            (Some(_), true) => PhysicalGroupBy::new(vec![], vec![], vec![], false),
+            (Some(_), false) => PhysicalGroupBy::new_single(keys.clone()),
+        };
+        if streams <= 1 || keys.is_empty() || states.output_partitioning().partition_count() <= 1 {
+            return self.merge(AggregateMode::Final, group, one_stream(states));
+        }
+        let by_key = Partitioning::Hash(keys.into_iter().map(|(key, _)| key).collect(), streams);
+        let states = Arc::new(RepartitionExec::try_new(states, by_key)?);
+        self.merge(AggregateMode::FinalPartitioned, group, states)
     }
 
-    fn merge(&self, mode: AggregateMode, states: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    fn merge(
+        &self,
+        mode: AggregateMode,
+        group: PhysicalGroupBy,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(AggregateExec::try_new(
             mode,
-            self.group.as_final(),
+            group,
             self.aggregates.clone(),
             // Rows that a filter leaves out have never reached a state.
             vec![None; self.aggregates.len()],
@@ -234,7 +353,7 @@ impl Split {
 
     fn is_key(&self, plan: &LogicalPlan, at: usize) -> bool {
         match plan {
-            LogicalPlan::TableScan(scan) => scan.table_name.table() == ANSWER && at < self.keys.len(),
+            LogicalPlan::TableScan(scan) => scan.table_name.table() == ANSWER && at < self.answer_keys(),
             LogicalPlan::Projection(node) => match node.expr[at].clone().unalias_nested().data {
                 Expr::Column(column) => node
                     .input
@@ -251,11 +370,11 @@ impl Split {
         }
     }
 
-    /// An expression over the answer's keys as one over the input.
+    /// An expression over the states' keys as one over the input.
     fn over_input(&self, expr: &Expr) -> DfResult<Expr> {
         let swapped = expr.clone().transform_up(|expr| match &expr {
             Expr::Column(column) => {
-                let at = self.answer.index_of(&column.name)?;
+                let at = self.stored.schema().index_of(&column.name)?;
                 Ok(Transformed::yes(self.keys[at].clone().unalias_nested().data))
             }
             _ => Ok(Transformed::no(expr)),
@@ -272,16 +391,33 @@ fn one_stream(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     }
 }
 
-/// The one aggregate over the rows of one table, with that table's name.
-fn find(plan: &LogicalPlan) -> Result<(Aggregate, String), String> {
+/// The aggregate at which a plan is cut.
+struct Found {
+    /// As it stands in the plan.
+    whole: Aggregate,
+    /// The table whose rows it aggregates.
+    table: String,
+    /// The same over the rows of that table alone, where it stands over a join.
+    lowered: Option<Lowered>,
+}
+
+/// The one aggregate over the rows of one table, joined or not.
+fn find(plan: &LogicalPlan) -> Result<Found, String> {
     let (mut found, mut aggregates) = (Vec::new(), 0);
     let mut why = None;
     let walked = plan.apply(|node| {
         if let LogicalPlan::Aggregate(aggregate) = node {
             aggregates += 1;
+            let whole = aggregate.clone();
             match rows_of(&aggregate.input) {
-                Ok(table) => found.push((aggregate.clone(), table)),
-                Err(reason) => why = Some(reason),
+                Ok(table) => found.push(Found { whole, table, lowered: None }),
+                Err(_) => match Lowered::of(aggregate) {
+                    Ok(lowered) => {
+                        let table = lowered.table.clone();
+                        found.push(Found { whole, table, lowered: Some(lowered) });
+                    }
+                    Err(reason) => why = Some(reason),
+                },
             }
         }
         Ok(TreeNodeRecursion::Continue)
@@ -296,7 +432,7 @@ fn find(plan: &LogicalPlan) -> Result<(Aggregate, String), String> {
 }
 
 /// The table of which `plan` makes its rows one by one, or what stands in the way.
-fn rows_of(plan: &LogicalPlan) -> Result<String, String> {
+pub(crate) fn rows_of(plan: &LogicalPlan) -> Result<String, String> {
     let mut has_subquery = false;
     let looked = plan.apply_expressions(|expr| {
         has_subquery |= contains_subquery(expr)?;
@@ -323,7 +459,7 @@ fn rows_of(plan: &LogicalPlan) -> Result<String, String> {
     Err(format!("its aggregate is taken over {what}"))
 }
 
-fn contains_subquery(expr: &Expr) -> DfResult<bool> {
+pub(crate) fn contains_subquery(expr: &Expr) -> DfResult<bool> {
     expr.exists(|expr| Ok(matches!(expr, Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_))))
 }
 
@@ -348,7 +484,12 @@ fn check_aggregates(aggregate: &Aggregate) -> Result<(), String> {
             return Err(format!("states of `{name}(DISTINCT …)` do not merge"));
         }
         let is_ordered = matches!(name, "first_value" | "last_value");
-        if is_ordered && call.params.order_by.is_empty() {
+        let by_identity = call
+            .params
+            .order_by
+            .last()
+            .is_some_and(|last| matches!(&last.expr, Expr::Column(column) if column.name == OFFSET));
+        if is_ordered && !by_identity {
             return Err(format!(
                 "`{name}` stands where a row's identity is out of reach, so ties cannot be broken"
             ));
@@ -396,4 +537,38 @@ fn replace(plan: &LogicalPlan, aggregate: &Aggregate, answer: &SchemaRef) -> DfR
         _ => Ok(Transformed::no(node)),
     });
     replaced.map(|replaced| replaced.data)
+}
+
+/// States that are being read, as a table of columns `g0, …, s0, …`.
+#[derive(Debug)]
+struct ReadyStates {
+    schema: SchemaRef,
+    states: Arc<dyn ExecutionPlan>,
+}
+
+#[async_trait]
+impl TableProvider for ReadyStates {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let from = self.states.schema();
+        let columns = projection.unwrap_or(&all).iter().map(|at| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(from.field(*at).name(), *at));
+            (column, self.schema.field(*at).name().clone())
+        });
+        Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), Arc::clone(&self.states))?))
+    }
 }

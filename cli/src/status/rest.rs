@@ -12,7 +12,7 @@ use tarn_model::{Boundary, Offset, PartitionId};
 use tarn_table::catalog::boundary_of;
 
 use crate::pipeline::topic_status;
-use crate::rest;
+use crate::rest::{self, event_time_at_rest};
 
 /// Enough for the batch that holds a record.
 const FETCH_BYTES: usize = 1;
@@ -71,6 +71,7 @@ async fn in_the_lake(log: &Log, lake: &Lake, table: &TableConfig) -> tarn_model:
         uncommitted_records: ends.records_above(&Boundary::new()),
         ..TableStatus::default()
     };
+    let partitions = log.topic(table.topic_name()).map_or(0, |topic| topic.partitions);
     let mut boundary = Boundary::new();
     if let Some(stored) = lake.load(&table.name, false).await? {
         let snapshot = stored.snapshot();
@@ -83,6 +84,10 @@ async fn in_the_lake(log: &Log, lake: &Lake, table: &TableConfig) -> tarn_model:
         status.uncommitted_records = ends.records_above(&boundary);
         status.lag_records = status.uncommitted_records;
         status.boundary = Some(boundary.clone());
+        if let Some(time) = event_time_at_rest(table, &snapshot, partitions) {
+            let newest = time.in_lake(&snapshot).unwrap_or_default();
+            status.watermark_ms = time.watermark(&newest).map(|at| at.div_euclid(1000));
+        }
     }
     if let Some(dead) = lake.load(&table.dead_letters_name(), false).await? {
         status.dead_letters = rows(&dead.snapshot());

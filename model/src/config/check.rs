@@ -14,7 +14,7 @@ use super::{
     Config, CsvConfig, DatabaseConfig, DatabaseMode, DoneAction, FileFormat, GeneratorConfig, SourceConfig,
     SourceKind, Span, SpooldirConfig, TableConfig, TaildirConfig,
 };
-use crate::columns::Columns;
+use crate::columns::{ColumnType, Columns, TIMESTAMP};
 
 const MAX_PARTITIONS: i32 = 10_000;
 /// A record must fit into one record batch, whose length is an `i32`.
@@ -522,6 +522,36 @@ impl Checker<'_, '_> {
             } else if let Some(columns) = &columns
                 && columns.get(name).is_none()
             {
+                let near = nearest(name, columns.iter().map(|column| column.name.as_str()));
+                let near = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+                self.wrong(&field, format!("there is no column {shown} in `columns`{near}"));
+            }
+        }
+        self.event_time(at, table, columns.as_ref());
+    }
+
+    /// A column of timestamps; one that is inferred is looked at when the table is there.
+    fn event_time(&mut self, at: &str, table: &TableConfig, columns: Option<&Columns>) {
+        let field = format!("{at}.event_time");
+        let Some(name) = &table.event_time else {
+            for (key, span, default) in
+                [("allowed_lateness", table.allowed_lateness, 0), ("idle_after", table.idle_after, 60_000)]
+            {
+                if span != Span::from_millis(default) {
+                    self.wrong(&format!("{at}.{key}"), "this needs `event_time`: the column that says when");
+                }
+            }
+            return;
+        };
+        let shown = self.shown(&field, name);
+        if name == TIMESTAMP {
+            return;
+        }
+        let Some(columns) = columns else { return };
+        match columns.get(name).map(|column| column.column_type) {
+            Some(ColumnType::Timestamp) => {}
+            Some(other) => self.wrong(&field, format!("column {shown} is `{other}`, not `TIMESTAMP`")),
+            None => {
                 let near = nearest(name, columns.iter().map(|column| column.name.as_str()));
                 let near = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
                 self.wrong(&field, format!("there is no column {shown} in `columns`{near}"));

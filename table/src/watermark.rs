@@ -1,0 +1,245 @@
+//! Watermarks: how far a table has come in the time of which its rows tell.
+//!
+//! ```text
+//! M(p) = newest event time of partition p below the vector       (none: before all time)
+//! watermark = max( min over p of M(p),  max over p of M(p) - idle_after ) - allowed_lateness
+//! ```
+//!
+//! *Why this form*: the usual rule (the least of all partitions, without those that have been silent for a while) depends on
+//! when one looks, and goes back when a silent partition speaks again. This one depends on nothing but the rows below a vector:
+//! it is the same at the same vector for ever, and since no `M(p)` ever falls, it never goes back while the vector moves on,
+//! across a restart either. A partition that lags by more than `idle_after` holds it back by no more than that.
+//!
+//! *Layout*: `M(p)` of a table's lake part is a `txn` of its commits, `tarn/<topic id>/<partition>/event_time/<column>` = µs since
+//! 1970, written with the rows. A partition that has none yet has the least number there is, so that the lake knows how many
+//! partitions there are. `M(p)` of the tail is read from its rows.
+//!
+//! *Failure*: a lake part that was written before the table had an event time has no such `txn`; then its rows are read, once.
+//!
+//! *Not here*: a guard against rows from the future. One row of the year 2999 takes the watermark there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::max;
+use arrow::datatypes::{DataType, Int32Type, TimeUnit, TimestampMicrosecondType};
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionStateBuilder, TaskContext};
+use datafusion::functions_aggregate::expr_fn;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ident};
+use datafusion::physical_plan::collect;
+use object_store::ObjectStore;
+use tarn_lake::{Advance, LakeSnapshot};
+use tarn_model::columns::PARTITION;
+use tarn_model::config::TableConfig;
+use tarn_model::{Boundary, Error, PartitionId, Result};
+
+use crate::catalog::boundary_of;
+use crate::cut::CutTable;
+use crate::fragment::slice_rows;
+use crate::open::TOPIC_UUID;
+use crate::scan::{OnlyTheLake, Part, TableScan};
+
+/// Partition → newest event time, µs since 1970 UTC.
+pub type Newest = BTreeMap<PartitionId, i64>;
+
+/// Stands for "no event yet".
+const BEFORE_ALL: i64 = i64::MIN;
+
+/// Where a table's rows say when what they tell of happened, and how late that may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventTime {
+    /// The column.
+    pub column: String,
+    /// How far the watermark stays behind, µs.
+    pub allowed_lateness_us: i64,
+    /// Where a partition that lags is left behind, µs.
+    pub idle_after_us: i64,
+    /// Partitions of the topic, as far as this process knows.
+    pub partitions: i32,
+}
+
+impl EventTime {
+    /// What `config` says, of a topic with `partitions`.
+    pub fn of(config: &TableConfig, partitions: i32) -> Option<EventTime> {
+        let us = |span: tarn_model::config::Span| i64::try_from(span.0.as_micros()).unwrap_or(i64::MAX);
+        Some(EventTime {
+            column: config.event_time.clone()?,
+            allowed_lateness_us: us(config.allowed_lateness),
+            idle_after_us: us(config.idle_after),
+            partitions,
+        })
+    }
+
+    /// The watermark, µs since 1970 UTC; `None` before the first event.
+    pub fn watermark(&self, newest: &Newest) -> Option<i64> {
+        let seen = newest.values().copied().filter(|at| *at != BEFORE_ALL);
+        let highest = seen.clone().max()?;
+        let partitions = usize::try_from(self.partitions).unwrap_or(0).max(newest.len());
+        let lowest = if seen.clone().count() < partitions { BEFORE_ALL } else { seen.min()? };
+        let watermark = lowest.max(highest.saturating_sub(self.idle_after_us));
+        Some(watermark.saturating_sub(self.allowed_lateness_us))
+    }
+
+    /// Newest event times of `table` below `upto`; `None` where only its rows can tell.
+    pub fn newest(&self, table: &CutTable, upto: &Boundary) -> Option<Newest> {
+        let mut newest = match &table.lake {
+            Some(lake) if upto.is_at_least(&table.boundary) => self.in_lake(lake)?,
+            Some(_) if !table.boundary.is_empty() => return None,
+            _ => Newest::new(),
+        };
+        for (partition, rows) in table.tail_batches() {
+            let rows = slice_rows(rows, table.boundary.next(partition), upto.next(partition));
+            if let Some(at) = self.newest_of(&rows) {
+                advance(&mut newest, partition, at);
+            }
+        }
+        Some(newest)
+    }
+
+    /// The partitions of which the commits of `lake` tell.
+    pub fn partitions_in(&self, lake: &LakeSnapshot) -> Vec<PartitionId> {
+        self.told_by(lake).into_keys().collect()
+    }
+
+    /// Newest event times of the lake part, as its commits say; `None` when one of its partitions lacks them.
+    pub fn in_lake(&self, lake: &LakeSnapshot) -> Option<Newest> {
+        let newest = self.told_by(lake);
+        let knows = |(partition, next): (PartitionId, i64)| next == 0 || newest.contains_key(&partition);
+        boundary_of(lake).iter().all(knows).then_some(newest)
+    }
+
+    fn told_by(&self, lake: &LakeSnapshot) -> Newest {
+        let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return Newest::new() };
+        let (prefix, suffix) = (format!("tarn/{topic_id}/"), format!("/event_time/{}", self.column));
+        let entry = |(app_id, at): (&String, &i64)| {
+            let partition = app_id.strip_prefix(&prefix)?.strip_suffix(&suffix)?.parse().ok()?;
+            Some((partition, *at))
+        };
+        lake.txns.iter().filter_map(entry).collect()
+    }
+
+    /// Newest event time of `rows`.
+    pub fn newest_of(&self, rows: &RecordBatch) -> Option<i64> {
+        max(self.times(rows)?)
+    }
+
+    /// The column's values; `None` when there is no such column of timestamps.
+    pub fn times<'r>(&self, rows: &'r RecordBatch) -> Option<&'r arrow::array::TimestampMicrosecondArray> {
+        rows.column_by_name(&self.column)?.as_primitive_opt::<TimestampMicrosecondType>()
+    }
+
+    /// The advances of a commit on `lake` that adds rows whose newest event times are `newest`.
+    pub fn advances(&self, lake: &LakeSnapshot, newest: &Newest) -> Vec<Advance> {
+        let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return Vec::new() };
+        let all = (0..self.partitions).map(|partition| (partition, BEFORE_ALL)).chain(newest.clone());
+        let all: Newest = all.collect();
+        let moved = all.into_iter().filter_map(|(partition, at)| {
+            let app_id = format!("tarn/{topic_id}/{partition}/event_time/{}", self.column);
+            let expected = lake.txns.get(&app_id).copied();
+            expected.is_none_or(|known| known < at).then_some(Advance { app_id, expected, to: at })
+        });
+        moved.collect()
+    }
+
+    /// Whether `table` has the column, as timestamps.
+    pub fn check(&self, table: &CutTable) -> Result<()> {
+        let wrong = |what: String| {
+            Err(Error::invalid(what).with_hint("`event_time` of the table names a column of type TIMESTAMP"))
+        };
+        match table.schema.field_with_name(&self.column).map(|field| field.data_type()) {
+            Ok(DataType::Timestamp(TimeUnit::Microsecond, _)) => Ok(()),
+            Ok(_) => wrong(format!("column `{}` of table `{}` has no timestamps", self.column, table.name)),
+            Err(_) => wrong(format!("table `{}` has no column `{}`", table.name, self.column)),
+        }
+    }
+
+    /// The plan that reads newest event times from rows: `_partition`, and the time or NULL.
+    pub fn plan(&self, rows: LogicalPlanBuilder) -> datafusion::common::Result<LogicalPlan> {
+        rows.aggregate([ident(PARTITION)], [expr_fn::max(ident(&self.column))])?.build()
+    }
+
+    /// What that plan has given.
+    pub fn read(&self, answer: &[RecordBatch]) -> Newest {
+        let mut newest = Newest::new();
+        for rows in answer {
+            let partitions = rows.column(0).as_primitive::<Int32Type>();
+            let times = rows.column(1).as_primitive_opt::<TimestampMicrosecondType>();
+            for row in 0..rows.num_rows() {
+                let at =
+                    times.filter(|times| times.is_valid(row)).map_or(BEFORE_ALL, |times| times.value(row));
+                advance(&mut newest, partitions.value(row), at);
+            }
+        }
+        newest
+    }
+}
+
+/// Newest event times of the lake part of `table` by its rows, whose files lie in `store`.
+pub async fn read_newest(
+    time: &EventTime,
+    table: &Arc<CutTable>,
+    store: Arc<dyn ObjectStore>,
+) -> Result<Newest> {
+    let wrong = |error: DataFusionError| Error::unavailable("event times cannot be read").with_source(error);
+    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(OnlyTheLake(store)));
+    let runtime = runtime.build_arc().map_err(wrong)?;
+    let state = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime).build();
+    let rows = TableScan::new(Arc::clone(table), Part::Lake, table.boundary.clone());
+    let rows = LogicalPlanBuilder::scan("rows", provider_as_source(Arc::new(rows)), None);
+    let plan = rows.and_then(|rows| time.plan(rows)).map_err(wrong)?;
+    let plan = state.create_physical_plan(&plan).await.map_err(wrong)?;
+    let answer = collect(plan, Arc::new(TaskContext::from(&state))).await.map_err(wrong)?;
+    Ok(time.read(&answer))
+}
+
+/// Takes `at` over as the newest of `partition`, where it is.
+pub fn advance(newest: &mut Newest, partition: PartitionId, at: i64) {
+    let known = newest.entry(partition).or_insert(at);
+    *known = at.max(*known);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn time(partitions: i32) -> EventTime {
+        EventTime { column: "ts".to_owned(), allowed_lateness_us: 5, idle_after_us: 100, partitions }
+    }
+
+    #[test]
+    fn the_least_partition_leads_unless_it_is_idle() {
+        let watermark = |newest: &[(i32, i64)]| time(2).watermark(&newest.iter().copied().collect());
+        assert_eq!(watermark(&[]), None);
+        assert_eq!(watermark(&[(0, BEFORE_ALL)]), None);
+        assert_eq!(watermark(&[(0, 1_000), (1, 990)]), Some(985));
+        assert_eq!(watermark(&[(0, 1_000), (1, 10)]), Some(895), "partition 1 is idle");
+        assert_eq!(watermark(&[(0, 1_000)]), Some(895), "nothing has come to partition 1 yet");
+        assert_eq!(watermark(&[(0, 1_000), (1, BEFORE_ALL)]), Some(895));
+        assert_eq!(time(1).watermark(&Newest::from([(0, 1_000)])), Some(995));
+        assert_eq!(time(1).watermark(&Newest::from([(0, i64::MIN + 3)])), Some(i64::MIN), "no overflow");
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_goes_back(
+            partitions in 1_i32..5,
+            events in proptest::collection::vec((0_i32..5, -1_000_i64..1_000), 0..60),
+        ) {
+            let (time, mut newest, mut last) = (time(partitions), Newest::new(), None);
+            for (partition, at) in events {
+                advance(&mut newest, partition % partitions, at);
+                let now = time.watermark(&newest);
+                prop_assert!(now >= last, "from {last:?} to {now:?} at {newest:?}");
+                let highest = newest.values().max().expect("an event");
+                prop_assert!(now.is_some_and(|now| now <= highest - 5 && now >= highest - 105));
+                last = now;
+            }
+        }
+    }
+}

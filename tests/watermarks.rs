@@ -1,0 +1,236 @@
+//! Watermarks and late rows against a running process: what they are, at which vector, and that they never go back.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::harness::{Client, Folder, VECTOR, exactly_once, seconds, wait_for};
+
+const CONFIG: &str = r#"
+data_dir = "data"
+
+[lake]
+url = "file:lake"
+optimize_after_files = 3
+
+[serving]
+http = "127.0.0.1:0"
+
+[[topic]]
+name = "events"
+partitions = 2
+
+[[source]]
+name = "push"
+type = "http"
+topic = "events"
+key = "city"
+
+[[table]]
+name = "events"
+columns = "city VARCHAR, at TIMESTAMP"
+event_time = "at"
+allowed_lateness = "10s"
+idle_after = "5m"
+commit_every = "200ms"
+
+[[topic]]
+name = "plain"
+
+[[table]]
+name = "plain"
+columns = "n INT"
+
+[[view]]
+name = "per_minute"
+query = "SELECT tumble(at, INTERVAL '1 minute') AS minute, count(*) AS events FROM events GROUP BY 1"
+grace = "30s"
+"#;
+
+const LATENESS_US: i64 = 10_000_000;
+const IDLE_US: i64 = 300_000_000;
+
+/// One event of `city` at each of `times`, seconds after the second of January.
+fn push(client: &Client, city: &str, times: &[i64]) {
+    let mut body = String::new();
+    for time in times {
+        let time = time + 86_400;
+        let (day, hour, minute, second) = (1 + time / 86_400, time / 3600 % 24, time / 60 % 60, time % 60);
+        let at = format!("2026-01-{day:02}T{hour:02}:{minute:02}:{second:02}Z");
+        writeln!(body, r#"{{"city":"{city}","at":"{at}"}}"#).expect("memory takes everything");
+    }
+    let answer =
+        client.post("/v1/ingest/events", &[("Content-Type", "application/x-ndjson")], body.as_bytes());
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// The watermark, and what it must be by the newest event of each of two partitions; one statement, one vector.
+const ASK: &str = "SELECT _partition AS p, CAST(max(at) AS BIGINT) AS newest, CAST(watermark('events') AS BIGINT) AS watermark \
+                   FROM events GROUP BY _partition";
+
+#[track_caller]
+fn right(rows: &[Value]) -> Option<i64> {
+    let newest: BTreeMap<i64, i64> = rows
+        .iter()
+        .map(|row| (row["p"].as_i64().expect("a partition"), row["newest"].as_i64().expect("a time")))
+        .collect();
+    let highest = *newest.values().max()?;
+    let lowest = if newest.len() < 2 { i64::MIN } else { *newest.values().min()? };
+    let wanted = lowest.max(highest - IDLE_US) - LATENESS_US;
+    for row in rows {
+        assert_eq!(row["watermark"].as_i64(), Some(wanted), "{rows:?}");
+    }
+    Some(wanted)
+}
+
+#[test]
+fn a_watermark_is_a_fact_of_the_vector_and_never_goes_back() {
+    let folder = Folder::new(CONFIG);
+    let mut last = None;
+    let mut old = None;
+    for run in 0..4_i64 {
+        let mut running = folder.start();
+        let client = running.ready();
+        if run == 0 {
+            let none = client.sql("SELECT watermark('events') IS NULL AS nothing");
+            assert_eq!(none[0]["nothing"], true, "there is no event yet");
+        }
+        let now = right(&client.sql(ASK));
+        assert!(now >= last, "after a restart the watermark went from {last:?} to {now:?}");
+        last = now;
+        for step in 0..12 {
+            let at = run * 600 + step * 30;
+            // Oslo leads, Lima lags and sleeps for a while, each of them sends what is old.
+            push(&client, "Oslo", &[at, at - 45, at - 400]);
+            if run != 1 {
+                push(&client, "Lima", &[at - 100]);
+            }
+            let now = right(&client.sql(ASK));
+            assert!(now >= last, "the watermark went from {last:?} to {now:?}");
+            last = now;
+            if run == 0 && step == 5 {
+                let answer = client.try_sql(ASK).expect("an answer");
+                let vector = answer.header(VECTOR).expect("a vector").to_owned();
+                let rows: Vec<Value> = serde_json::from_str(&answer.text()).expect("rows");
+                old = Some((vector, right(&rows)));
+            }
+        }
+        running.kill();
+    }
+    let mut running = folder.start();
+    let client = running.ready();
+    let now = right(&client.sql(ASK));
+    assert!(now >= last, "after the last restart the watermark went from {last:?} to {now:?}");
+    last = now;
+    // At an old vector it is what it was, by then from rows in the lake.
+    let (vector, then) = old.expect("an old vector");
+    let answer = client
+        .post("/v1/sql", &[("Content-Type", "text/plain"), ("Tarn-As-Of", &vector)], ASK.as_bytes())
+        .expect("an answer");
+    let rows: Vec<Value> = serde_json::from_slice(answer.text().as_bytes()).expect("rows");
+    assert_eq!(right(&rows), then);
+    let status = folder.tarn(&["status", "--output", "json"]);
+    let status: Value = serde_json::from_str(&status.printed).expect("JSON");
+    let table =
+        status["tables"].as_array().and_then(|tables| tables.iter().find(|table| table["name"] == "events"));
+    let shown = table.and_then(|table| table["watermark_ms"].as_i64());
+    assert_eq!(shown, last.map(|at| at / 1000), "{status}");
+    wait_for("all of it in the lake", seconds(30), || {
+        let live = client.sql("SELECT count(*) AS n FROM live.events");
+        (live[0]["n"] == 0).then_some(())
+    });
+    assert_eq!(running.stop().code, Some(0));
+    // The lake at rest says the same, and other engines read it as before.
+    exactly_once(&folder, "events", 180, 0);
+    assert_eq!(right(&folder.sql(ASK)), last);
+    let status = folder.tarn(&["status"]);
+    assert!(
+        status.printed.contains("watermark") && status.printed.contains("2026-01-02 "),
+        "{}",
+        status.printed
+    );
+    folder.never_panicked();
+}
+
+#[test]
+fn a_table_that_gets_an_event_time_later_learns_it_from_its_rows() {
+    let without =
+        CONFIG.replace("event_time = \"at\"\nallowed_lateness = \"10s\"\nidle_after = \"5m\"\n", "");
+    let folder = Folder::new(&without);
+    let mut running = folder.start();
+    let client = running.ready();
+    push(&client, "Oslo", &[500, 100]);
+    push(&client, "Lima", &[450]);
+    let refused = client.try_sql("SELECT watermark('events')").expect("an answer");
+    assert!(refused.status == 400 && refused.text().contains("has no event time"), "{}", refused.text());
+    wait_for("all of it in the lake", seconds(30), || {
+        (client.sql("SELECT count(*) AS n FROM lake.events")[0]["n"] == 3).then_some(())
+    });
+    assert_eq!(running.stop().code, Some(0));
+    folder.configure(CONFIG);
+    let at_rest = right(&folder.sql(ASK));
+    assert!(at_rest.is_some());
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!(right(&client.sql(ASK)), at_rest);
+    push(&client, "Oslo", &[10]);
+    assert_eq!(right(&client.sql(ASK)), at_rest, "an old event moves nothing");
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
+#[test]
+fn rows_that_come_after_their_window_and_its_grace_are_counted_and_in_the_answer() {
+    let folder = Folder::new(&CONFIG.replace("commit_every = \"200ms\"", "commit_every = \"1h\""));
+    let mut running = folder.start();
+    let client = running.ready();
+    // The watermark is 10 s behind: at 190 s after the second row. With 30 s of grace the minutes up to 120 s are closed.
+    push(&client, "Oslo", &[100, 200]);
+    push(&client, "Oslo", &[130, 179, 119, 0]);
+    let late = wait_for("late rows", seconds(30), || {
+        let views = client.sql("SHOW VIEWS");
+        views[0]["late_records"].as_u64().filter(|late| *late > 0)
+    });
+    assert_eq!(late, 2, "119 and 0");
+    assert_eq!(client.sql("SELECT sum(events) AS n FROM per_minute")[0]["n"], 6, "they are in the answer");
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
+#[test]
+fn wrong_use_of_a_watermark_says_what_to_do() {
+    let folder = Folder::new(CONFIG);
+    let mut running = folder.start();
+    let client = running.ready();
+    for (sql, says) in [
+        ("SELECT watermark('event')", "did you mean `events`?"),
+        ("SELECT watermark('plain')", "event_time ="),
+        ("SELECT watermark('per_minute')", "is a view"),
+        ("SELECT watermark(city) FROM events", "the name of a table"),
+        ("SELECT watermark()", "watermark"),
+    ] {
+        let answer = client.try_sql(sql).expect("an answer");
+        assert!(
+            answer.status == 400 && answer.text().contains(says),
+            "{sql}: {} {}",
+            answer.status,
+            answer.text()
+        );
+    }
+    assert_eq!(running.stop().code, Some(0));
+    let view = "\n[[view]]\nname = \"bad\"\nquery = \"SELECT count(*) FROM events WHERE at < watermark('events')\"\n";
+    folder.configure(&format!("{CONFIG}{view}"));
+    let checked = folder.tarn(&["check"]);
+    assert!(checked.code == Some(2) && checked.said.contains("calls `watermark()`"), "{}", checked.said);
+    for (from, to, says) in [
+        ("event_time = \"at\"", "event_time = \"ta\"", "there is no column `ta`"),
+        ("event_time = \"at\"", "event_time = \"city\"", "is `VARCHAR`, not `TIMESTAMP`"),
+        ("event_time = \"at\"\n", "", "this needs `event_time`"),
+    ] {
+        folder.configure(&CONFIG.replace(from, to));
+        let checked = folder.tarn(&["check"]);
+        assert!(checked.code == Some(2) && checked.said.contains(says), "{to}: {}", checked.said);
+    }
+}
