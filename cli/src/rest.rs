@@ -85,10 +85,7 @@ pub(crate) async fn log_or_new(config: &Config) -> anyhow::Result<Log> {
 /// SQL over the committed rows of the lake.
 pub(crate) async fn engine(config: &Config) -> anyhow::Result<Engine> {
     let catalog = Catalog::at_rest(lake(config).await?).await?;
-    let options = EngineOptions {
-        statement_memory_bytes: config.serving.statement_memory.as_usize(),
-        statement_timeout: config.serving.statement_timeout.0,
-    };
+    let options = EngineOptions::of(&config.serving);
     let views = views::of(config, &catalog)?;
     views::show_states(&views, &catalog).await?;
     Ok(Engine::with_views(catalog, views, options)?)

@@ -13,5 +13,5 @@ pub mod status;
 pub mod vector;
 
 pub use boundary::{Boundary, Offset, OffsetRange, PartitionId};
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Place, Result};
 pub use vector::OffsetVector;

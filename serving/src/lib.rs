@@ -1,4 +1,4 @@
-//! SQL over lake and tail, and the HTTP doors to it.
+//! SQL over lake and tail, and the doors to it: HTTP, and PostgreSQL's wire protocol.
 
 mod distinct;
 mod engine;
@@ -7,6 +7,9 @@ mod feeds;
 #[cfg(test)]
 mod fixture;
 mod http;
+mod pg_catalog;
+mod places;
+mod postgres;
 mod session;
 mod statement;
 mod views;
@@ -14,3 +17,4 @@ mod views;
 pub use engine::{Answer, Engine, EngineOptions, StatementCounts};
 pub use error::{from_datafusion, nearest};
 pub use http::{Hosts, StatusSource, router};
+pub use postgres::PostgresServer;
