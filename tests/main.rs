@@ -23,4 +23,6 @@ mod views;
 #[cfg(feature = "servers")]
 mod kafka;
 #[cfg(feature = "servers")]
+mod postgres;
+#[cfg(feature = "servers")]
 mod servers;

@@ -61,7 +61,8 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     let kafka_address = kafka_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let postgres_address = postgres_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let log = open_log(&config).await?;
-    let _process = ProcessFile::write(&config, address, &[("kafka", kafka_address), ("postgres", postgres_address)])?;
+    let _process =
+        ProcessFile::write(&config, address, &[("kafka", kafka_address), ("postgres", postgres_address)])?;
     let clock = clock::system();
     let lake_url = &config.lake.url;
     let store_options = rest::store_options(&config.lake);

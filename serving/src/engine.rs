@@ -26,9 +26,9 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{
     GreedyMemoryPool, MemoryConsumer, MemoryReservation, TrackConsumersPool,
 };
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -278,7 +278,9 @@ impl Engine {
         let to_go = catalog.records_to_go();
         Err(Error::unavailable(format!("still reading the log: {to_go} records to go"))
             .with_sqlstate("57P03")
-            .with_hint("SQL answers once everything committed before the start is visible again; try in a moment"))
+            .with_hint(
+                "SQL answers once everything committed before the start is visible again; try in a moment",
+            ))
     }
 
     fn timeout_of(&self, request: &Request) -> Duration {
@@ -393,7 +395,8 @@ impl Shared {
             plan = plan.with_param_values(ParamValues::from(nulls.map_err(explain)?)).map_err(explain)?;
         }
         // What the analyzer refuses is refused now, and what types it gives are known.
-        let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(explain)?;
+        let plan =
+            state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(explain)?;
         Ok(Outline { params, schema: Arc::new(plan.schema().as_arrow().clone()) })
     }
 
@@ -405,8 +408,13 @@ impl Shared {
         if let Some(view) = &statement.explained {
             views.named(view)?;
         }
-        let moment =
-            Arc::new(Moment::take(&self.catalog, views, &names, &statement.versions, request.as_of.as_ref())?);
+        let moment = Arc::new(Moment::take(
+            &self.catalog,
+            views,
+            &names,
+            &statement.versions,
+            request.as_of.as_ref(),
+        )?);
         let facts = request.visitor.as_ref().map(|visitor| Arc::new(Facts::new(&moment, visitor)));
         let mut state = self.session(&moment, facts.as_ref());
         if let Some(facts) = &facts {
@@ -461,8 +469,7 @@ fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference], st
     if let Some(function) = between(&text, "Invalid function '", "'") {
         let known = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
         let near = nearest(function, known.chain(state.window_functions().keys()).map(String::as_str));
-        let error =
-            Error::invalid(format!("there is no function `{function}`")).with_sqlstate("42883");
+        let error = Error::invalid(format!("there is no function `{function}`")).with_sqlstate("42883");
         return match near {
             Some(near) => error.with_hint(format!("did you mean `{near}`?")),
             None => error,

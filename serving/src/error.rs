@@ -83,8 +83,7 @@ fn unknown_field(schema: &SchemaError, message: String) -> Error {
         return Error::invalid(message).with_sqlstate(if is_ambiguous { "42702" } else { "42701" });
     };
     let known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
-    let error =
-        Error::invalid(format!("there is no column `{}`", field.flat_name())).with_sqlstate("42703");
+    let error = Error::invalid(format!("there is no column `{}`", field.flat_name())).with_sqlstate("42703");
     match nearest(&field.name, known.iter().copied()) {
         Some(near) if near.to_lowercase() != near => {
             error.with_hint(format!("there is `{near}`: write it in double quotes, \"{near}\""))
@@ -147,7 +146,10 @@ fn code_of_data(message: &str) -> &'static str {
     let lower = message.to_lowercase();
     if lower.contains("divide by zero") {
         "22012"
-    } else if lower.contains("cannot cast string") || lower.contains("parser error") || lower.contains("parsing") {
+    } else if lower.contains("cannot cast string")
+        || lower.contains("parser error")
+        || lower.contains("parsing")
+    {
         "22P02"
     } else if lower.contains("overflow") || lower.contains("out of range") || lower.contains("too large") {
         "22003"

@@ -78,7 +78,13 @@ impl Facts {
                 let (columns, is_view) = (table.schema(), self.moment.views().has(&name));
                 for (at, (schema, _)) in SCHEMAS.iter().enumerate() {
                     let oid = oid_of(&name, at);
-                    relations.push(Relation { oid, schema, name: name.clone(), is_view, columns: columns.clone() });
+                    relations.push(Relation {
+                        oid,
+                        schema,
+                        name: name.clone(),
+                        is_view,
+                        columns: columns.clone(),
+                    });
                 }
             }
             relations

@@ -64,7 +64,8 @@ fn name_in(tokens: &[TokenWithSpan], named: &str) -> Option<Place> {
         })?;
         place(tokens[at].span.start)
     });
-    qualified.or_else(|| tokens.iter().find(|token| is(token, last)).and_then(|token| place(token.span.start)))
+    qualified
+        .or_else(|| tokens.iter().find(|token| is(token, last)).and_then(|token| place(token.span.start)))
 }
 
 /// Where the operator stands between whose sides types do not fit, if there is only one like it.
@@ -76,10 +77,15 @@ fn operator_in(tokens: &[TokenWithSpan], message: &str) -> Option<Place> {
     let mut found = None;
     for token in tokens {
         let operator = match &token.token {
-            Token::Word(_) | Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) => continue,
+            Token::Word(_) | Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) => {
+                continue;
+            }
             other => other.to_string(),
         };
-        if !operator.is_empty() && message.contains(&format!(" {operator} ")) && found.replace(token).is_some() {
+        if !operator.is_empty()
+            && message.contains(&format!(" {operator} "))
+            && found.replace(token).is_some()
+        {
             return None;
         }
     }
@@ -117,9 +123,18 @@ mod tests {
         assert_eq!(found("SELECT wrod\nFROM clicks", "there is no column `wrod`"), Some((1, 8)));
         assert_eq!(found("SELECT a,\n  c.wrod FROM clicks c", "there is no column `c.wrod`"), Some((2, 3)));
         assert_eq!(found("SELECT sun(n) FROM t", "there is no function `sun`"), Some((1, 8)));
-        assert_eq!(found("SELECT 1 + CAST('x' AS INT)", "Cannot cast string 'x' to value of Int32 type"), Some((1, 17)));
-        assert_eq!(found("SELECT a - 1", "cannot coerce arithmetic expression Utf8 - Int64 to valid types"), Some((1, 10)));
-        assert_eq!(found("SELECT a - 1 - 2", "cannot coerce arithmetic expression Utf8 - Int64 to valid types"), None);
+        assert_eq!(
+            found("SELECT 1 + CAST('x' AS INT)", "Cannot cast string 'x' to value of Int32 type"),
+            Some((1, 17))
+        );
+        assert_eq!(
+            found("SELECT a - 1", "cannot coerce arithmetic expression Utf8 - Int64 to valid types"),
+            Some((1, 10))
+        );
+        assert_eq!(
+            found("SELECT a - 1 - 2", "cannot coerce arithmetic expression Utf8 - Int64 to valid types"),
+            None
+        );
         assert_eq!(found("SELECT 1", "the lake cannot be read"), None);
     }
 

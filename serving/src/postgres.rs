@@ -4,7 +4,7 @@
 //! crate for the protocol, pgwire 0.42, keeps messages of up to a gigabyte and panics on those that are shorter than their fields.
 //!
 //! *Layout*: `frame` (bytes to messages), `reply` (messages to bytes), `types`, `encode` and `decode` (values), `command` (what
-//! a statement is), `settings`, `portal` (an answer that is read bit by bit), `connection` (one session), `copy`.
+//! a statement is), `settings`, `portal` (an answer that is read bit by bit), `opening` and `connection` (one session), `copy`.
 //!
 //! *Invariants*
 //! - One session per connection; nothing of it outlives the connection, and nothing in it changes anything but itself.
@@ -20,6 +20,7 @@ mod copy;
 mod decode;
 mod encode;
 mod frame;
+mod opening;
 mod portal;
 mod reply;
 pub(crate) mod settings;
@@ -100,7 +101,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(connection::serve(Arc::clone(&shared), stream, stopped.clone()));
+                connections.spawn(opening::serve(Arc::clone(&shared), stream, stopped.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a PostgreSQL connection was not accepted");

@@ -32,7 +32,8 @@ pub(crate) const VIEWS_TABLE: &str = "views";
 pub(crate) const EXPLAIN_TABLE: &str = "explain_view";
 
 /// The schemas of tables, and what each shows of them.
-pub(crate) const SCHEMAS: [(&str, Part); 3] = [(DEFAULT_SCHEMA, Part::Both), ("lake", Part::Lake), ("live", Part::Live)];
+pub(crate) const SCHEMAS: [(&str, Part); 3] =
+    [(DEFAULT_SCHEMA, Part::Both), ("lake", Part::Lake), ("live", Part::Live)];
 
 /// One cut per topic, taken once.
 #[derive(Debug)]

@@ -8,8 +8,8 @@
 //! here and once more on the plan. A statement's text, tokens, nesting and chains of operators are bounded, because each of
 //! them is a recursion somewhere, be it only when a tree is dropped.
 
-use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
 use arrow::datatypes::DataType;
+use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
     CastKind, DataType as SqlType, Expr as SqlExpr, Ident, ObjectName, ObjectNamePart,
     Statement as SqlStatement, TableAlias, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
@@ -84,7 +84,9 @@ impl Statement {
             DFParserBuilder::new(tokens).with_recursion_limit(MAX_DEPTH).build().map_err(parse_error)?;
         let mut statements = parser.parse_statements().map_err(parse_error)?;
         let Some(mut ast) = statements.pop_front() else {
-            return Err(Error::invalid("there is no statement").with_sqlstate("42601").with_hint("write for instance `SELECT 1`"));
+            return Err(Error::invalid("there is no statement")
+                .with_sqlstate("42601")
+                .with_hint("write for instance `SELECT 1`"));
         };
         if !statements.is_empty() {
             return Err(Error::invalid("there is more than one statement")
@@ -314,7 +316,13 @@ fn give_types(statement: &mut SqlStatement, types: &[Option<DataType>]) {
             && let Some(data_type) = sql_type(known)
         {
             let placeholder = Box::new(expr.clone());
-            *expr = SqlExpr::Cast { kind: CastKind::Cast, expr: placeholder, data_type, array: false, format: None };
+            *expr = SqlExpr::Cast {
+                kind: CastKind::Cast,
+                expr: placeholder,
+                data_type,
+                array: false,
+                format: None,
+            };
         }
         ControlFlow::<()>::Continue(())
     });

@@ -175,7 +175,10 @@ fn postgres_listens_on_this_machine_only_unless_told_otherwise() {
     let parse = |loader: Loader, address| loader.parse(Path::new("x.toml"), &text(address));
     assert!(parse(Loader::new(), "127.0.0.1:5433").is_ok());
     let found = problems(&text("0.0.0.0:5433"));
-    assert!(found[0].starts_with("2:12: serving.postgres: `0.0.0.0:5433` can be reached from other machines"), "{found:?}");
+    assert!(
+        found[0].starts_with("2:12: serving.postgres: `0.0.0.0:5433` can be reached from other machines"),
+        "{found:?}"
+    );
     assert!(problems(&text("x"))[0].contains("`x` is no address: write `127.0.0.1:5433`"));
 }
 

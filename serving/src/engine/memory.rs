@@ -76,8 +76,10 @@ impl MemoryPool for StatementPool {
 
 fn all_is_taken() -> datafusion::error::DataFusionError {
     crate::error::into_datafusion(
-        tarn_model::Error::unavailable("the statements that run now have taken all memory that they may have")
-            .with_sqlstate("53200")
-            .with_hint("try again when others have ended, or raise `serving.sql_memory`"),
+        tarn_model::Error::unavailable(
+            "the statements that run now have taken all memory that they may have",
+        )
+        .with_sqlstate("53200")
+        .with_hint("try again when others have ended, or raise `serving.sql_memory`"),
     )
 }

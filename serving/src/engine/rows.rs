@@ -146,4 +146,3 @@ pub(super) fn late(timeout: Duration) -> Error {
         .with_sqlstate("57014")
         .with_hint("ask for less, read the answer faster, or raise `serving.statement_timeout`")
 }
-

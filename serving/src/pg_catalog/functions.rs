@@ -209,7 +209,8 @@ impl CatalogFunction {
             "current_catalog" | "current_database" => text(Some(visitor.database.clone())),
             "current_schema" => text(Some("public".to_owned())),
             "current_schemas" => {
-                let schemas = ["pg_catalog", "public"].map(|schema| ScalarValue::Utf8(Some(schema.to_owned())));
+                let schemas =
+                    ["pg_catalog", "public"].map(|schema| ScalarValue::Utf8(Some(schema.to_owned())));
                 let with_implicit = args.text(0).is_none_or(|flag| flag == "true");
                 let schemas = if with_implicit { &schemas[..] } else { &schemas[1..] };
                 Ok(ScalarValue::List(ScalarValue::new_list(schemas, &DataType::Utf8, true)))
@@ -235,31 +236,43 @@ impl CatalogFunction {
             "pg_encoding_to_char" | "getdatabaseencoding" => text(Some("UTF8".to_owned())),
             "pg_char_to_encoding" => int(Some(6)),
             "pg_table_is_visible" => flag(args.int(0).map(is_visible)),
-            "pg_type_is_visible" | "pg_function_is_visible" | "pg_collation_is_visible" | "pg_opclass_is_visible"
-            | "pg_operator_is_visible" | "pg_has_role" => flag(Some(true)),
-            "pg_is_in_recovery" | "pg_is_other_temp_schema" | "pg_relation_is_publishable" => flag(Some(false)),
+            "pg_type_is_visible"
+            | "pg_function_is_visible"
+            | "pg_collation_is_visible"
+            | "pg_opclass_is_visible"
+            | "pg_operator_is_visible"
+            | "pg_has_role" => flag(Some(true)),
+            "pg_is_in_recovery" | "pg_is_other_temp_schema" | "pg_relation_is_publishable" => {
+                flag(Some(false))
+            }
             "pg_my_temp_schema" => int(Some(0)),
             name if name.starts_with("has_") => {
                 let wanted = args.0.len().checked_sub(1).and_then(|last| args.text(last)).unwrap_or_default();
                 let reads = ["select", "usage", "connect", "execute"];
                 flag(Some(reads.iter().any(|read| wanted.to_lowercase().contains(read))))
             }
-            "format_type" => text(args.int(0).map(|oid| {
-                type_shown(oid, args.int(1).unwrap_or(-1)).unwrap_or_else(|| "???".to_owned())
-            })),
+            "format_type" => {
+                text(args.int(0).map(|oid| {
+                    type_shown(oid, args.int(1).unwrap_or(-1)).unwrap_or_else(|| "???".to_owned())
+                }))
+            }
             "quote_ident" => text(args.text(0).map(|name| quote_ident(&name))),
             "quote_literal" => text(args.text(0).map(|value| format!("'{}'", value.replace('\'', "''")))),
             "pg_size_pretty" => text(args.long(0).map(size)),
             "array_upper" => int(length_of(&args.0).filter(|length| *length > 0)),
             "array_lower" => int(length_of(&args.0).filter(|length| *length > 0).map(|_| 1)),
-            "to_regclass" => int(args.text(0).and_then(|name| self.facts.named(&name)).map(|relation| relation.oid)),
+            "to_regclass" => {
+                int(args.text(0).and_then(|name| self.facts.named(&name)).map(|relation| relation.oid))
+            }
             "to_regtype" => int(args.text(0).and_then(|name| type_oid(&name))),
             REGCLASS => {
                 let Some(name) = args.text(0) else { return int(None) };
                 match (self.facts.named(&name), name.parse::<i32>()) {
                     (Some(relation), _) => int(Some(relation.oid)),
                     (None, Ok(oid)) => int(Some(oid)),
-                    (None, Err(_)) if name.trim_start_matches("pg_catalog.").starts_with("pg_") => int(Some(0)),
+                    (None, Err(_)) if name.trim_start_matches("pg_catalog.").starts_with("pg_") => {
+                        int(Some(0))
+                    }
                     (None, Err(_)) => Err(into_datafusion(
                         Error::invalid(format!("there is no table `{name}`")).with_sqlstate("42P01"),
                     )),
@@ -280,9 +293,9 @@ impl CatalogFunction {
                 },
             },
             REGNAMESPACE => int(args.text(0).map(|name| schema_oid(&name))),
-            REGNAMESPACE_NAME => {
-                text(args.text(0).map(|oid| oid.parse().ok().and_then(schema_name).map_or(oid, str::to_owned)))
-            }
+            REGNAMESPACE_NAME => text(
+                args.text(0).map(|oid| oid.parse().ok().and_then(schema_name).map_or(oid, str::to_owned)),
+            ),
             // Nothing is known, and nothing is said.
             _ => ScalarValue::try_new_null(&self.gives),
         }

@@ -78,7 +78,13 @@ fn number(oid: u32) -> i32 {
 
 /// The schemas, with their numbers.
 fn schemas() -> [(&'static str, i32); 5] {
-    [("public", PUBLIC), ("lake", 2201), ("live", 2202), (SCHEMA, PG_CATALOG), ("information_schema", INFORMATION_SCHEMA)]
+    [
+        ("public", PUBLIC),
+        ("lake", 2201),
+        ("live", 2202),
+        (SCHEMA, PG_CATALOG),
+        ("information_schema", INFORMATION_SCHEMA),
+    ]
 }
 
 pub(super) fn schema_oid(name: &str) -> i32 {

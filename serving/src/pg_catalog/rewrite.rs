@@ -18,9 +18,9 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
-    Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
-    visit_relations,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart,
+    Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, Value, VisitMut,
+    VisitorMut, visit_relations,
 };
 
 use super::functions::{REGCLASS, REGCLASS_NAME, REGNAMESPACE, REGNAMESPACE_NAME, REGTYPE, is_known};
@@ -60,7 +60,8 @@ impl VisitorMut for Catalogs<'_> {
             && let Some(known) = self.catalog(name)
             && let Some(short) = known.strip_prefix("information_schema_")
         {
-            *alias = Some(TableAlias { explicit: true, name: Ident::new(short), columns: Vec::new(), at: None });
+            *alias =
+                Some(TableAlias { explicit: true, name: Ident::new(short), columns: Vec::new(), at: None });
         }
         ControlFlow::Continue(())
     }
@@ -137,7 +138,8 @@ fn gives_nothing(from: &TableWithJoins) -> bool {
 fn is_nothing(factor: &TableFactor) -> bool {
     match factor {
         TableFactor::Table { name, .. } => {
-            let is_a_catalog = name.0.len() == 1 || name.0.first().and_then(part_of).as_deref() == Some(SCHEMA);
+            let is_a_catalog =
+                name.0.len() == 1 || name.0.first().and_then(part_of).as_deref() == Some(SCHEMA);
             is_a_catalog && empty::is_empty(&last_of(name))
         }
         TableFactor::Derived { subquery, .. } => {
@@ -150,7 +152,8 @@ fn is_nothing(factor: &TableFactor) -> bool {
 
 /// Makes a `SELECT` one of the same columns and no rows; or of one row, where it is an aggregate of nothing.
 fn empty_out(select: &mut Select) {
-    let has_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+    let has_wildcard =
+        |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
     if select.projection.iter().any(has_wildcard) {
         return;
     }
@@ -168,7 +171,8 @@ fn empty_out(select: &mut Select) {
             _ => continue,
         };
         let is_count = matches!(&expr, Expr::Function(function) if last_of(&function.name) == "count");
-        let value = if is_count && gives_a_row { Expr::value(Value::Number("0".to_owned(), false)) } else { null() };
+        let value =
+            if is_count && gives_a_row { Expr::value(Value::Number("0".to_owned(), false)) } else { null() };
         let mut alias = name;
         while !taken.insert(alias.clone()) {
             alias.push('_');
@@ -188,9 +192,8 @@ fn is_emptied(select: &Select) -> bool {
 }
 
 fn is_aggregate(expr: &Expr) -> bool {
-    const AGGREGATES: [&str; 10] = [
-        "count", "max", "min", "sum", "avg", "array_agg", "string_agg", "bool_or", "bool_and", "json_agg",
-    ];
+    const AGGREGATES: [&str; 10] =
+        ["count", "max", "min", "sum", "avg", "array_agg", "string_agg", "bool_or", "bool_and", "json_agg"];
     match expr {
         Expr::Function(function) if function.over.is_none() => {
             let args = match &function.args {
@@ -202,9 +205,11 @@ fn is_aggregate(expr: &Expr) -> bool {
                     matches!(arg, FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) if is_aggregate(expr))
                 })
         }
-        Expr::Nested(expr) | Expr::Cast { expr, .. } | Expr::UnaryOp { expr, .. } | Expr::IsNull(expr) | Expr::IsNotNull(expr) => {
-            is_aggregate(expr)
-        }
+        Expr::Nested(expr)
+        | Expr::Cast { expr, .. }
+        | Expr::UnaryOp { expr, .. }
+        | Expr::IsNull(expr)
+        | Expr::IsNotNull(expr) => is_aggregate(expr),
         Expr::BinaryOp { left, right, .. } => is_aggregate(left) || is_aggregate(right),
         _ => false,
     }
@@ -231,7 +236,15 @@ fn in_other_words(expr: &mut Expr) -> Option<Expr> {
         }
         Expr::Identifier(ident) if ident.quote_style.is_none() => {
             let name = ident.value.to_lowercase();
-            let is_a_call = matches!(name.as_str(), "current_user" | "session_user" | "current_catalog" | "current_schema" | "current_role" | "user");
+            let is_a_call = matches!(
+                name.as_str(),
+                "current_user"
+                    | "session_user"
+                    | "current_catalog"
+                    | "current_schema"
+                    | "current_role"
+                    | "user"
+            );
             is_a_call.then(|| call(&name, Vec::new()))
         }
         Expr::CompoundIdentifier(parts) => {
@@ -271,7 +284,11 @@ fn in_other_words(expr: &mut Expr) -> Option<Expr> {
 fn one_value(query: &mut Query) -> Option<Expr> {
     let only_catalogs = visit_relations(query, |relation| {
         let schema = relation.0.first().and_then(part_of);
-        if relation.0.len() == 2 && schema.as_deref() == Some(SCHEMA) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if relation.0.len() == 2 && schema.as_deref() == Some(SCHEMA) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     });
     let SetExpr::Select(select) = query.body.as_mut() else { return None };
     if is_emptied(select) {
@@ -299,7 +316,9 @@ fn one_value(query: &mut Query) -> Option<Expr> {
 fn casted(expr: &Expr, data_type: &DataType) -> Option<Expr> {
     let is_a_name = match expr {
         Expr::Value(value) => matches!(value.value, Value::SingleQuotedString(_) | Value::Placeholder(_)),
-        Expr::Cast { expr, .. } => matches!(expr.as_ref(), Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_) | Value::Placeholder(_))),
+        Expr::Cast { expr, .. } => {
+            matches!(expr.as_ref(), Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_) | Value::Placeholder(_)))
+        }
         _ => false,
     };
     let name = match data_type {
@@ -312,7 +331,10 @@ fn casted(expr: &Expr, data_type: &DataType) -> Option<Expr> {
             }
             let DataType::Custom(name, _) = item.as_ref() else { return None };
             let item = plain_type(&last_of(name))?;
-            return Some(cast(expr.clone(), DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None))));
+            return Some(cast(
+                expr.clone(),
+                DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None)),
+            ));
         }
         _ => return None,
     };
@@ -337,8 +359,9 @@ fn plain_type(name: &str) -> Option<DataType> {
         "float4" => DataType::Real,
         "float8" => DataType::DoublePrecision,
         "bool" | "boolean" => DataType::Boolean,
-        "name" | "char" | "bpchar" | "cstring" | "text" | "varchar" | "unknown" | "sql_identifier" | "character_data"
-        | "yes_or_no" | "regproc" | "regprocedure" | "regoper" | "json" | "jsonb" | "uuid" | "inet" | "xml" => DataType::Varchar(None),
+        "name" | "char" | "bpchar" | "cstring" | "text" | "varchar" | "unknown" | "sql_identifier"
+        | "character_data" | "yes_or_no" | "regproc" | "regprocedure" | "regoper" | "json" | "jsonb"
+        | "uuid" | "inet" | "xml" => DataType::Varchar(None),
         _ => return None,
     })
 }
@@ -373,13 +396,18 @@ fn name_columns(query: &mut Query) {
         .iter()
         .filter_map(|item| match item {
             SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(ident.value.to_lowercase()),
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(|part| part.value.to_lowercase()),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                parts.last().map(|part| part.value.to_lowercase())
+            }
             SelectItem::ExprWithAlias { alias, .. } => Some(alias.value.to_lowercase()),
             _ => None,
         })
         .collect();
     // `GROUP BY count` and the like would mean the new name.
-    let has_wildcard = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    let has_wildcard = select
+        .projection
+        .iter()
+        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
     for (item, name) in select.projection.iter_mut().zip(names) {
         let (SelectItem::UnnamedExpr(expr), Some(name)) = (&item, name) else { continue };
         if has_wildcard || !taken.insert(name.to_lowercase()) {
@@ -428,7 +456,11 @@ fn call(name: &str, args: Vec<Expr>) -> Expr {
         name: ObjectName::from(vec![Ident::new(name)]),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args,
+            clauses: Vec::new(),
+        }),
         filter: None,
         null_treatment: None,
         over: None,

@@ -22,9 +22,11 @@ impl Sheet {
     pub(super) fn new(columns: &str) -> Sheet {
         let column = |told: &str| {
             let (name, kind) = told.split_once(':').unwrap_or((told, "t"));
-            let (kind, default) = kind.split_once('=').map_or((kind, None), |(kind, value)| (kind, Some(value)));
+            let (kind, default) =
+                kind.split_once('=').map_or((kind, None), |(kind, value)| (kind, Some(value)));
             let data_type = kind_of(kind);
-            let default = default.and_then(|text| ScalarValue::try_from_string(text.to_owned(), &data_type).ok());
+            let default =
+                default.and_then(|text| ScalarValue::try_from_string(text.to_owned(), &data_type).ok());
             let null = || ScalarValue::try_new_null(&data_type).unwrap_or(ScalarValue::Null);
             (name.to_owned(), data_type.clone(), default.unwrap_or_else(null))
         };
@@ -37,13 +39,15 @@ impl Sheet {
     }
 
     pub(super) fn table(self) -> DfResult<MemTable> {
-        let fields = self.columns.iter().map(|(name, data_type, _)| Field::new(name, data_type.clone(), true));
+        let fields =
+            self.columns.iter().map(|(name, data_type, _)| Field::new(name, data_type.clone(), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let array = |(name, data_type, default): &(String, DataType, ScalarValue)| -> DfResult<ArrayRef> {
             if self.rows.is_empty() {
                 return Ok(new_empty_array(data_type));
             }
-            let value = |row: &HashMap<&'static str, ScalarValue>| row.get(name.as_str()).unwrap_or(default).clone();
+            let value =
+                |row: &HashMap<&'static str, ScalarValue>| row.get(name.as_str()).unwrap_or(default).clone();
             ScalarValue::iter_to_array(self.rows.iter().map(value))
         };
         let arrays = self.columns.iter().map(array).collect::<DfResult<Vec<_>>>()?;

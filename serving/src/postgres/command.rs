@@ -15,15 +15,26 @@ use crate::statement::MAX_TEXT_BYTES;
 pub(super) enum Command {
     Empty,
     /// The engine's, and the word that names it when it is done.
-    Query { sql: String, tag: &'static str },
-    Copy { sql: String, format: CopyFormat },
+    Query {
+        sql: String,
+        tag: &'static str,
+    },
+    Copy {
+        sql: String,
+        format: CopyFormat,
+    },
     Begin,
     /// `COMMIT` or `ROLLBACK`; in a transaction that failed both are `ROLLBACK`.
-    End { commit: bool },
+    End {
+        commit: bool,
+    },
     /// Something about savepoints: there is nothing to keep and nothing to undo.
     Savepoint(&'static str),
     /// `None` is the default.
-    Set { name: String, value: Option<String> },
+    Set {
+        name: String,
+        value: Option<String>,
+    },
     ResetAll,
     Show(String),
     ShowAll,
@@ -31,8 +42,15 @@ pub(super) enum Command {
     Discard,
     /// A prepared statement, or all.
     Deallocate(Option<String>),
-    Declare { name: String, sql: String },
-    Fetch { name: String, most_rows: Option<u64>, is_move: bool },
+    Declare {
+        name: String,
+        sql: String,
+    },
+    Fetch {
+        name: String,
+        most_rows: Option<u64>,
+        is_move: bool,
+    },
     CloseCursor(Option<String>),
     /// Accepted, for there is nothing to do.
     Nothing(&'static str),
@@ -68,8 +86,10 @@ impl Command {
         let tokens = Tokenizer::new(&GenericDialect {}, sql)
             .tokenize_with_location()
             .map_err(|error| unparsed(&error.to_string()))?;
-        let mut tokens: Vec<TokenWithSpan> =
-            tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)).collect();
+        let mut tokens: Vec<TokenWithSpan> = tokens
+            .into_iter()
+            .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
+            .collect();
         while tokens.last().is_some_and(|token| token.token == Token::SemiColon) {
             tokens.pop();
         }
@@ -101,7 +121,11 @@ impl Words<'_> {
             "abort" => Ok(Command::End { commit: false }),
             "rollback" => {
                 let _ = self.takes("work") || self.takes("transaction");
-                Ok(if self.takes("to") { Command::Savepoint("ROLLBACK") } else { Command::End { commit: false } })
+                Ok(if self.takes("to") {
+                    Command::Savepoint("ROLLBACK")
+                } else {
+                    Command::End { commit: false }
+                })
             }
             "savepoint" => Ok(Command::Savepoint("SAVEPOINT")),
             "release" => Ok(Command::Savepoint("RELEASE")),
@@ -186,7 +210,10 @@ impl Words<'_> {
         let level: Vec<String> = self.rest().iter().map(|word| word.to_lowercase()).collect();
         let level = level.join(" ");
         let level = level.split(" read only").next().unwrap_or_default();
-        Ok(Command::Set { name: name.to_owned(), value: Some(level.split(" , ").next().unwrap_or_default().to_owned()) })
+        Ok(Command::Set {
+            name: name.to_owned(),
+            value: Some(level.split(" , ").next().unwrap_or_default().to_owned()),
+        })
     }
 
     fn set_to(&mut self, name: String) -> Result<Command> {
@@ -262,7 +289,9 @@ impl Words<'_> {
                 Some(Token::Word(word)) if depth == 0 && word.value.eq_ignore_ascii_case("from") => {
                     return Err(refused("COPY FROM"));
                 }
-                Some(Token::Word(word)) if depth == 0 && word.value.eq_ignore_ascii_case("to") => break self.at,
+                Some(Token::Word(word)) if depth == 0 && word.value.eq_ignore_ascii_case("to") => {
+                    break self.at;
+                }
                 Some(_) => {}
             }
             self.at += 1;
@@ -309,13 +338,23 @@ impl Words<'_> {
                         words.next();
                     }
                 }
-                "delimiter" => format.delimiter = one_byte(words.next().filter(|w| *w != "as").or_else(|| words.next()))?,
-                "null" => format.null = words.next().filter(|w| *w != "as").or_else(|| words.next()).unwrap_or_default().to_owned(),
+                "delimiter" => {
+                    format.delimiter = one_byte(words.next().filter(|w| *w != "as").or_else(|| words.next()))?
+                }
+                "null" => {
+                    format.null = words
+                        .next()
+                        .filter(|w| *w != "as")
+                        .or_else(|| words.next())
+                        .unwrap_or_default()
+                        .to_owned()
+                }
                 "quote" => format.quote = one_byte(words.next())?,
                 "encoding" => {
                     let encoding = words.next().unwrap_or_default();
                     if !encoding.replace('-', "").eq_ignore_ascii_case("utf8") {
-                        return Err(Error::invalid(format!("COPY writes UTF-8, not `{encoding}`")).with_sqlstate("22023"));
+                        return Err(Error::invalid(format!("COPY writes UTF-8, not `{encoding}`"))
+                            .with_sqlstate("22023"));
                     }
                 }
                 other => {
@@ -347,7 +386,11 @@ impl Words<'_> {
         let mut name = String::new();
         loop {
             let Some(Token::Word(word)) = self.peek() else { return Err(self.unexpected("a name")) };
-            name.push_str(&if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() });
+            name.push_str(&if word.quote_style.is_some() {
+                word.value.clone()
+            } else {
+                word.value.to_lowercase()
+            });
             self.at += 1;
             if self.peek() != Some(&Token::Period) {
                 return Ok(name);
@@ -371,7 +414,8 @@ impl Words<'_> {
 
     fn unexpected(&self, wanted: &str) -> Error {
         let found = self.peek().map_or_else(|| "its end".to_owned(), |token| format!("`{token}`"));
-        Error::invalid(format!("the statement cannot be parsed: expected {wanted}, found {found}")).with_sqlstate("42601")
+        Error::invalid(format!("the statement cannot be parsed: expected {wanted}, found {found}"))
+            .with_sqlstate("42601")
     }
 
     /// The text from token `from` on.
@@ -418,9 +462,15 @@ mod tests {
         assert_eq!(query("BEGIN READ ONLY"), Command::Begin);
         assert_eq!(query("rollback;"), Command::End { commit: false });
         assert_eq!(query("ROLLBACK TO SAVEPOINT a"), Command::Savepoint("ROLLBACK"));
-        let set = |name: &str, value: Option<&str>| Command::Set { name: name.into(), value: value.map(str::to_owned) };
+        let set = |name: &str, value: Option<&str>| Command::Set {
+            name: name.into(),
+            value: value.map(str::to_owned),
+        };
         assert_eq!(query("SET extra_float_digits = 3"), set("extra_float_digits", Some("3")));
-        assert_eq!(query("SET SESSION search_path TO \"$user\", public"), set("search_path", Some("$user, public")));
+        assert_eq!(
+            query("SET SESSION search_path TO \"$user\", public"),
+            set("search_path", Some("$user, public"))
+        );
         assert_eq!(query("SET TIME ZONE 'UTC'"), set("timezone", Some("UTC")));
         assert_eq!(query("SET tarn.as_of = 'clicks:0=1'"), set("tarn.as_of", Some("clicks:0=1")));
         let level = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ";
@@ -430,7 +480,10 @@ mod tests {
         assert_eq!(query("SHOW TABLES"), Command::Query { sql: "SHOW TABLES".into(), tag: "SHOW" });
         let fetch = Command::Fetch { name: "c".into(), most_rows: Some(20), is_move: false };
         assert_eq!(query("FETCH FORWARD 20 FROM c"), fetch);
-        assert_eq!(query("FETCH ALL IN c"), Command::Fetch { name: "c".into(), most_rows: None, is_move: false });
+        assert_eq!(
+            query("FETCH ALL IN c"),
+            Command::Fetch { name: "c".into(), most_rows: None, is_move: false }
+        );
         let declared = Command::Declare { name: "c".into(), sql: "SELECT 'ü' AS a".into() };
         assert_eq!(query("DECLARE c NO SCROLL CURSOR WITHOUT HOLD FOR\n SELECT 'ü' AS a;"), declared);
         assert!(Command::parse("SELECT 1; DROP TABLE t").is_err());

@@ -51,7 +51,8 @@ impl Copier {
 
 fn write_value(format: &CopyFormat, value: &[u8], out: &mut BytesMut) {
     if format.is_csv {
-        let special = |byte: &u8| *byte == format.delimiter || *byte == format.quote || matches!(byte, b'\n' | b'\r');
+        let special =
+            |byte: &u8| *byte == format.delimiter || *byte == format.quote || matches!(byte, b'\n' | b'\r');
         if value != format.null.as_bytes() && !value.iter().any(special) && value != b"\\." {
             return out.put_slice(value);
         }

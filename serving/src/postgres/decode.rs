@@ -20,7 +20,8 @@ pub(super) fn value(
     bytes: Option<&[u8]>,
 ) -> Result<ScalarValue> {
     let Some(bytes) = bytes else {
-        return ScalarValue::try_new_null(data_type).map_err(|error| wrong(at, "of no type", &error.to_string()));
+        return ScalarValue::try_new_null(data_type)
+            .map_err(|error| wrong(at, "of no type", &error.to_string()));
     };
     match format {
         0 => {
@@ -54,7 +55,9 @@ fn from_text(text: &str, data_type: &DataType) -> std::result::Result<ScalarValu
             }
         }
         DataType::Binary => bytea(text).map(|bytes| ScalarValue::Binary(Some(bytes))),
-        DataType::Decimal128(..) => decimal(trimmed).ok_or_else(|| "it is no number of up to 38 digits".to_owned()),
+        DataType::Decimal128(..) => {
+            decimal(trimmed).ok_or_else(|| "it is no number of up to 38 digits".to_owned())
+        }
         DataType::List(item) => {
             let items = array_items(trimmed)?;
             let values = items.into_iter().map(|item_text| match item_text {
@@ -63,7 +66,9 @@ fn from_text(text: &str, data_type: &DataType) -> std::result::Result<ScalarValu
             });
             list(&values.collect::<std::result::Result<Vec<_>, _>>()?, item.data_type())
         }
-        other => ScalarValue::try_from_string(trimmed.to_owned(), other).map_err(|error| error.strip_backtrace()),
+        other => {
+            ScalarValue::try_from_string(trimmed.to_owned(), other).map_err(|error| error.strip_backtrace())
+        }
     }
 }
 
@@ -95,10 +100,14 @@ fn decimal(text: &str) -> Option<ScalarValue> {
         None => (1, mantissa.strip_prefix('+').unwrap_or(mantissa)),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty() && fraction.is_empty() || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit()) {
+    if whole.is_empty() && fraction.is_empty()
+        || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit())
+    {
         return None;
     }
-    let mut value: i128 = if whole.len() + fraction.len() > 38 { return None } else {
+    let mut value: i128 = if whole.len() + fraction.len() > 38 {
+        return None;
+    } else {
         format!("0{whole}{fraction}").parse().ok()?
     };
     let mut scale = i32::try_from(fraction.len()).ok()?.checked_sub(exponent)?;
@@ -116,7 +125,11 @@ fn bytea(text: &str) -> std::result::Result<Vec<u8>, String> {
         let digits: Vec<u8> = hex
             .chars()
             .filter(|c| !c.is_whitespace())
-            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()).ok_or_else(|| "it is not hexadecimal".to_owned()))
+            .map(|c| {
+                c.to_digit(16)
+                    .and_then(|digit| u8::try_from(digit).ok())
+                    .ok_or_else(|| "it is not hexadecimal".to_owned())
+            })
             .collect::<std::result::Result<_, _>>()?;
         if digits.len() % 2 != 0 {
             return Err("it has half a byte".to_owned());
@@ -135,7 +148,9 @@ fn bytea(text: &str) -> std::result::Result<Vec<u8>, String> {
                 bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
                 rest = after;
             }
-            Some(_) => return Err("a backslash stands before neither three octal digits nor another".to_owned()),
+            Some(_) => {
+                return Err("a backslash stands before neither three octal digits nor another".to_owned());
+            }
             None => {
                 bytes.push(*first);
                 rest = after;
@@ -274,7 +289,9 @@ fn numeric(mut bytes: &[u8]) -> Option<ScalarValue> {
         let at = usize::try_from(i32::from(weight) - at).ok();
         at.and_then(|at| groups.get(at)).copied().unwrap_or(0)
     };
-    let digits = |positions: &mut dyn Iterator<Item = i32>| positions.map(|at| format!("{:04}", group(at))).collect::<String>();
+    let digits = |positions: &mut dyn Iterator<Item = i32>| {
+        positions.map(|at| format!("{:04}", group(at))).collect::<String>()
+    };
     if !(-10..=10).contains(&weight) || scale > 38 {
         return None;
     }

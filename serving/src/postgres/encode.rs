@@ -12,9 +12,9 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Decimal256Type, DecimalType, Field, Float32Type, Float64Type, Int16Type,
-    Int32Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType,
-    TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Decimal256Type, DecimalType, Field, Float32Type, Float64Type,
+    Int16Type, Int32Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
+    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
@@ -78,7 +78,9 @@ impl Rows {
             .zip(batch.columns())
             .map(|(field, values)| Values::new(field, values))
             .collect::<std::result::Result<Vec<_>, ArrowError>>()
-            .map_err(|error| Error::invalid("the answer cannot be written").with_sqlstate("22000").with_source(error))?;
+            .map_err(|error| {
+                Error::invalid("the answer cannot be written").with_sqlstate("22000").with_source(error)
+            })?;
         Ok(Rows { columns, count: batch.num_rows() })
     }
 
@@ -110,7 +112,12 @@ impl Rows {
     }
 
     /// A value as text; `None` is NULL.
-    pub(super) fn text<'o>(&self, column: usize, row: usize, out: &'o mut BytesMut) -> Result<Option<&'o [u8]>> {
+    pub(super) fn text<'o>(
+        &self,
+        column: usize,
+        row: usize,
+        out: &'o mut BytesMut,
+    ) -> Result<Option<&'o [u8]>> {
         out.clear();
         if self.columns[column].is_null(row) {
             return Ok(None);
@@ -147,17 +154,22 @@ impl Values {
             (PgType::Int2, _) => Values::Int2(to(DataType::Int16)?.as_primitive::<Int16Type>().clone()),
             (PgType::Int4, _) => Values::Int4(to(DataType::Int32)?.as_primitive::<Int32Type>().clone()),
             (PgType::Int8, _) => Values::Int8(to(DataType::Int64)?.as_primitive::<Int64Type>().clone()),
-            (PgType::Float4, _) => Values::Float4(to(DataType::Float32)?.as_primitive::<Float32Type>().clone()),
-            (PgType::Float8, _) => Values::Float8(to(DataType::Float64)?.as_primitive::<Float64Type>().clone()),
+            (PgType::Float4, _) => {
+                Values::Float4(to(DataType::Float32)?.as_primitive::<Float32Type>().clone())
+            }
+            (PgType::Float8, _) => {
+                Values::Float8(to(DataType::Float64)?.as_primitive::<Float64Type>().clone())
+            }
             (PgType::Numeric, DataType::Decimal256(..)) => {
                 Values::LongNumeric(values.as_primitive::<Decimal256Type>().clone())
             }
             (PgType::Numeric, DataType::UInt64) => {
                 Values::Numeric(to(DataType::Decimal128(20, 0))?.as_primitive::<Decimal128Type>().clone())
             }
-            (PgType::Numeric, DataType::Decimal32(p, s) | DataType::Decimal64(p, s) | DataType::Decimal128(p, s)) => {
-                Values::Numeric(to(DataType::Decimal128(*p, *s))?.as_primitive::<Decimal128Type>().clone())
-            }
+            (
+                PgType::Numeric,
+                DataType::Decimal32(p, s) | DataType::Decimal64(p, s) | DataType::Decimal128(p, s),
+            ) => Values::Numeric(to(DataType::Decimal128(*p, *s))?.as_primitive::<Decimal128Type>().clone()),
             (PgType::Text, DataType::Utf8View) => Values::TextView(values.as_string_view().clone()),
             (PgType::Bytea, _) => Values::Bytea(to(DataType::Binary)?.as_binary::<i32>().clone()),
             (PgType::Date, _) => Values::Date(to(DataType::Date32)?.as_primitive::<Date32Type>().clone()),
@@ -272,7 +284,9 @@ impl Values {
             Values::Json(json) => {
                 let mut text = Vec::new();
                 let mut encoder = json.encoder().map_err(|error| {
-                    Error::invalid("a value cannot be written as JSON").with_sqlstate("22000").with_source(error)
+                    Error::invalid("a value cannot be written as JSON")
+                        .with_sqlstate("22000")
+                        .with_source(error)
                 })?;
                 encoder.encode(row, &mut text);
                 out.put_slice(&text);
@@ -323,7 +337,9 @@ impl Values {
                     set_length(out, begin, begin + 4);
                 }
             }
-            Values::Text(_) | Values::TextView(_) | Values::Json(_) | Values::Null => self.write_text(row, out)?,
+            Values::Text(_) | Values::TextView(_) | Values::Json(_) | Values::Null => {
+                self.write_text(row, out)?
+            }
         }
         Ok(())
     }
@@ -380,8 +396,7 @@ fn date(days: i64, out: &mut BytesMut) -> bool {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
@@ -479,7 +494,9 @@ fn binary_numeric(text: &str, out: &mut BytesMut) {
 fn quote_item(item: &[u8], out: &mut BytesMut) {
     let is_plain = !item.is_empty()
         && !item.eq_ignore_ascii_case(b"null")
-        && !item.iter().any(|byte| matches!(byte, b'"' | b'\\' | b'{' | b'}' | b',') || byte.is_ascii_whitespace());
+        && !item
+            .iter()
+            .any(|byte| matches!(byte, b'"' | b'\\' | b'{' | b'}' | b',') || byte.is_ascii_whitespace());
     if is_plain {
         return out.put_slice(item);
     }

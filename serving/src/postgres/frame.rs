@@ -42,10 +42,23 @@ pub(super) enum Opening {
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     Query(String),
-    Parse { name: String, sql: String, types: Vec<u32> },
-    Bind { portal: String, statement: String, formats: Vec<i16>, values: Vec<Option<Bytes>>, results: Vec<i16> },
+    Parse {
+        name: String,
+        sql: String,
+        types: Vec<u32>,
+    },
+    Bind {
+        portal: String,
+        statement: String,
+        formats: Vec<i16>,
+        values: Vec<Option<Bytes>>,
+        results: Vec<i16>,
+    },
     Describe(Target),
-    Execute { portal: String, most_rows: i32 },
+    Execute {
+        portal: String,
+        most_rows: i32,
+    },
     Close(Target),
     Flush,
     Sync,
@@ -53,7 +66,10 @@ pub(super) enum Message {
     /// Something of a copy or of a log-in that is not under way.
     Unexpected(u8),
     /// A message that was too large to keep.
-    TooLarge { tag: u8, bytes: usize },
+    TooLarge {
+        tag: u8,
+        bytes: usize,
+    },
 }
 
 impl Message {
@@ -104,7 +120,9 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
         let length = (&self.buffer[..4]).get_i32();
         let length = usize::try_from(length).ok().filter(|length| (8..=MAX_STARTUP_BYTES).contains(length));
-        let Some(length) = length else { return Err(malformed("the first message has no length that can be")) };
+        let Some(length) = length else {
+            return Err(malformed("the first message has no length that can be"));
+        };
         if !self.fill(length).await? {
             return Ok(None);
         }
@@ -303,7 +321,9 @@ mod tests {
         assert_eq!(read(&parse).expect("a message"), Some(expected));
         assert_eq!(read(&parse[..parse.len() - 1]).expect("the client has gone"), None);
         let bind = framed(b'B', b"\0s\0\0\0\0\x02\0\0\0\x011\xff\xff\xff\xff\0\x01\0\x01");
-        let Some(Message::Bind { values, results, .. }) = read(&bind).expect("a message") else { panic!("a bind") };
+        let Some(Message::Bind { values, results, .. }) = read(&bind).expect("a message") else {
+            panic!("a bind")
+        };
         assert_eq!((values, results), (vec![Some(Bytes::from_static(b"1")), None], vec![1]));
     }
 

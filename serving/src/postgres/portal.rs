@@ -27,7 +27,10 @@ pub(super) enum State {
     /// A cursor whose answer is being fetched.
     Lent,
     /// All of it was read.
-    Done { columns: Vec<Column>, tag: &'static str },
+    Done {
+        columns: Vec<Column>,
+        tag: &'static str,
+    },
 }
 
 /// An answer that is being read.
@@ -49,14 +52,24 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(schema: &SchemaRef, stream: SendableRecordBatchStream, tag: &'static str) -> Running {
         let columns = columns(schema);
-        Running { columns, tag, stream, rows: None, left: u64::MAX, cursor: None, is_move: false, is_at_end: false }
+        Running {
+            columns,
+            tag,
+            stream,
+            rows: None,
+            left: u64::MAX,
+            cursor: None,
+            is_move: false,
+            is_at_end: false,
+        }
     }
 
     /// An answer that is there already: texts by column.
     pub(super) fn of_texts(names: &[&str], values: Vec<Vec<String>>, tag: &'static str) -> Running {
         let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
         let schema = Arc::new(Schema::new(fields));
-        let arrays = values.into_iter().map(|values| Arc::new(StringArray::from(values)) as ArrayRef).collect();
+        let arrays =
+            values.into_iter().map(|values| Arc::new(StringArray::from(values)) as ArrayRef).collect();
         let batch = RecordBatch::try_new(Arc::clone(&schema), arrays);
         let batches = futures::stream::iter([batch.map_err(Into::into)]);
         Running::new(&schema, Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), batches)), tag)

@@ -190,7 +190,8 @@ pub(super) fn sqlstate(error: &Error) -> &'static str {
 
 /// Line and column of `sql` as the number of a character, from 1.
 fn position(sql: &str, line: u64, column: u64) -> Option<usize> {
-    let before: usize = sql.split('\n').take(usize::try_from(line).ok()? - 1).map(|line| line.chars().count() + 1).sum();
+    let before: usize =
+        sql.split('\n').take(usize::try_from(line).ok()? - 1).map(|line| line.chars().count() + 1).sum();
     let position = before + usize::try_from(column).ok()?;
     (position <= sql.chars().count() + 1).then_some(position)
 }

@@ -29,7 +29,8 @@ enum Rule {
     Vector,
 }
 
-const UTC: &[&str] = &["utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "universal", "0", "+00", "+00:00", "<+00>+00"];
+const UTC: &[&str] =
+    &["utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "universal", "0", "+00", "+00:00", "<+00>+00"];
 const LEVELS: &[&str] = &["read uncommitted", "read committed", "repeatable read", "serializable"];
 
 /// By name: the default, and what else it may be.
@@ -137,7 +138,10 @@ impl Settings {
 
     /// The time that the client gives a statement.
     pub(crate) fn statement_timeout(&self) -> Option<Duration> {
-        self.values.get("statement_timeout").and_then(|value| milliseconds(value)).filter(|time| !time.is_zero())
+        self.values
+            .get("statement_timeout")
+            .and_then(|value| milliseconds(value))
+            .filter(|time| !time.is_zero())
     }
 
     /// The vector at which the client wants to see everything.
@@ -170,9 +174,12 @@ fn accepted(name: &str, rule: Rule, value: &str) -> Result<String> {
             _ => "22023",
         });
         return Err(match rule {
-            Rule::Only(UTC) => error.with_hint("times are in UTC; `ts AT TIME ZONE 'Europe/Oslo'` shows them in another zone"),
+            Rule::Only(UTC) => error
+                .with_hint("times are in UTC; `ts AT TIME ZONE 'Europe/Oslo'` shows them in another zone"),
             Rule::Only(values) => error.with_hint(format!("it can be: {}", values.join(", "))),
-            Rule::SearchPath => error.with_hint("write the schema before the table's name: `lake.t`, `live.t`"),
+            Rule::SearchPath => {
+                error.with_hint("write the schema before the table's name: `lake.t`, `live.t`")
+            }
             _ => error,
         });
     }
@@ -214,8 +221,14 @@ mod tests {
     #[test]
     fn a_setting_holds_or_is_refused() {
         let mut settings = Settings::new("ann");
-        assert_eq!(settings.set("TimeZone", Some("Etc/UTC")).expect("set"), Some(("TimeZone", "UTC".to_owned())));
-        assert_eq!(settings.set("timezone", Some("Europe/Oslo")).expect_err("refused").sqlstate(), Some("22023"));
+        assert_eq!(
+            settings.set("TimeZone", Some("Etc/UTC")).expect("set"),
+            Some(("TimeZone", "UTC".to_owned()))
+        );
+        assert_eq!(
+            settings.set("timezone", Some("Europe/Oslo")).expect_err("refused").sqlstate(),
+            Some("22023")
+        );
         assert_eq!(settings.set("server_version", Some("9")).expect_err("refused").sqlstate(), Some("55P02"));
         let error = settings.set("statment_timeout", Some("1")).expect_err("refused");
         assert_eq!(error.hint(), Some("did you mean `statement_timeout`?"));

@@ -180,7 +180,9 @@ async fn a_query_is_answered_with_types_and_texts() {
     let shop = shop_with(3).await;
     let server = serve(&shop).await;
     let mut client = Client::connect(&server).await;
-    let said = client.query("SELECT _timestamp, word, n, day, n * 1.5 AS f, n > 1 AS b FROM clicks ORDER BY n").await;
+    let said = client
+        .query("SELECT _timestamp, word, n, day, n * 1.5 AS f, n > 1 AS b FROM clicks ORDER BY n")
+        .await;
     assert_eq!(tags(&said), "TDDDCZ");
     let types: Vec<u32> = described(&said).iter().map(|(_, oid)| *oid).collect();
     assert_eq!(types, [1184, 25, 20, 25, 701, 16]);
@@ -190,11 +192,10 @@ async fn a_query_is_answered_with_types_and_texts() {
     assert_eq!(rows(&said)[0][3], None, "a NULL");
     assert_eq!(described(&client.query("SELECT count(*), 1 + 1 FROM clicks").await)[0].0, "count");
     assert_eq!(tags(&client.query(" ; ").await), "IZ");
-    assert_eq!(client.rows("SELECT [1, 2, NULL], arrow_cast('x', 'Binary'), DATE '2024-02-29'").await[0], [
-        Some("{1,2,NULL}".to_owned()),
-        Some("\\x78".to_owned()),
-        Some("2024-02-29".to_owned())
-    ]);
+    assert_eq!(
+        client.rows("SELECT [1, 2, NULL], arrow_cast('x', 'Binary'), DATE '2024-02-29'").await[0],
+        [Some("{1,2,NULL}".to_owned()), Some("\\x78".to_owned()), Some("2024-02-29".to_owned())]
+    );
     server.stop().await;
 }
 
@@ -204,7 +205,9 @@ async fn a_prepared_statement_takes_values_of_its_types() {
     let server = serve(&shop).await;
     let mut client = Client::connect(&server).await;
     // The type of the second is the client's word, that of the first follows from the statement.
-    client.parse("s", "SELECT n, word FROM clicks WHERE n = $1 OR word = upper($2) OR n = $3", &[0, 25, 23]).await;
+    client
+        .parse("s", "SELECT n, word FROM clicks WHERE n = $1 OR word = upper($2) OR n = $3", &[0, 25, 23])
+        .await;
     client.send(b'D', b"Ss\0").await;
     let said = client.sync().await;
     assert_eq!(tags(&said), "1tTZ", "{:?}", fields(&said));
@@ -282,7 +285,10 @@ async fn errors_say_code_place_and_what_to_do() {
         if !place.is_empty() {
             assert_eq!(error.get(&'P').map(String::as_str), Some(place), "{sql}: {error:?}");
         }
-        assert!(hint.is_empty() || error.get(&'H').is_some_and(|told| told.contains(hint)), "{sql}: {error:?}");
+        assert!(
+            hint.is_empty() || error.get(&'H').is_some_and(|told| told.contains(hint)),
+            "{sql}: {error:?}"
+        );
         let told = shop.rows(sql, None).await.expect_err("an error").to_string();
         assert_eq!(error[&'M'], told, "one text over every door");
     }
@@ -393,7 +399,9 @@ async fn copies_come_as_text_and_csv() {
         assert!(fields(said).is_none(), "{:?}", fields(said));
         said.iter().filter(|(tag, _)| *tag == b'd').map(|(_, body)| text(body.clone())).collect()
     };
-    let said = client.query("COPY (SELECT n, day, 'a,\"b\"' AS q FROM clicks ORDER BY n) TO STDOUT (FORMAT csv, HEADER)").await;
+    let said = client
+        .query("COPY (SELECT n, day, 'a,\"b\"' AS q FROM clicks ORDER BY n) TO STDOUT (FORMAT csv, HEADER)")
+        .await;
     assert_eq!(copied(&said), "n,day,q\n0,,\"a,\"\"b\"\"\"\n1,2026-01-01,\"a,\"\"b\"\"\"\n");
     assert_eq!(text(said[said.len() - 2].1.clone()), "COPY 2\0");
     let said = client.query("COPY (SELECT n, day, E'x\\ty\\\\' FROM clicks ORDER BY n) TO STDOUT").await;
@@ -417,7 +425,9 @@ async fn a_hundred_slow_readers_hold_nothing_that_others_need() {
     let mut cursors = Client::connect(&server).await;
     cursors.query("BEGIN").await;
     for at in 0..100 {
-        let said = cursors.query(&format!("DECLARE c{at} CURSOR FOR SELECT * FROM clicks, generate_series(1, 1000)")).await;
+        let said = cursors
+            .query(&format!("DECLARE c{at} CURSOR FOR SELECT * FROM clicks, generate_series(1, 1000)"))
+            .await;
         assert!(fields(&said).is_none(), "{:?}", fields(&said));
         assert_eq!(cursors.rows(&format!("FETCH 1 FROM c{at}")).await.len(), 1);
     }
@@ -438,7 +448,11 @@ async fn settings_hold_for_their_session() {
     let shop = shop_with(10).await;
     let server = serve(&shop).await;
     let mut client = Client::connect(&server).await;
-    assert_eq!(client.rows("SHOW TimeZone").await, [[Some("UTC".to_owned())]], "what a client proposes does not keep it out");
+    assert_eq!(
+        client.rows("SHOW TimeZone").await,
+        [[Some("UTC".to_owned())]],
+        "what a client proposes does not keep it out"
+    );
     client.query("SET application_name = 'x'").await;
     assert_eq!(client.rows("SELECT current_setting('application_name')").await, [[Some("x".to_owned())]]);
     let seen = client.rows("SELECT count(*) FROM clicks").await;
@@ -492,7 +506,10 @@ const CATALOG_QUERIES: &[(&str, &str)] = &[
     ("SHOW search_path", "public"),
     ("SELECT 'clicks'::regclass::oid > 16384, 'clicks'::regclass > 0", "t|t"),
     ("SELECT oid::regclass FROM pg_class WHERE relname = 'clicks' ORDER BY oid", "clicks"),
-    ("SELECT t.oid, typarray FROM pg_type t JOIN pg_namespace ns ON typnamespace = ns.oid WHERE typname = 'int8'", "20|1016"),
+    (
+        "SELECT t.oid, typarray FROM pg_type t JOIN pg_namespace ns ON typnamespace = ns.oid WHERE typname = 'int8'",
+        "20|1016",
+    ),
     ("SELECT nspname FROM pg_catalog.pg_namespace n WHERE nspname !~ '^pg_' ORDER BY 1", "lake"),
     ("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1", "clicks"),
     (
@@ -526,8 +543,14 @@ const CATALOG_QUERIES: &[(&str, &str)] = &[
         "clicks|lake",
     ),
     ("SELECT count(*) FROM pg_catalog.pg_trigger", "0"),
-    ("SELECT string_agg(word, ',') FROM pg_catalog.pg_get_keywords() WHERE word <> ALL ('{a,add}'::text[])", ""),
-    ("SELECT c.relname FROM pg_class c WHERE c.relkind = ANY (ARRAY['r', 'v']) AND c.relnamespace = 2200", "clicks"),
+    (
+        "SELECT string_agg(word, ',') FROM pg_catalog.pg_get_keywords() WHERE word <> ALL ('{a,add}'::text[])",
+        "",
+    ),
+    (
+        "SELECT c.relname FROM pg_class c WHERE c.relkind = ANY (ARRAY['r', 'v']) AND c.relnamespace = 2200",
+        "clicks",
+    ),
     ("SELECT current_schemas(true)", "{pg_catalog,public}"),
 ];
 
@@ -545,7 +568,9 @@ async fn catalogs_answer_what_clients_ask_first() {
         }
         let lines: Vec<String> = rows(&said)
             .into_iter()
-            .map(|row| row.into_iter().map(|value| value.map(text).unwrap_or_default()).collect::<Vec<_>>().join("|"))
+            .map(|row| {
+                row.into_iter().map(|value| value.map(text).unwrap_or_default()).collect::<Vec<_>>().join("|")
+            })
             .collect();
         if !lines.iter().any(|line| line.contains(expected)) && !expected.is_empty() {
             wrong.push(format!("{sql}\n  {lines:?}"));

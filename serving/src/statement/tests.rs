@@ -19,8 +19,7 @@ fn as_of_becomes_a_name_of_its_own_with_the_tables_alias() {
 
 #[test]
 fn words_that_only_look_like_as_of_stay() {
-    let statement =
-        parse("SELECT version, \"version as of\" FROM t AS version").expect("a statement");
+    let statement = parse("SELECT version, \"version as of\" FROM t AS version").expect("a statement");
     assert!(statement.versions.is_empty());
 }
 

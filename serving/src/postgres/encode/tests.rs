@@ -8,7 +8,9 @@ fn text(values: ArrayRef) -> Vec<Option<String>> {
     let batch = RecordBatch::try_new(Arc::new(schema), vec![values]).expect("a batch");
     let rows = Rows::new(&batch).expect("rows");
     let mut out = BytesMut::new();
-    let value = |row| rows.text(0, row, &mut out).expect("a text").map(|text| String::from_utf8_lossy(text).into_owned());
+    let value = |row| {
+        rows.text(0, row, &mut out).expect("a text").map(|text| String::from_utf8_lossy(text).into_owned())
+    };
     (0..batch.num_rows()).map(value).collect()
 }
 
@@ -21,7 +23,8 @@ fn binary(values: ArrayRef) -> Vec<u8> {
 
 #[test]
 fn floats_are_the_shortest_text_with_postgres_exponents() {
-    let values = Float64Array::from(vec![1.0, 0.1, 1e15, 123_456.5, 1e-5, 0.0001, f64::NAN, f64::NEG_INFINITY]);
+    let values =
+        Float64Array::from(vec![1.0, 0.1, 1e15, 123_456.5, 1e-5, 0.0001, f64::NAN, f64::NEG_INFINITY]);
     let expected = ["1", "0.1", "1e+15", "123456.5", "1e-05", "0.0001", "NaN", "-Infinity"];
     assert_eq!(text(Arc::new(values)), expected.map(|text| Some(text.to_owned())));
 }
