@@ -175,6 +175,9 @@ fn array_items(text: &str) -> std::result::Result<Vec<Option<String>>, String> {
             chars.next();
             match c {
                 '"' => {
+                    if !is_quoted && item.trim().is_empty() {
+                        item.clear();
+                    }
                     is_quoted = true;
                     loop {
                         match chars.next().ok_or_else(|| "a quote is not closed".to_owned())? {

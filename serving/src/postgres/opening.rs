@@ -54,7 +54,10 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, stopped: watch
     let Opened { frames, output } = opening;
     let mut connection = match Connection::begin(shared, frames, output, stopped, parameters) {
         Ok(connection) => connection,
-        Err((mut opening, error)) => return opening.last_word(&error).await,
+        Err(refused) => {
+            let (mut opening, error) = *refused;
+            return opening.last_word(&error).await;
+        }
     };
     let ended = connection.run().await;
     if let Err(error) = ended {
@@ -103,7 +106,7 @@ impl Connection {
         output: OwnedWriteHalf,
         stopped: watch::Receiver<bool>,
         (minor, parameters): Parameters,
-    ) -> std::result::Result<Connection, (Opened, Error)> {
+    ) -> std::result::Result<Connection, Box<(Opened, Error)>> {
         let named =
             |name: &str| parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let user = named("user").unwrap_or_default();
@@ -120,7 +123,7 @@ impl Connection {
             None
         };
         if let Some(error) = error {
-            return Err((Opened { frames, output }, error));
+            return Err(Box::new((Opened { frames, output }, error)));
         }
         let mut settings = Settings::new(&user);
         let mut replies = Replies::default();

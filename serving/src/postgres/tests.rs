@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::*;
 use crate::fixture::{Shop, options};
@@ -413,7 +413,12 @@ async fn copies_come_as_text_and_csv() {
 async fn a_hundred_slow_readers_hold_nothing_that_others_need() {
     let shop = Shop::open_with(EngineOptions { sql_memory_bytes: 64 << 20, ..options() }).await;
     shop.publish(0, 1000);
-    let server = serve(&shop).await;
+    // Small buffers of the kernel are full soon.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_send_buffer_size(16 << 10).expect("a small buffer");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let listener = socket.listen(1024).expect("a listener");
+    let server = PostgresServer::start(listener, shop.engine.clone()).expect("a server");
     let mut readers = Vec::new();
     for _ in 0..100 {
         let mut reader = Client::connect(&server).await;
