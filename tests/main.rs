@@ -27,4 +27,6 @@ mod kafka;
 #[cfg(feature = "servers")]
 mod pages;
 #[cfg(feature = "servers")]
+mod postgres;
+#[cfg(feature = "servers")]
 mod servers;

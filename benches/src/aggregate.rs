@@ -42,7 +42,12 @@ pub(crate) async fn run(folder: &str, table: &str, runs: u64) -> Result<()> {
         snapshot.files.iter().map(|file| folder.join(file.path.as_ref()).display().to_string()).collect();
     let engine = Engine::new(
         Catalog::at_rest(lake).await?,
-        EngineOptions { statement_memory_bytes: 1 << 30, statement_timeout: Duration::from_secs(300) },
+        EngineOptions {
+            statement_memory_bytes: 1 << 30,
+            statement_timeout: Duration::from_secs(300),
+            statement_rows: None,
+            sql_memory_bytes: 1 << 30,
+        },
     )?;
     let plain = SessionContext::new_with_config(SessionConfig::new());
     let frame = plain.read_parquet(files.clone(), ParquetReadOptions::default()).await?;

@@ -24,9 +24,11 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let mut out = out();
     writeln!(out, "{} is right: {}", args.config.display(), in_short(&config))?;
     let kafka = config.log.kafka.as_ref().map(|kafka| format!(", kafka {kafka}")).unwrap_or_default();
+    let postgres =
+        config.serving.postgres.as_ref().map(|postgres| format!(", postgres {postgres}")).unwrap_or_default();
     writeln!(
         out,
-        "data_dir {}, lake {}, http {}{kafka}",
+        "data_dir {}, lake {}, http {}{kafka}{postgres}",
         config.data_dir.display(),
         config.lake.url,
         config.serving.http

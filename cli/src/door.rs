@@ -12,7 +12,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tarn_model::config::Config;
 use tarn_model::status::Status;
-use tarn_model::{Error, Kind, OffsetVector};
+use tarn_model::{Error, Kind, OffsetVector, Place};
 use tarn_table::verify::TableReport;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -176,6 +176,9 @@ fn told_error(kind: Kind, text: &str) -> Option<anyhow::Error> {
     let mut error = Error::new(kind, message);
     if let Some(hint) = inner["hint"].as_str() {
         error = error.with_hint(hint);
+    }
+    if let (Some(line), Some(column)) = (inner["line"].as_u64(), inner["column"].as_u64()) {
+        error = error.with_place(Place { line, column });
     }
     let causes = inner["causes"].as_array().into_iter().flatten().filter_map(Value::as_str);
     if let Some(cause) = chain(causes) {

@@ -70,6 +70,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         }
         said = cause;
     }
+    let place = error.chain().find_map(|cause| cause.downcast_ref::<Error>().and_then(Error::place));
+    if let Some(place) = place {
+        eprintln!("  at: line {}, column {}", place.line, place.column);
+    }
     if let Some(hint) = hint(error) {
         eprintln!("{} {hint}", paint("hint:", CYAN));
     }

@@ -86,10 +86,7 @@ pub(crate) async fn log_or_new(config: &Config) -> anyhow::Result<Log> {
 /// SQL over the committed rows of the lake.
 pub(crate) async fn engine(config: &Config) -> anyhow::Result<Engine> {
     let catalog = Catalog::at_rest(lake(config).await?).await?;
-    let options = EngineOptions {
-        statement_memory_bytes: config.serving.statement_memory.as_usize(),
-        statement_timeout: config.serving.statement_timeout.0,
-    };
+    let options = EngineOptions::of(&config.serving);
     let topics: Vec<String> = catalog.hubs().iter().map(|hub| hub.topic().to_owned()).collect();
     for table in config.tables_of(topics.iter().map(String::as_str)) {
         if let Some((_, stored)) = catalog.table(&table.name)

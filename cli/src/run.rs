@@ -18,7 +18,7 @@ use tarn_log::{Log, LogOptions};
 use tarn_model::config::Config;
 use tarn_model::status::{LastError, Status, TableStatus};
 use tarn_model::{Error, clock};
-use tarn_serving::{Engine, EngineOptions, Hosts, StatusSource};
+use tarn_serving::{Engine, EngineOptions, Hosts, PostgresServer, StatusSource};
 use tarn_table::Catalog;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -54,9 +54,15 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         Some(kafka) => Some(bind("log.kafka", kafka).await?),
         None => None,
     };
+    let postgres_listener = match &config.serving.postgres {
+        Some(postgres) => Some(bind("serving.postgres", postgres).await?),
+        None => None,
+    };
     let kafka_address = kafka_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let postgres_address = postgres_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let log = open_log(&config).await?;
-    let _process = ProcessFile::write(&config, address, kafka_address)?;
+    let _process =
+        ProcessFile::write(&config, address, &[("kafka", kafka_address), ("postgres", postgres_address)])?;
     let clock = clock::system();
     let lake_url = &config.lake.url;
     let store_options = rest::store_options(&config.lake);
@@ -91,14 +97,9 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         collectors: Arc::clone(&collectors),
         views: Arc::new(RunningViews::start(&views, &catalog)),
     });
-    let engine = Engine::with_views(
-        catalog.clone(),
-        views,
-        EngineOptions {
-            statement_memory_bytes: config.serving.statement_memory.as_usize(),
-            statement_timeout: config.serving.statement_timeout.0,
-        },
-    )?;
+    let engine = Engine::with_views(catalog.clone(), views, EngineOptions::of(&config.serving))?;
+    let postgres =
+        postgres_listener.map(|listener| PostgresServer::start(listener, engine.clone())).transpose()?;
     let routes = collectors.router().merge(admin::router(
         log.clone(),
         catalog.clone(),
@@ -112,7 +113,8 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     let (stop_serving, serving_stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, doors, serving_stopped));
     let kafka_at = kafka.as_ref().map(|kafka| tracing::field::display(kafka.address()));
-    tracing::info!(http = %address, kafka = kafka_at, data_dir = %config.data_dir.display(), "running");
+    let postgres_at = postgres.as_ref().map(|postgres| tracing::field::display(postgres.address()));
+    tracing::info!(http = %address, kafka = kafka_at, postgres = postgres_at, data_dir = %config.data_dir.display(), "running");
 
     let ended = {
         let progress = Progress::start(Arc::clone(&running) as _, options.drain && !options.quiet);
@@ -123,6 +125,9 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
 
     if let Some(kafka) = kafka {
         kafka.stop().await;
+    }
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
     }
     collectors.stop().await;
     stop_serving.send_replace(true);
@@ -320,11 +325,17 @@ struct ProcessFile {
 }
 
 impl ProcessFile {
-    fn write(config: &Config, http: SocketAddr, kafka: Option<SocketAddr>) -> anyhow::Result<ProcessFile> {
+    fn write(
+        config: &Config,
+        http: SocketAddr,
+        others: &[(&str, Option<SocketAddr>)],
+    ) -> anyhow::Result<ProcessFile> {
         let path = process_file(config);
         let mut process = serde_json::json!({ "pid": std::process::id(), "http": http.to_string() });
-        if let Some(kafka) = kafka {
-            process["kafka"] = kafka.to_string().into();
+        for (name, address) in others {
+            if let Some(address) = address {
+                process[*name] = address.to_string().into();
+            }
         }
         let text = process.to_string();
         let aside = path.with_extension("json.new");

@@ -156,10 +156,17 @@ pub struct LakeConfig {
 pub struct ServingConfig {
     /// Address of the HTTP server; port 0 takes a free one. Default: `127.0.0.1:8080`.
     pub http: String,
+    /// Address at which SQL is answered over PostgreSQL's wire protocol, e.g. `127.0.0.1:5433`; port 0 takes a free one.
+    /// Default: it is not.
+    pub postgres: Option<String>,
     /// Memory of one statement. Default: `512MiB`.
     pub statement_memory: ByteSize,
     /// Time after which a statement is cancelled, streaming included. Default: `5m`.
     pub statement_timeout: Span,
+    /// Most rows of one answer; a longer one ends with an error. Default: no limit.
+    pub statement_rows: Option<u64>,
+    /// Memory of all statements together, the tails that they hold on to not counted. Default: `2GiB`.
+    pub sql_memory: ByteSize,
     /// Largest body of an ingest request. Default: `16MiB`.
     pub max_request_size: ByteSize,
     /// Memory of all tails together; above it tables commit early and readers wait. Default: `128MiB`.
@@ -600,8 +607,11 @@ impl Default for ServingConfig {
     fn default() -> ServingConfig {
         ServingConfig {
             http: "127.0.0.1:8080".into(),
+            postgres: None,
             statement_memory: ByteSize::mib(512),
             statement_timeout: Span::from_millis(300_000),
+            statement_rows: None,
+            sql_memory: ByteSize::mib(2048),
             max_request_size: ByteSize::mib(16),
             tail_memory: ByteSize::mib(128),
             view_memory: ByteSize::mib(128),

@@ -31,13 +31,24 @@ pub struct Error {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    sqlstate: Option<&'static str>,
+    place: Option<Place>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// Where in a text something is, both counted from 1; columns are characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: u64,
+    /// The character in it.
+    pub column: u64,
 }
 
 impl Error {
     /// An error of `kind`; the message is lowercase and without a final stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), hint: None, source: None }
+        Error { kind, message: message.into(), hint: None, sqlstate: None, place: None, source: None }
     }
 
     /// Shorthand for [`Kind::Invalid`].
@@ -77,6 +88,20 @@ impl Error {
         self
     }
 
+    /// Adds the code of the SQL standard by which programs tell errors of statements apart.
+    #[must_use]
+    pub fn with_sqlstate(mut self, code: &'static str) -> Error {
+        self.sqlstate = Some(code);
+        self
+    }
+
+    /// Adds where in the statement it is.
+    #[must_use]
+    pub fn with_place(mut self, place: Place) -> Error {
+        self.place = Some(place);
+        self
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
@@ -99,6 +124,16 @@ impl Error {
             cause = error.source();
         }
         text
+    }
+
+    /// The code of the SQL standard, where there is a more exact one than the kind's.
+    pub fn sqlstate(&self) -> Option<&'static str> {
+        self.sqlstate
+    }
+
+    /// Where in the statement it is, if that is known.
+    pub fn place(&self) -> Option<Place> {
+        self.place
     }
 
     /// What the user should do, in words.

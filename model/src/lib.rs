@@ -14,5 +14,5 @@ pub mod status;
 pub mod vector;
 
 pub use boundary::{Boundary, Offset, OffsetRange, PartitionId};
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Place, Result};
 pub use vector::OffsetVector;

@@ -9,14 +9,11 @@
 //! - Dropping an [`Answer`] ends its statement.
 
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::common::TableReference;
@@ -31,24 +28,27 @@ use datafusion::execution::memory_pool::{
     GreedyMemoryPool, MemoryConsumer, MemoryReservation, TrackConsumersPool,
 };
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{
-    RecordBatchStream, SendableRecordBatchStream, SessionState, SessionStateBuilder,
-};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
-use futures::{Stream, StreamExt};
+use tarn_model::config::ServingConfig;
 use tarn_model::{Error, Kind, OffsetVector, Result};
 use tarn_table::Catalog;
 use tarn_table::scan::OnlyTheLake;
 use tarn_view::{Planner, Views, watermark_function, with_functions};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::counts::{Counts, Running};
+use self::memory::{StatementPool, TAIL};
+use self::rows::{OnDrop, Pump, Rows, late};
 use crate::distinct::CountDistinctByKey;
-use crate::error::{between, from_datafusion, into_datafusion, nearest};
+use crate::error::{between, from_datafusion, nearest};
+use crate::pg_catalog::{self, Facts, Visitor};
+use crate::places::Places;
 use crate::session::{
     CATALOG, DEFAULT_SCHEMA, Moment, SYSTEM_SCHEMA, StatementCatalog, is_schema, pinned_bytes,
 };
@@ -56,8 +56,17 @@ use crate::statement::Statement;
 use crate::views::SeenViews;
 use crate::watermark;
 
-/// Statements that run at once; others wait, within their own time.
-const MAX_STATEMENTS: usize = 64;
+mod counts;
+mod memory;
+mod rows;
+
+pub(crate) use self::counts::LATENCY_MS;
+pub use self::counts::StatementCounts;
+
+/// Statements that work at once; others wait, within their own time. One whose reader is slow does not work.
+const MAX_WORKING: usize = 64;
+/// Statements that are open at once, waiting for their readers included; more are refused.
+const MAX_OPEN: usize = 1024;
 /// Record batches between a statement and its reader.
 const QUEUE_BATCHES: usize = 2;
 /// Threads for statements per core. An operator that gives no row for long keeps its thread even when its statement has been
@@ -79,6 +88,43 @@ pub struct EngineOptions {
     pub statement_memory_bytes: usize,
     /// Time after which it is cancelled, streaming included.
     pub statement_timeout: Duration,
+    /// Most rows of an answer.
+    pub statement_rows: Option<u64>,
+    /// Memory of all statements together, bytes.
+    pub sql_memory_bytes: usize,
+}
+
+impl EngineOptions {
+    /// What a config says.
+    pub fn of(serving: &ServingConfig) -> EngineOptions {
+        EngineOptions {
+            statement_memory_bytes: serving.statement_memory.as_usize(),
+            statement_timeout: serving.statement_timeout.0,
+            statement_rows: serving.statement_rows,
+            sql_memory_bytes: serving.sql_memory.as_usize(),
+        }
+    }
+}
+
+/// A statement with what belongs to it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Request {
+    pub(crate) sql: String,
+    /// Values of `$1`, `$2`, ...
+    pub(crate) params: Vec<ScalarValue>,
+    pub(crate) as_of: Option<OffsetVector>,
+    /// A time shorter than the engine's.
+    pub(crate) timeout: Option<Duration>,
+    /// Who asks, when a client of PostgreSQL does.
+    pub(crate) visitor: Option<Visitor>,
+}
+
+/// What a statement takes and gives.
+#[derive(Debug, Clone)]
+pub(crate) struct Outline {
+    /// Types of `$1`, `$2`, ...; `None` where nothing tells.
+    pub(crate) params: Vec<DataType>,
+    pub(crate) schema: SchemaRef,
 }
 
 /// Plans and runs statements over a catalog; clones share it.
@@ -97,7 +143,11 @@ struct Shared {
     runtime_env: Arc<RuntimeEnv>,
     /// Taken only when the last engine is dropped.
     runtime: Option<Runtime>,
-    permits: Arc<Semaphore>,
+    /// One for each statement that works.
+    working: Arc<Semaphore>,
+    /// One for each statement.
+    open: Arc<Semaphore>,
+    memory: Arc<GreedyMemoryPool>,
     counts: Counts,
 }
 
@@ -163,11 +213,13 @@ impl Engine {
             shared: Arc::new(Shared {
                 catalog,
                 views,
-                options,
                 state,
                 runtime_env,
                 runtime: Some(runtime),
-                permits: Arc::new(Semaphore::new(MAX_STATEMENTS)),
+                memory: Arc::new(GreedyMemoryPool::new(options.sql_memory_bytes)),
+                options,
+                working: Arc::new(Semaphore::new(MAX_WORKING)),
+                open: Arc::new(Semaphore::new(MAX_OPEN)),
                 counts: Counts::default(),
             }),
         })
@@ -187,12 +239,23 @@ impl Engine {
         params: &[serde_json::Value],
         as_of: Option<&OffsetVector>,
     ) -> Result<Answer> {
+        let (sql, as_of) = (sql.to_owned(), as_of.cloned());
+        self.run(Request { sql, params: values(params)?, as_of, ..Request::default() }).await
+    }
+
+    /// Runs one query.
+    pub(crate) async fn run(&self, request: Request) -> Result<Answer> {
         let running = Running::new(self.shared.clone());
-        let answer = self.start(sql, params, as_of, running).await;
+        let answer = self.start(request, running).await;
         if answer.is_err() {
             self.shared.counts.failed.fetch_add(1, Ordering::Relaxed);
         }
         answer
+    }
+
+    /// The longest that a statement may take.
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.shared.options.statement_timeout
     }
 
     /// Statements so far.
@@ -200,47 +263,85 @@ impl Engine {
         self.shared.counts.read()
     }
 
-    async fn start(
-        &self,
-        sql: &str,
-        params: &[serde_json::Value],
-        as_of: Option<&OffsetVector>,
-        running: Running,
-    ) -> Result<Answer> {
-        let shared = self.shared.clone();
-        if !shared.catalog.is_ready() {
-            let to_go = shared.catalog.records_to_go();
-            return Err(Error::unavailable(format!("still reading the log: {to_go} records to go"))
-                .with_hint("SQL answers once everything committed before the start is visible again; try in a moment"));
+    /// What a statement would take and give, without running it. `known` are the types that the client has named.
+    pub(crate) async fn outline(&self, request: Request, known: Vec<Option<DataType>>) -> Result<Outline> {
+        self.ready()?;
+        let deadline = Instant::now() + self.timeout_of(&request);
+        let _working = self.place_to_work(deadline).await?;
+        let planning = self.shared.clone();
+        self.planned(deadline, async move { planning.outline(&request, known).await }).await
+    }
+
+    fn ready(&self) -> Result<()> {
+        let catalog = &self.shared.catalog;
+        if catalog.is_ready() {
+            return Ok(());
         }
-        let deadline = Instant::now() + shared.options.statement_timeout;
-        let permit = timeout_at(deadline, shared.permits.clone().acquire_owned())
+        let to_go = catalog.records_to_go();
+        Err(Error::unavailable(format!("still reading the log: {to_go} records to go"))
+            .with_sqlstate("57P03")
+            .with_hint(
+                "SQL answers once everything committed before the start is visible again; try in a moment",
+            ))
+    }
+
+    fn timeout_of(&self, request: &Request) -> Duration {
+        let most = self.shared.options.statement_timeout;
+        request.timeout.map_or(most, |timeout| timeout.min(most))
+    }
+
+    async fn place_to_work(&self, deadline: Instant) -> Result<OwnedSemaphorePermit> {
+        timeout_at(deadline, self.shared.working.clone().acquire_owned())
             .await
-            .map_err(|_| late(&shared.options))?
-            .map_err(|_| Error::unavailable("the engine is stopping"))?;
-        let (sql, params, as_of) = (sql.to_owned(), params.to_vec(), as_of.cloned());
-        let runtime = shared.runtime.as_ref().expect("it is taken only when the last engine is dropped");
+            .map_err(|_| late(self.shared.options.statement_timeout))?
+            .map_err(|_| Error::unavailable("the engine is stopping"))
+    }
+
+    /// Plans on the statements' threads.
+    async fn planned<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        planning: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let runtime = self.shared.runtime.as_ref().expect("it is taken only when the last engine is dropped");
+        let planned = timeout_at(deadline, OnDrop(runtime.spawn(planning)));
+        let planned = planned.await.map_err(|_| late(self.shared.options.statement_timeout))?;
+        planned.map_err(|error| Error::internal("planning panicked").with_source(error))?
+    }
+
+    async fn start(&self, request: Request, running: Running) -> Result<Answer> {
+        let shared = self.shared.clone();
+        self.ready()?;
+        let open = shared.open.clone().try_acquire_owned().map_err(|_| {
+            Error::unavailable(format!("there are {MAX_OPEN} open statements already"))
+                .with_sqlstate("53300")
+                .with_hint("read answers to their end, or close them; try again in a moment")
+        })?;
+        let timeout = self.timeout_of(&request);
+        let deadline = Instant::now() + timeout;
+        let working = self.place_to_work(deadline).await?;
         let planning = shared.clone();
-        let planned =
-            OnDrop(runtime.spawn(async move { planning.plan(&sql, &params, as_of.as_ref()).await }));
-        let planned = timeout_at(deadline, planned).await.map_err(|_| late(&shared.options))?;
-        let planned = planned.map_err(|error| Error::internal("planning panicked").with_source(error))??;
+        let planned = self.planned(deadline, async move { planning.plan(&request).await }).await?;
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
         let (schema, vector) = (planned.rows.schema(), planned.vector);
         let pump = Pump {
             rows: planned.rows,
             sender,
             deadline,
-            options: shared.options.clone(),
-            _held: (permit, planned.pinned),
+            timeout,
+            rows_to_go: shared.options.statement_rows.unwrap_or(u64::MAX),
+            places: shared.working.clone(),
+            working: Some(working),
+            _held: (open, planned.pinned),
         };
+        let runtime = shared.runtime.as_ref().expect("it is taken only when the last engine is dropped");
         let rows = Rows {
             schema: schema.clone(),
             receiver,
             pump: Some(OnDrop(runtime.spawn(pump.run()))),
             running: Some(running),
             watch: Box::pin(sleep_until(deadline + LAST_WORD)),
-            options: shared.options.clone(),
+            timeout,
         };
         Ok(Answer { vector, schema, rows: Box::pin(rows) })
     }
@@ -254,13 +355,58 @@ struct Planned {
 }
 
 impl Shared {
-    async fn plan(
-        &self,
-        sql: &str,
-        params: &[serde_json::Value],
-        as_of: Option<&OffsetVector>,
-    ) -> Result<Planned> {
-        let statement = Statement::parse(sql)?;
+    async fn plan(&self, request: &Request) -> Result<Planned> {
+        let types = request.params.iter().map(|value| Some(value.data_type())).collect::<Vec<_>>();
+        let statement = Statement::parse(&request.sql, request.visitor.as_ref(), &types)?;
+        let place = Places::of(&request.sql);
+        let mut seen = self.see(&statement, request).await?;
+        let runtime_env = self.runtime_env();
+        let pinned = MemoryConsumer::new(TAIL).register(&runtime_env.memory_pool);
+        pinned.try_grow(pinned_bytes(&seen.moment, &seen.names)).map_err(from_datafusion)?;
+        self.tell_watermarks(&mut seen, &runtime_env).await?;
+        let Seen { moment, names, state, .. } = &seen;
+        let explain = |error| place.find(explain(error, moment, names, state));
+        let mut plan = self.logical(&statement, state).await.map_err(explain)?;
+        if !request.params.is_empty() {
+            plan = plan.with_param_values(ParamValues::from(request.params.clone())).map_err(explain)?;
+        }
+        let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
+        let plan = let_joins_yield(plan).map_err(explain)?;
+        let task = TaskContext::from(state).with_runtime(runtime_env);
+        let rows = execute_stream(plan, Arc::new(task)).map_err(explain)?;
+        Ok(Planned { rows, vector: moment.vector().clone(), pinned })
+    }
+
+    async fn outline(&self, request: &Request, known: Vec<Option<DataType>>) -> Result<Outline> {
+        let statement = Statement::parse(&request.sql, request.visitor.as_ref(), &known)?;
+        let place = Places::of(&request.sql);
+        let mut seen = self.see(&statement, request).await?;
+        self.tell_watermarks(&mut seen, &self.runtime_env()).await?;
+        let Seen { moment, names, state, .. } = seen;
+        let explain = |error| place.find(explain(error, &moment, &names, &state));
+        let plan = self.logical(&statement, &state).await.map_err(explain)?;
+        let told = plan.get_parameter_types().map_err(explain)?;
+        let count = told.keys().filter_map(|name| name.trim_start_matches('$').parse::<usize>().ok()).max();
+        let count = count.unwrap_or(0).max(known.len());
+        let type_of = |at: usize| {
+            let told = told.get(&format!("${}", at + 1)).cloned().flatten();
+            let known = known.get(at).cloned().flatten();
+            known.or(told).filter(|found| *found != DataType::Null).unwrap_or(DataType::Utf8)
+        };
+        let params: Vec<DataType> = (0..count).map(type_of).collect();
+        let mut plan = plan;
+        if !params.is_empty() {
+            let nulls = params.iter().map(ScalarValue::try_new_null).collect::<DfResult<Vec<_>>>();
+            plan = plan.with_param_values(ParamValues::from(nulls.map_err(explain)?)).map_err(explain)?;
+        }
+        // What the analyzer refuses is refused now, and what types it gives are known.
+        let plan =
+            state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(explain)?;
+        Ok(Outline { params, schema: Arc::new(plan.schema().as_arrow().clone()) })
+    }
+
+    /// What a statement sees.
+    async fn see(&self, statement: &Statement, request: &Request) -> Result<Seen> {
         let asked = watermark::asked(&statement.ast);
         let mut names = self.state.resolve_table_references(&statement.ast).map_err(from_datafusion)?;
         names.extend(watermark::references(&asked));
@@ -269,34 +415,47 @@ impl Shared {
         if let Some(view) = &statement.explained {
             views.named(view)?;
         }
-        let moment = Arc::new(Moment::take(&self.catalog, views, &names, &statement.versions, as_of)?);
-        let (mut state, runtime_env) = (self.session(&moment), self.runtime_env());
-        let pinned = MemoryConsumer::new("tail").register(&runtime_env.memory_pool);
-        pinned.try_grow(pinned_bytes(&moment, &names)).map_err(from_datafusion)?;
-        let task = Arc::new(TaskContext::from(&state).with_runtime(Arc::clone(&runtime_env)));
-        if !asked.is_empty() {
-            let values = watermark::values(asked, &self.catalog, &moment, &state, &task).await?;
-            state.register_udf(watermark_function(values)).map_err(from_datafusion)?;
+        let moment = Arc::new(Moment::take(
+            &self.catalog,
+            views,
+            &names,
+            &statement.versions,
+            request.as_of.as_ref(),
+        )?);
+        let facts = request.visitor.as_ref().map(|visitor| Arc::new(Facts::new(&moment, visitor)));
+        let mut state = self.session(&moment, facts.as_ref());
+        if let Some(facts) = &facts {
+            pg_catalog::attach(&mut state, facts).map_err(from_datafusion)?;
         }
-        let explain = |error| explain(error, &moment, &names, &self.state);
-        let mut plan = tarn_sql::plan(&state, statement.ast).await.map_err(explain)?;
+        Ok(Seen { moment, names, state, asked })
+    }
+
+    /// Puts the watermarks that a statement asks for into its session.
+    async fn tell_watermarks(&self, seen: &mut Seen, runtime_env: &Arc<RuntimeEnv>) -> Result<()> {
+        if seen.asked.is_empty() {
+            return Ok(());
+        }
+        let task = Arc::new(TaskContext::from(&seen.state).with_runtime(Arc::clone(runtime_env)));
+        let asked = std::mem::take(&mut seen.asked);
+        let values = watermark::values(asked, &self.catalog, &seen.moment, &seen.state, &task).await?;
+        seen.state.register_udf(watermark_function(values)).map_err(from_datafusion)?;
+        Ok(())
+    }
+
+    /// The statement as a plan that only reads.
+    async fn logical(&self, statement: &Statement, state: &SessionState) -> DfResult<LogicalPlan> {
+        let plan = tarn_sql::plan(state, statement.ast.clone()).await?;
         let only_reads =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        only_reads.verify_plan(&plan).map_err(explain)?;
-        if !params.is_empty() {
-            plan = plan.with_param_values(values(params)?).map_err(explain)?;
-        }
-        let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
-        let plan = let_joins_yield(plan).map_err(explain)?;
-        let task = Arc::new(TaskContext::from(&state).with_runtime(runtime_env));
-        let rows = execute_stream(plan, task).map_err(explain)?;
-        Ok(Planned { rows, vector: moment.vector().clone(), pinned })
+        only_reads.verify_plan(&plan)?;
+        Ok(plan)
     }
 
     /// A session of its own, with the moment's tables; functions, rules and settings are shared.
-    fn session(&self, moment: &Arc<Moment>) -> SessionState {
+    fn session(&self, moment: &Arc<Moment>, facts: Option<&Arc<Facts>>) -> SessionState {
         let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(StatementCatalog::new(moment)));
+        let catalog = StatementCatalog::new(moment, facts);
+        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
         let mut state = self.state.clone();
         state.register_catalog_list(Arc::new(catalogs));
         state.mark_start_execution();
@@ -305,7 +464,7 @@ impl Shared {
 
     /// A runtime environment with memory of its own; what is costly is shared.
     fn runtime_env(&self) -> Arc<RuntimeEnv> {
-        let pool = GreedyMemoryPool::new(self.options.statement_memory_bytes);
+        let pool = StatementPool::new(self.options.statement_memory_bytes, Arc::clone(&self.memory));
         let top = NonZeroUsize::new(3).expect("three is not zero");
         Arc::new(RuntimeEnv {
             memory_pool: Arc::new(TrackConsumersPool::new(pool, top)),
@@ -316,26 +475,36 @@ impl Shared {
     }
 }
 
+/// The tables that a statement sees, and the session in which it is planned.
+struct Seen {
+    moment: Arc<Moment>,
+    names: Vec<TableReference>,
+    state: SessionState,
+    /// Tables whose watermarks it asks for and was not told yet.
+    asked: Vec<String>,
+}
+
 /// A planning error, with the nearest name for one that is none.
 fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference], state: &SessionState) -> Error {
     let text = error.to_string();
     if let Some(function) = between(&text, "Invalid function '", "'") {
         let known = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
         let near = nearest(function, known.chain(state.window_functions().keys()).map(String::as_str));
-        let error = Error::invalid(format!("there is no function `{function}`"));
+        let error = Error::invalid(format!("there is no function `{function}`")).with_sqlstate("42883");
         return match near {
             Some(near) => error.with_hint(format!("did you mean `{near}`?")),
             None => error,
         };
     }
     let not_found = |name: &&TableReference| text.contains("not found") && text.contains(name.table());
-    let is_ours = |schema: &str| matches!(schema, "information_schema" | SYSTEM_SCHEMA);
+    let is_ours = |schema: &str| matches!(schema, "information_schema" | SYSTEM_SCHEMA | pg_catalog::SCHEMA);
     let known_schema =
         |name: &TableReference| name.schema().is_none_or(|schema| is_ours(schema) || is_schema(schema));
     if let Some(schema) =
         names.iter().filter(not_found).find(|name| !known_schema(name)).and_then(|name| name.schema())
     {
         return Error::invalid(format!("there is no schema `{schema}`"))
+            .with_sqlstate("3F000")
             .with_hint("`t` is a whole table, `lake.t` what of it is in the lake, `live.t` what is not yet");
     }
     let is_unknown =
@@ -346,15 +515,7 @@ fn explain(error: DataFusionError, moment: &Moment, names: &[TableReference], st
     }
 }
 
-fn late(options: &EngineOptions) -> Error {
-    Error::unavailable(format!(
-        "the statement took longer than {:?} and was cancelled",
-        options.statement_timeout
-    ))
-    .with_hint("ask for less, read the answer faster, or raise `serving.statement_timeout`")
-}
-
-fn values(params: &[serde_json::Value]) -> Result<ParamValues> {
+fn values(params: &[serde_json::Value]) -> Result<Vec<ScalarValue>> {
     use serde_json::Value;
     let value = |(at, param): (usize, &Value)| {
         Ok(match param {
@@ -372,33 +533,7 @@ fn values(params: &[serde_json::Value]) -> Result<ParamValues> {
             }
         })
     };
-    Ok(ParamValues::from(params.iter().enumerate().map(value).collect::<Result<Vec<_>>>()?))
-}
-
-/// Moves rows from the statement to its reader, until the deadline.
-struct Pump {
-    rows: SendableRecordBatchStream,
-    sender: mpsc::Sender<RecordBatch>,
-    deadline: Instant,
-    options: EngineOptions,
-    /// Given back when the statement ends.
-    _held: (OwnedSemaphorePermit, MemoryReservation),
-}
-
-impl Pump {
-    async fn run(mut self) -> DfResult<()> {
-        loop {
-            let Ok(next) = timeout_at(self.deadline, self.rows.next()).await else {
-                return Err(into_datafusion(late(&self.options)));
-            };
-            let Some(rows) = next.transpose()? else { return Ok(()) };
-            match timeout_at(self.deadline, self.sender.send(rows)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Ok(()),
-                Err(_) => return Err(into_datafusion(late(&self.options))),
-            }
-        }
-    }
+    params.iter().enumerate().map(value).collect()
 }
 
 /// A join can make rows from two batches for hours without asking for a third, so that it never gives way to a deadline: it
@@ -412,148 +547,6 @@ fn let_joins_yield(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPl
         })
     });
     yielding.map(|transformed| transformed.data)
-}
-
-/// The reader's end of a statement.
-struct Rows {
-    schema: SchemaRef,
-    receiver: mpsc::Receiver<RecordBatch>,
-    /// `None` once it has ended.
-    pump: Option<OnDrop<DfResult<()>>>,
-    running: Option<Running>,
-    /// On the reader's own threads: the statement's may be too busy to look at a clock.
-    watch: Pin<Box<Sleep>>,
-    options: EngineOptions,
-}
-
-impl Stream for Rows {
-    type Item = DfResult<RecordBatch>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.receiver.poll_recv(context) {
-            Poll::Ready(Some(rows)) => return Poll::Ready(Some(Ok(rows))),
-            Poll::Ready(None) => {}
-            Poll::Pending => {
-                std::task::ready!(self.watch.as_mut().poll(context));
-                self.pump = None;
-                self.receiver.close();
-                if let Some(running) = self.running.take() {
-                    running.ended(false);
-                    return Poll::Ready(Some(Err(into_datafusion(late(&self.options)))));
-                }
-                return Poll::Ready(None);
-            }
-        }
-        // The queue is closed: how the statement ended decides whether these were all rows.
-        let Some(pump) = self.pump.as_mut() else { return Poll::Ready(None) };
-        let ended = std::task::ready!(Pin::new(pump).poll(context));
-        self.pump = None;
-        let running = self.running.take();
-        let ended = ended.unwrap_or_else(|error| Err(DataFusionError::ExecutionJoin(Box::new(error))));
-        if let Some(running) = running {
-            running.ended(ended.is_ok());
-        }
-        Poll::Ready(ended.err().map(Err))
-    }
-}
-
-impl RecordBatchStream for Rows {
-    fn schema(&self) -> SchemaRef {
-        self.schema.clone()
-    }
-}
-
-/// A task that ends when nobody waits for it any more.
-struct OnDrop<T>(JoinHandle<T>);
-
-impl<T> Future for OnDrop<T> {
-    type Output = std::result::Result<T, tokio::task::JoinError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context)
-    }
-}
-
-impl<T> Drop for OnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Upper ends of the latency histogram, milliseconds.
-pub(crate) const LATENCY_MS: [u64; 12] =
-    [1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000];
-
-#[derive(Debug, Default)]
-struct Counts {
-    done: AtomicU64,
-    failed: AtomicU64,
-    running: AtomicU64,
-    total_us: AtomicU64,
-    latency: [AtomicU64; LATENCY_MS.len()],
-}
-
-impl Counts {
-    fn read(&self) -> StatementCounts {
-        StatementCounts {
-            done: self.done.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-            running: self.running.load(Ordering::Relaxed),
-            total: Duration::from_micros(self.total_us.load(Ordering::Relaxed)),
-            latency: std::array::from_fn(|at| self.latency[at].load(Ordering::Relaxed)),
-        }
-    }
-}
-
-/// Statements since the start.
-#[derive(Debug, Clone)]
-pub struct StatementCounts {
-    /// Answered to the end.
-    pub done: u64,
-    /// Refused or ended with an error.
-    pub failed: u64,
-    /// Running now.
-    pub running: u64,
-    /// Time of all that were answered to the end.
-    pub total: Duration,
-    /// How many of those took at most 1, 3, 10, ... ms.
-    pub latency: [u64; LATENCY_MS.len()],
-}
-
-/// Counts one statement, from its start to its end or its being dropped.
-#[derive(Debug)]
-struct Running {
-    shared: Arc<Shared>,
-    since: Instant,
-}
-
-impl Running {
-    fn new(shared: Arc<Shared>) -> Running {
-        shared.counts.running.fetch_add(1, Ordering::Relaxed);
-        Running { shared, since: Instant::now() }
-    }
-
-    fn ended(&self, well: bool) {
-        let counts = &self.shared.counts;
-        if !well {
-            counts.failed.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let took = self.since.elapsed();
-        counts.done.fetch_add(1, Ordering::Relaxed);
-        counts.total_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        for (at, upto) in LATENCY_MS.iter().enumerate() {
-            if took <= Duration::from_millis(*upto) {
-                counts.latency[at].fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.shared.counts.running.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Whether trying again later may help.

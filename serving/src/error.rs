@@ -8,44 +8,56 @@ use datafusion::object_store;
 use datafusion::sql::sqlparser::parser::ParserError;
 use tarn_model::{Error, Kind};
 
+use crate::places::told_place;
+
 /// What went wrong, without DataFusion's wrapping, and what to do about it.
 pub fn from_datafusion(error: DataFusionError) -> Error {
     if let Some(inner) = find::<Error>(&error) {
-        let copy = Error::new(inner.kind(), inner.to_string());
-        return match inner.hint() {
-            Some(hint) => copy.with_hint(hint),
+        let mut copy = Error::new(inner.kind(), inner.to_string());
+        if let Some(hint) = inner.hint() {
+            copy = copy.with_hint(hint);
+        }
+        if let Some(code) = inner.sqlstate() {
+            copy = copy.with_sqlstate(code);
+        }
+        return match inner.place() {
+            Some(place) => copy.with_place(place),
             None => copy,
         };
     }
     if is_gone(&error) {
-        return Error::conflict("a file of the lake is gone: it was vacuumed while the statement ran").with_source(error).with_hint(
+        return Error::conflict("a file of the lake is gone: it was vacuumed while the statement ran").with_sqlstate("40001").with_source(error).with_hint(
             "run the statement again; if that happens often, raise `lake.vacuum_retention` above the longest statement",
         );
     }
     let root = error.find_root();
     let message = lower_first(&root.message());
     match root {
-        DataFusionError::SQL(parser, _) => {
-            Error::invalid(format!("the statement cannot be parsed: {}", what_was_expected(parser)))
-        }
+        DataFusionError::SQL(parser, _) => unparsed(&what_was_expected(parser)),
         DataFusionError::SchemaError(schema, _) => unknown_field(schema, message),
+        DataFusionError::NotImplemented(_) => Error::invalid(message).with_sqlstate("0A000"),
+        DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => {
+            let code = code_of_data(&message);
+            in_words_of_sql(message, code)
+        }
         DataFusionError::Plan(_)
-        | DataFusionError::NotImplemented(_)
         | DataFusionError::Configuration(_)
-        | DataFusionError::ArrowError(..)
-        | DataFusionError::Execution(_)
         | DataFusionError::Diagnostic(..)
-        | DataFusionError::Collection(_) => in_words_of_sql(message),
+        | DataFusionError::Collection(_) => {
+            let code = code_of_plan(&message);
+            in_words_of_sql(message, code)
+        }
         DataFusionError::ResourcesExhausted(_) => {
             Error::invalid("the statement needs more memory than it may have")
+                .with_sqlstate("53200")
                 .with_hint("ask for fewer rows or groups at once, or raise `serving.statement_memory`")
                 .with_source(what_was_too_much(&message))
         }
         DataFusionError::ParquetError(_) => {
-            Error::corrupt("a file of the lake cannot be read").with_source(error)
+            Error::corrupt("a file of the lake cannot be read").with_sqlstate("XX001").with_source(error)
         }
         DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
-            Error::unavailable("the lake cannot be read").with_source(error)
+            Error::unavailable("the lake cannot be read").with_sqlstate("58030").with_source(error)
         }
         _ => Error::new(Kind::Internal, format!("the statement failed: {message}")),
     }
@@ -66,9 +78,12 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 fn unknown_field(schema: &SchemaError, message: String) -> Error {
-    let SchemaError::FieldNotFound { field, valid_fields } = schema else { return Error::invalid(message) };
+    let SchemaError::FieldNotFound { field, valid_fields } = schema else {
+        let is_ambiguous = matches!(schema, SchemaError::AmbiguousReference { .. });
+        return Error::invalid(message).with_sqlstate(if is_ambiguous { "42702" } else { "42701" });
+    };
     let known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
-    let error = Error::invalid(format!("there is no column `{}`", field.flat_name()));
+    let error = Error::invalid(format!("there is no column `{}`", field.flat_name())).with_sqlstate("42703");
     match nearest(&field.name, known.iter().copied()) {
         Some(near) if near.to_lowercase() != near => {
             error.with_hint(format!("there is `{near}`: write it in double quotes, \"{near}\""))
@@ -84,12 +99,12 @@ fn unknown_field(schema: &SchemaError, message: String) -> Error {
 }
 
 /// What DataFusion's planner says, without its own types and its own troubles.
-fn in_words_of_sql(message: String) -> Error {
+fn in_words_of_sql(message: String, code: &'static str) -> Error {
     if let Some((call, rest)) = message
         .split_once("No function matches the given name and argument types '")
         .and_then(|(_, rest)| rest.split_once("'."))
     {
-        let error = Error::invalid(format!("no function fits `{}`", sql_types(call)));
+        let error = Error::invalid(format!("no function fits `{}`", sql_types(call))).with_sqlstate("42883");
         let candidates = rest.lines().skip_while(|line| !line.contains("Candidate functions")).skip(1);
         let candidates: Vec<String> =
             candidates.take(6).map(|line| format!("`{}`", sql_types(line.trim()))).collect();
@@ -104,9 +119,53 @@ fn in_words_of_sql(message: String) -> Error {
         return Error::invalid(format!(
             "column `{column}` is neither in GROUP BY nor in an aggregate function"
         ))
+        .with_sqlstate("42803")
         .with_hint(format!("group by it too, or say which of its values is wanted: `max({column})`"));
     }
-    Error::invalid(message)
+    Error::invalid(sql_types(&message)).with_sqlstate(code)
+}
+
+/// SQLSTATE of what a planner refuses.
+fn code_of_plan(message: &str) -> &'static str {
+    let lower = message.to_lowercase();
+    if lower.contains("coerce") || lower.contains("common argument type") || lower.contains("type mismatch") {
+        "42804"
+    } else if lower.contains("table") && lower.contains("not found") {
+        "42P01"
+    } else if lower.contains("placeholder") {
+        "42P02"
+    } else if lower.contains("not supported") || lower.contains("unsupported") {
+        "0A000"
+    } else {
+        "42000"
+    }
+}
+
+/// SQLSTATE of what went wrong with values.
+fn code_of_data(message: &str) -> &'static str {
+    let lower = message.to_lowercase();
+    if lower.contains("divide by zero") {
+        "22012"
+    } else if lower.contains("cannot cast string")
+        || lower.contains("parser error")
+        || lower.contains("parsing")
+    {
+        "22P02"
+    } else if lower.contains("overflow") || lower.contains("out of range") || lower.contains("too large") {
+        "22003"
+    } else {
+        "22000"
+    }
+}
+
+/// A statement that cannot be parsed, with the place that the parser tells.
+pub(crate) fn unparsed(told: &str) -> Error {
+    let (text, place) = told_place(told);
+    let error = Error::invalid(format!("the statement cannot be parsed: {text}")).with_sqlstate("42601");
+    match place {
+        Some(place) => error.with_place(place),
+        None => error,
+    }
 }
 
 /// Arrow's type names as SQL has them.

@@ -32,7 +32,12 @@ pub(crate) struct Shop {
 }
 
 pub(crate) fn options() -> EngineOptions {
-    EngineOptions { statement_memory_bytes: 256 << 20, statement_timeout: Duration::from_secs(60) }
+    EngineOptions {
+        statement_memory_bytes: 256 << 20,
+        statement_timeout: Duration::from_secs(60),
+        statement_rows: None,
+        sql_memory_bytes: 1 << 30,
+    }
 }
 
 pub(crate) async fn open_lake(folder: &std::path::Path) -> Lake {

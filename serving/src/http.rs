@@ -114,7 +114,8 @@ async fn status_json(State(doors): State<Doors>) -> Response {
     axum::Json(doors.status.status()).into_response()
 }
 
-/// An error as `{"error": {"kind", "message", "hint", "causes"}}` with the status that its kind means.
+/// An error as `{"error": {"kind", "message", "hint", "sqlstate", "line", "column", "causes"}}` with the status that its kind
+/// means.
 fn error_response(error: &Error) -> Response {
     let status = match error.kind() {
         Kind::Invalid => StatusCode::BAD_REQUEST,
@@ -139,6 +140,9 @@ fn error_with_status(status: StatusCode, error: &Error) -> Response {
         "kind": format!("{:?}", error.kind()).to_lowercase(),
         "message": error.to_string(),
         "hint": error.hint(),
+        "sqlstate": error.sqlstate(),
+        "line": error.place().map(|place| place.line),
+        "column": error.place().map(|place| place.column),
         "causes": causes,
     }});
     let mut response = (status, axum::Json(body)).into_response();

@@ -1,4 +1,4 @@
-//! SQL over lake and tail, and the HTTP doors to it.
+//! SQL over lake and tail, and the doors to it: HTTP, and PostgreSQL's wire protocol.
 
 mod columns;
 mod dashboards;
@@ -9,6 +9,9 @@ mod feeds;
 #[cfg(test)]
 mod fixture;
 mod http;
+mod pg_catalog;
+mod places;
+mod postgres;
 mod session;
 mod statement;
 mod views;
@@ -18,3 +21,4 @@ pub use dashboards::check_query;
 pub use engine::{Answer, Engine, EngineOptions, StatementCounts};
 pub use error::{from_datafusion, nearest};
 pub use http::{Hosts, StatusSource, router};
+pub use postgres::PostgresServer;

@@ -15,6 +15,7 @@ use tarn_table::scan::{Part, TableScan};
 use tarn_table::{Catalog, Cut, CutTable};
 
 use crate::error::{into_datafusion, nearest};
+use crate::pg_catalog::{self, Facts, PgSchema};
 use crate::statement::Version;
 use crate::views::SeenViews;
 
@@ -30,7 +31,9 @@ pub(crate) const VIEWS_TABLE: &str = "views";
 /// What a view is, line by line.
 pub(crate) const EXPLAIN_TABLE: &str = "explain_view";
 
-const SCHEMAS: [(&str, Part); 3] = [(DEFAULT_SCHEMA, Part::Both), ("lake", Part::Lake), ("live", Part::Live)];
+/// The schemas of tables, and what each shows of them.
+pub(crate) const SCHEMAS: [(&str, Part); 3] =
+    [(DEFAULT_SCHEMA, Part::Both), ("lake", Part::Lake), ("live", Part::Live)];
 
 /// One cut per topic, taken once.
 #[derive(Debug)]
@@ -151,7 +154,7 @@ impl Moment {
     }
 
     /// What `name` means: a table, or a view.
-    fn provider(&self, name: &str, part: Part) -> Result<Option<Arc<dyn TableProvider>>> {
+    pub(crate) fn provider(&self, name: &str, part: Part) -> Result<Option<Arc<dyn TableProvider>>> {
         let (name, upto) = match self.versions.get(name) {
             Some((table, vector)) => (table.as_str(), Some(vector)),
             None => (name, None),
@@ -162,7 +165,7 @@ impl Moment {
         }
     }
 
-    fn table_names(&self) -> Vec<String> {
+    pub(crate) fn table_names(&self) -> Vec<String> {
         let tables = self.cuts.iter().flat_map(|cut| cut.tables.keys().cloned());
         let mut names: Vec<String> = tables.chain(self.views.names().map(str::to_owned)).collect();
         names.sort();
@@ -172,7 +175,7 @@ impl Moment {
     /// The error for a table that is not here.
     pub(crate) fn no_table(&self, name: &str) -> Error {
         let names = self.table_names();
-        let error = Error::invalid(format!("there is no table `{name}`"));
+        let error = Error::invalid(format!("there is no table `{name}`")).with_sqlstate("42P01");
         match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => error.with_hint(format!("did you mean `{near}`?")),
             None if names.is_empty() => error.with_hint("there is no table yet"),
@@ -214,13 +217,16 @@ fn check_visible((cut, table): &(Arc<Cut>, Arc<CutTable>), vector: &OffsetVector
 pub(crate) struct StatementCatalog {
     schemas: HashMap<&'static str, Arc<StatementSchema>>,
     system: Arc<SystemSchema>,
+    /// For who comes through PostgreSQL's door.
+    postgres: Option<Arc<PgSchema>>,
 }
 
 impl StatementCatalog {
-    pub(crate) fn new(moment: &Arc<Moment>) -> StatementCatalog {
+    pub(crate) fn new(moment: &Arc<Moment>, facts: Option<&Arc<Facts>>) -> StatementCatalog {
         let schema = |(name, part)| (name, Arc::new(StatementSchema { moment: moment.clone(), part }));
         let system = Arc::new(SystemSchema { moment: moment.clone() });
-        StatementCatalog { schemas: SCHEMAS.into_iter().map(schema).collect(), system }
+        let postgres = facts.map(|facts| Arc::new(PgSchema(Arc::clone(facts))));
+        StatementCatalog { schemas: SCHEMAS.into_iter().map(schema).collect(), system, postgres }
     }
 }
 
@@ -232,6 +238,9 @@ impl CatalogProvider for StatementCatalog {
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         if name == SYSTEM_SCHEMA {
             return Some(self.system.clone());
+        }
+        if name == pg_catalog::SCHEMA {
+            return self.postgres.clone().map(|schema| schema as Arc<dyn SchemaProvider>);
         }
         self.schemas.get(name).map(|schema| schema.clone() as Arc<dyn SchemaProvider>)
     }

@@ -8,10 +8,12 @@
 //! here and once more on the plan. A statement's text, tokens, nesting and chains of operators are bounded, because each of
 //! them is a recursion somewhere, be it only when a tree is dropped.
 
+use arrow::datatypes::DataType;
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
-    Ident, ObjectName, ObjectNamePart, Statement as SqlStatement, TableAlias, TableFactor, VisitMut,
-    VisitorMut,
+    CastKind, DataType as SqlType, Expr as SqlExpr, Ident, ObjectName, ObjectNamePart,
+    Statement as SqlStatement, TableAlias, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+    visit_expressions_mut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -19,6 +21,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Wor
 use std::ops::ControlFlow;
 use tarn_model::{Error, OffsetVector, Result};
 
+use crate::error::unparsed;
+use crate::pg_catalog::{self, Visitor};
 use crate::session::{EXPLAIN_TABLE, SYSTEM_SCHEMA, VIEWS_TABLE};
 
 /// Longest text, bytes.
@@ -51,20 +55,28 @@ pub(crate) struct Version {
 
 impl Statement {
     /// Parses `sql` and refuses what does not only read.
-    pub(crate) fn parse(sql: &str) -> Result<Statement> {
+    ///
+    /// For a visitor that speaks PostgreSQL, what its catalogs are asked is put in words that can be planned, and `types` are
+    /// the types of `$1`, `$2`, ... as far as they are known.
+    pub(crate) fn parse(
+        sql: &str,
+        visitor: Option<&Visitor>,
+        types: &[Option<DataType>],
+    ) -> Result<Statement> {
         if sql.len() > MAX_TEXT_BYTES {
             return Err(Error::invalid(format!(
                 "a statement has at most {MAX_TEXT_BYTES} bytes, this one has {}",
                 sql.len()
-            )));
+            ))
+            .with_sqlstate("54000"));
         }
         let dialect = GenericDialect {};
         let tokens = Tokenizer::new(&dialect, sql)
             .tokenize_with_location()
-            .map_err(|error| Error::invalid(format!("the statement cannot be parsed: {error}")))?;
+            .map_err(|error| unparsed(&error.to_string()))?;
         check_chains(&tokens)?;
         if let Some((sql, explained)) = about_views(&tokens) {
-            return Ok(Statement { explained, ..Statement::parse(&sql)? });
+            return Ok(Statement { explained, ..Statement::parse(&sql, None, &[])? });
         }
         let (tokens, versions) = bind_versions(tokens)?;
         let parse_error = |error| crate::error::from_datafusion(error);
@@ -72,12 +84,20 @@ impl Statement {
             DFParserBuilder::new(tokens).with_recursion_limit(MAX_DEPTH).build().map_err(parse_error)?;
         let mut statements = parser.parse_statements().map_err(parse_error)?;
         let Some(mut ast) = statements.pop_front() else {
-            return Err(Error::invalid("there is no statement").with_hint("write for instance `SELECT 1`"));
+            return Err(Error::invalid("there is no statement")
+                .with_sqlstate("42601")
+                .with_hint("write for instance `SELECT 1`"));
         };
         if !statements.is_empty() {
-            return Err(Error::invalid("there is more than one statement").with_hint("send them one by one"));
+            return Err(Error::invalid("there is more than one statement")
+                .with_sqlstate("42601")
+                .with_hint("send them one by one"));
         }
         check_reads(&ast)?;
+        if let (Some(visitor), DfStatement::Statement(statement)) = (visitor, &mut ast) {
+            pg_catalog::rewrite(statement, visitor);
+            give_types(statement, types);
+        }
         if !versions.is_empty() {
             name_versions(&mut ast, &versions);
         }
@@ -139,6 +159,7 @@ fn check_sql_reads(statement: &SqlStatement) -> Result<()> {
 
 fn refused(what: &str) -> Error {
     Error::invalid(format!("`{what}` is not allowed: statements here only read"))
+        .with_sqlstate("25006")
         .with_hint("SELECT, VALUES, EXPLAIN, DESCRIBE, SHOW TABLES and SHOW COLUMNS are; tables are declared in the config")
 }
 
@@ -188,11 +209,13 @@ fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
             return Err(Error::invalid(format!(
                 "a chain of operators has more than {MAX_OPERATORS} of them"
             ))
+            .with_sqlstate("54001")
             .with_hint("write `x IN (...)` instead of `x = ... OR x = ...`, or join with VALUES"));
         }
         // The parser counts its own recursion; this is for what it reads in a loop.
         if levels.len() > MAX_DEPTH * 4 {
-            return Err(Error::invalid(format!("parentheses are nested deeper than {MAX_DEPTH}")));
+            return Err(Error::invalid(format!("parentheses are nested deeper than {MAX_DEPTH}"))
+                .with_sqlstate("54001"));
         }
     }
     Ok(())
@@ -282,6 +305,45 @@ fn no_vector() -> Error {
     Error::invalid("behind `AS OF` stands no offset vector").with_hint(
         "write `t VERSION AS OF 'clicks:0=17,1=4'`; every answer names the vector it saw in the header `Tarn-Vector`",
     )
+}
+
+/// Casts `$1`, `$2`, ... to what they are known to be, so that functions of them can be planned.
+fn give_types(statement: &mut SqlStatement, types: &[Option<DataType>]) {
+    let _ = visit_expressions_mut(statement, |expr| {
+        if let SqlExpr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) = expr
+            && let Some(at) = name.strip_prefix('$').and_then(|at| at.parse::<usize>().ok())
+            && let Some(Some(known)) = at.checked_sub(1).and_then(|at| types.get(at))
+            && let Some(data_type) = sql_type(known)
+        {
+            let placeholder = Box::new(expr.clone());
+            *expr = SqlExpr::Cast {
+                kind: CastKind::Cast,
+                expr: placeholder,
+                data_type,
+                array: false,
+                format: None,
+            };
+        }
+        ControlFlow::<()>::Continue(())
+    });
+}
+
+fn sql_type(known: &DataType) -> Option<SqlType> {
+    use datafusion::sql::sqlparser::ast::{ExactNumberInfo, TimezoneInfo};
+    Some(match known {
+        DataType::Boolean => SqlType::Boolean,
+        DataType::Int16 => SqlType::SmallInt(None),
+        DataType::Int32 => SqlType::Int(None),
+        DataType::Int64 => SqlType::BigInt(None),
+        DataType::Float32 => SqlType::Real,
+        DataType::Float64 => SqlType::Double(ExactNumberInfo::None),
+        DataType::Utf8 => SqlType::Varchar(None),
+        DataType::Binary => SqlType::Bytea,
+        DataType::Date32 => SqlType::Date,
+        DataType::Timestamp(_, Some(_)) => SqlType::Timestamp(Some(6), TimezoneInfo::WithTimeZone),
+        DataType::Timestamp(_, None) => SqlType::Timestamp(Some(6), TimezoneInfo::None),
+        _ => return None,
+    })
 }
 
 /// Gives each bound table factor the alias by which the statement speaks of it: the table's own name.

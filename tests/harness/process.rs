@@ -68,10 +68,21 @@ impl Running {
 
     /// Its Kafka address, once it has written it down.
     pub(crate) fn kafka(&self) -> Option<String> {
+        self.other("kafka")
+    }
+
+    /// The address at which it speaks PostgreSQL's protocol.
+    #[cfg(feature = "servers")]
+    pub(crate) fn postgres(&self) -> Option<String> {
+        self.other("postgres")
+    }
+
+    #[cfg(feature = "servers")]
+    fn other(&self, door: &str) -> Option<String> {
         let text = fs::read(&self.process_file).ok()?;
         let process: Value = serde_json::from_slice(&text).ok()?;
         (process["pid"].as_u64() == Some(u64::from(self.child.id())))
-            .then(|| process["kafka"].as_str().map(str::to_owned))
+            .then(|| process[door].as_str().map(str::to_owned))
             .flatten()
     }
 

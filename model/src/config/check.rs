@@ -116,7 +116,14 @@ impl Checker<'_, '_> {
     fn serving(&mut self, insecure: bool) {
         let serving = &self.config.serving;
         self.listens("serving.http", &serving.http, "127.0.0.1:8080", insecure);
+        if let Some(postgres) = &serving.postgres {
+            self.listens("serving.postgres", postgres, "127.0.0.1:5433", insecure);
+        }
         self.more_than_zero("serving.statement_timeout", serving.statement_timeout);
+        self.at_least("serving.sql_memory", serving.sql_memory.0, 1 << 20);
+        if let Some(rows) = serving.statement_rows {
+            self.at_least("serving.statement_rows", rows, 1);
+        }
         self.at_least("serving.statement_memory", serving.statement_memory.0, 1 << 20);
         self.at_least("serving.max_request_size", serving.max_request_size.0, 1);
         self.at_least("serving.tail_memory", serving.tail_memory.0, 1 << 20);

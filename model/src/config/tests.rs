@@ -164,11 +164,22 @@ x = 1
 
 #[test]
 fn sections_of_later_versions_are_unknown_now() {
-    let found = problems("[[alert]]\n[serving]\npostgres = \"x\"\n");
-    for (line, says) in found.iter().zip(["1:3: alert: unknown", "3:1: serving.postgres: unknown"]) {
-        assert!(line.starts_with(says), "{line}");
-    }
-    assert_eq!(found.len(), 2, "{found:?}");
+    let found = problems("[[alert]]\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("1:3: alert: unknown"), "{found:?}");
+}
+
+#[test]
+fn postgres_listens_on_this_machine_only_unless_told_otherwise() {
+    let text = |address: &str| format!("[serving]\npostgres = \"{address}\"\n");
+    let parse = |loader: Loader, address| loader.parse(Path::new("x.toml"), &text(address));
+    assert!(parse(Loader::new(), "127.0.0.1:5433").is_ok());
+    let found = problems(&text("0.0.0.0:5433"));
+    assert!(
+        found[0].starts_with("2:12: serving.postgres: `0.0.0.0:5433` can be reached from other machines"),
+        "{found:?}"
+    );
+    assert!(problems(&text("x"))[0].contains("`x` is no address: write `127.0.0.1:5433`"));
 }
 
 #[test]

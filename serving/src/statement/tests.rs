@@ -1,8 +1,12 @@
 use super::*;
 
+fn parse(sql: &str) -> Result<Statement> {
+    Statement::parse(sql, None, &[])
+}
+
 #[test]
 fn as_of_becomes_a_name_of_its_own_with_the_tables_alias() {
-    let statement = Statement::parse(
+    let statement = parse(
         "SELECT t.a FROM t VERSION AS OF 'x:0=1', lake.\"Odd\" FOR SYSTEM_TIME AS OF 'x:0=2' AS o, u WHERE version = 1",
     )
     .expect("a statement");
@@ -15,15 +19,14 @@ fn as_of_becomes_a_name_of_its_own_with_the_tables_alias() {
 
 #[test]
 fn words_that_only_look_like_as_of_stay() {
-    let statement =
-        Statement::parse("SELECT version, \"version as of\" FROM t AS version").expect("a statement");
+    let statement = parse("SELECT version, \"version as of\" FROM t AS version").expect("a statement");
     assert!(statement.versions.is_empty());
 }
 
 #[test]
 fn a_chain_counts_what_can_nest_and_not_what_stands_in_a_row() {
     let list = format!("SELECT * FROM t WHERE a IN ({})", vec!["-1"; 5_000].join(","));
-    Statement::parse(&list).expect("a list is flat");
+    parse(&list).expect("a list is flat");
     let chain = format!("SELECT * FROM t WHERE {}", vec!["a = 1"; 1_000].join(" OR "));
-    Statement::parse(&chain).expect_err("a chain is deep");
+    parse(&chain).expect_err("a chain is deep");
 }

@@ -1,0 +1,472 @@
+//! What clients of PostgreSQL write, in words that can be planned here.
+//!
+//! | written | planned |
+//! |---|---|
+//! | `pg_class`, `information_schema.columns` | a table of the schema `pg_catalog` |
+//! | `pg_catalog.format_type(...)` | `format_type(...)` |
+//! | `'t'::regclass`, `oid::regclass` | a function of it |
+//! | `a OPERATOR(pg_catalog.~) b`, `a COLLATE "C"` | `a ~ b`, `a` |
+//! | a `SELECT` over a catalog that never has rows | one that gives none, with the same columns |
+//! | a subquery for one value of a catalog | its `max`, which it is if it is one |
+//! | `count(*)` as an answer's column | the same, named `count` |
+//!
+//! *Why the empty ones*: two thirds of what tools ask is about indexes, constraints, triggers and policies, in the longest
+//! words. There are none here, and what joins with nothing is nothing, whatever else it says.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart,
+    Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, Value, VisitMut,
+    VisitorMut, visit_relations,
+};
+
+use super::functions::{REGCLASS, REGCLASS_NAME, REGNAMESPACE, REGNAMESPACE_NAME, REGTYPE, is_known};
+use super::{SCHEMA, Visitor, empty, relations};
+
+const INFORMATION_SCHEMA: &str = "information_schema";
+
+/// Puts a statement in words that can be planned.
+pub(crate) fn rewrite(statement: &mut Statement, visitor: &Visitor) {
+    let query = match statement {
+        Statement::Query(query) => query,
+        Statement::Explain { statement, .. } => return rewrite(statement, visitor),
+        _ => return,
+    };
+    let mut catalogs = Catalogs { database: &visitor.database };
+    let _ = query.visit(&mut catalogs);
+    name_columns(query);
+}
+
+struct Catalogs<'v> {
+    database: &'v str,
+}
+
+impl VisitorMut for Catalogs<'_> {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+        if let Some(name) = self.catalog(relation) {
+            *relation = ObjectName::from(vec![Ident::new(SCHEMA), Ident::new(name)]);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias, .. } = factor
+            && alias.is_none()
+            && let Some(known) = self.catalog(name)
+            && let Some(short) = known.strip_prefix("information_schema_")
+        {
+            *alias =
+                Some(TableAlias { explicit: true, name: Ident::new(short), columns: Vec::new(), at: None });
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        if select.from.iter().any(gives_nothing) {
+            empty_out(select);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let SetExpr::Select(select) = query.body.as_ref()
+            && is_emptied(select)
+        {
+            query.order_by = None;
+            query.limit_clause = None;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(other) = in_other_words(expr) {
+            *expr = other;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Catalogs<'_> {
+    /// The catalog that a name means, without its schema.
+    fn catalog(&self, name: &ObjectName) -> Option<String> {
+        let mut parts: Vec<String> = name.0.iter().map(part_of).collect::<Option<_>>()?;
+        if parts.len() == 3 && parts[0] == self.database {
+            parts.remove(0);
+        }
+        let known = match parts.as_slice() {
+            [table] if table.starts_with("pg_") => table.clone(),
+            [schema, table] if schema == SCHEMA => table.clone(),
+            [schema, table] if schema == INFORMATION_SCHEMA => format!("{INFORMATION_SCHEMA}_{table}"),
+            _ => return None,
+        };
+        (relations::NAMES.contains(&known.as_str()) || empty::is_empty(&known)).then_some(known)
+    }
+}
+
+fn part_of(part: &ObjectNamePart) -> Option<String> {
+    match part {
+        ObjectNamePart::Identifier(ident) if ident.quote_style.is_some() => Some(ident.value.clone()),
+        ObjectNamePart::Identifier(ident) => Some(ident.value.to_lowercase()),
+        ObjectNamePart::Function(_) => None,
+    }
+}
+
+fn last_of(name: &ObjectName) -> String {
+    name.0.last().and_then(part_of).unwrap_or_default()
+}
+
+/// Whether rows of `from` can never be.
+fn gives_nothing(from: &TableWithJoins) -> bool {
+    let mut nothing = is_nothing(&from.relation);
+    for join in &from.joins {
+        let joined = is_nothing(&join.relation);
+        nothing = match join.join_operator {
+            JoinOperator::Left(_) | JoinOperator::LeftOuter(_) => nothing,
+            JoinOperator::Right(_) | JoinOperator::RightOuter(_) => joined,
+            JoinOperator::FullOuter(_) => nothing && joined,
+            _ => nothing || joined,
+        };
+    }
+    nothing
+}
+
+fn is_nothing(factor: &TableFactor) -> bool {
+    match factor {
+        TableFactor::Table { name, .. } => {
+            let is_a_catalog =
+                name.0.len() == 1 || name.0.first().and_then(part_of).as_deref() == Some(SCHEMA);
+            is_a_catalog && empty::is_empty(&last_of(name))
+        }
+        TableFactor::Derived { subquery, .. } => {
+            matches!(subquery.body.as_ref(), SetExpr::Select(select) if is_emptied(select))
+        }
+        TableFactor::NestedJoin { table_with_joins, .. } => gives_nothing(table_with_joins),
+        _ => false,
+    }
+}
+
+/// Makes a `SELECT` one of the same columns and no rows; or of one row, where it is an aggregate of nothing.
+fn empty_out(select: &mut Select) {
+    let has_wildcard =
+        |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+    if select.projection.iter().any(has_wildcard) {
+        return;
+    }
+    let groups = !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty());
+    let aggregates = |item: &SelectItem| match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => is_aggregate(expr),
+        _ => false,
+    };
+    let gives_a_row = !groups && select.projection.iter().any(aggregates);
+    let mut taken = HashSet::new();
+    for item in &mut select.projection {
+        let (expr, name) = match item {
+            SelectItem::UnnamedExpr(expr) => (expr.clone(), name_of(expr)),
+            SelectItem::ExprWithAlias { expr, alias } => (expr.clone(), alias.value.clone()),
+            _ => continue,
+        };
+        let is_count = matches!(&expr, Expr::Function(function) if last_of(&function.name) == "count");
+        let value =
+            if is_count && gives_a_row { Expr::value(Value::Number("0".to_owned(), false)) } else { null() };
+        let mut alias = name;
+        while !taken.insert(alias.clone()) {
+            alias.push('_');
+        }
+        *item = SelectItem::ExprWithAlias { expr: value, alias: Ident::with_quote('"', alias) };
+    }
+    select.from = Vec::new();
+    select.distinct = None;
+    select.group_by = GroupByExpr::Expressions(Vec::new(), Vec::new());
+    select.having = None;
+    select.selection = if gives_a_row { None } else { Some(Expr::value(Value::Boolean(false))) };
+}
+
+fn is_emptied(select: &Select) -> bool {
+    select.from.is_empty()
+        && matches!(&select.selection, Some(Expr::Value(value)) if value.value == Value::Boolean(false))
+}
+
+fn is_aggregate(expr: &Expr) -> bool {
+    const AGGREGATES: [&str; 10] =
+        ["count", "max", "min", "sum", "avg", "array_agg", "string_agg", "bool_or", "bool_and", "json_agg"];
+    match expr {
+        Expr::Function(function) if function.over.is_none() => {
+            let args = match &function.args {
+                FunctionArguments::List(list) => list.args.as_slice(),
+                _ => &[],
+            };
+            AGGREGATES.contains(&last_of(&function.name).as_str())
+                || args.iter().any(|arg| {
+                    matches!(arg, FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) if is_aggregate(expr))
+                })
+        }
+        Expr::Nested(expr)
+        | Expr::Cast { expr, .. }
+        | Expr::UnaryOp { expr, .. }
+        | Expr::IsNull(expr)
+        | Expr::IsNotNull(expr) => is_aggregate(expr),
+        Expr::BinaryOp { left, right, .. } => is_aggregate(left) || is_aggregate(right),
+        _ => false,
+    }
+}
+
+/// What an expression is, where the planner wants other words for it.
+fn in_other_words(expr: &mut Expr) -> Option<Expr> {
+    match expr {
+        Expr::Function(function) => {
+            let name = last_of(&function.name);
+            let schema = function.name.0.first().and_then(part_of).unwrap_or_default();
+            if function.name.0.len() == 2 && matches!(schema.as_str(), SCHEMA | INFORMATION_SCHEMA) {
+                function.name = ObjectName::from(vec![Ident::new(name.clone())]);
+            }
+            if let (FunctionArguments::Subquery(query), "array") = (&function.args, name.as_str())
+                && matches!(query.body.as_ref(), SetExpr::Select(select) if is_emptied(select))
+            {
+                return Some(cast(null(), text_array()));
+            }
+            if is_known(&name) && matches!(function.args, FunctionArguments::None) {
+                return Some(call(&name, Vec::new()));
+            }
+            None
+        }
+        Expr::Identifier(ident) if ident.quote_style.is_none() => {
+            let name = ident.value.to_lowercase();
+            let is_a_call = matches!(
+                name.as_str(),
+                "current_user"
+                    | "session_user"
+                    | "current_catalog"
+                    | "current_schema"
+                    | "current_role"
+                    | "user"
+            );
+            is_a_call.then(|| call(&name, Vec::new()))
+        }
+        Expr::CompoundIdentifier(parts) => {
+            let is_ours = parts.len() == 3 && parts[0].value.eq_ignore_ascii_case(INFORMATION_SCHEMA);
+            is_ours.then(|| Expr::CompoundIdentifier(parts[1..].to_vec()))
+        }
+        Expr::Collate { expr, .. } => Some(expr.as_ref().clone()),
+        Expr::BinaryOp { left, op: BinaryOperator::PGCustomBinaryOperator(parts), right } => {
+            let op = match parts.last()?.as_str() {
+                "~" => BinaryOperator::PGRegexMatch,
+                "~*" => BinaryOperator::PGRegexIMatch,
+                "!~" => BinaryOperator::PGRegexNotMatch,
+                "!~*" => BinaryOperator::PGRegexNotIMatch,
+                "=" => BinaryOperator::Eq,
+                "<>" => BinaryOperator::NotEq,
+                "~~" => BinaryOperator::PGLikeMatch,
+                "!~~" => BinaryOperator::PGNotLikeMatch,
+                _ => return None,
+            };
+            Some(Expr::BinaryOp { left: left.clone(), op, right: right.clone() })
+        }
+        Expr::Cast { expr, data_type, .. } => casted(expr, data_type),
+        Expr::Exists { subquery, negated } => {
+            let nothing = matches!(subquery.body.as_ref(), SetExpr::Select(select) if is_emptied(select));
+            nothing.then(|| Expr::value(Value::Boolean(*negated)))
+        }
+        Expr::InSubquery { subquery, negated, .. } => {
+            let nothing = matches!(subquery.body.as_ref(), SetExpr::Select(select) if is_emptied(select));
+            nothing.then(|| Expr::value(Value::Boolean(*negated)))
+        }
+        Expr::Subquery(query) => one_value(query),
+        _ => None,
+    }
+}
+
+/// A subquery for one value of a catalog: nothing, or the greatest of the at most one value that there is.
+fn one_value(query: &mut Query) -> Option<Expr> {
+    let only_catalogs = visit_relations(query, |relation| {
+        let schema = relation.0.first().and_then(part_of);
+        if relation.0.len() == 2 && schema.as_deref() == Some(SCHEMA) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
+    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    if is_emptied(select) {
+        return Some(null());
+    }
+    if only_catalogs.is_break() || select.from.is_empty() || select.projection.len() != 1 {
+        return None;
+    }
+    let groups = !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty());
+    let item = match &select.projection[0] {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => expr.clone(),
+        _ => return None,
+    };
+    if groups || is_aggregate(&item) {
+        return None;
+    }
+    select.projection[0] = SelectItem::UnnamedExpr(call("max", vec![item]));
+    select.distinct = None;
+    query.order_by = None;
+    query.limit_clause = None;
+    None
+}
+
+/// A cast to a type that only PostgreSQL has.
+fn casted(expr: &Expr, data_type: &DataType) -> Option<Expr> {
+    let is_a_name = match expr {
+        Expr::Value(value) => matches!(value.value, Value::SingleQuotedString(_) | Value::Placeholder(_)),
+        Expr::Cast { expr, .. } => {
+            matches!(expr.as_ref(), Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_) | Value::Placeholder(_)))
+        }
+        _ => false,
+    };
+    let name = match data_type {
+        DataType::Custom(name, _) => last_of(name),
+        DataType::Regclass => "regclass".to_owned(),
+        DataType::JSON | DataType::JSONB | DataType::Uuid => "text".to_owned(),
+        DataType::Array(ArrayElemTypeDef::SquareBracket(item, _)) => {
+            if let Some(items) = array_literal(expr) {
+                return Some(items);
+            }
+            let DataType::Custom(name, _) = item.as_ref() else { return None };
+            let item = plain_type(&last_of(name))?;
+            return Some(cast(
+                expr.clone(),
+                DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None)),
+            ));
+        }
+        _ => return None,
+    };
+    let of = |name: &str| Some(call(name, vec![expr.clone()]));
+    match name.as_str() {
+        "regclass" if is_a_name => of(REGCLASS),
+        "regclass" => of(REGCLASS_NAME),
+        "regtype" if is_a_name => of(REGTYPE),
+        "regtype" => Some(call("format_type", vec![expr.clone(), null()])),
+        "regnamespace" if is_a_name => of(REGNAMESPACE),
+        "regnamespace" => of(REGNAMESPACE_NAME),
+        "regrole" => of("pg_get_userbyid"),
+        other => Some(cast(expr.clone(), plain_type(other)?)),
+    }
+}
+
+fn plain_type(name: &str) -> Option<DataType> {
+    Some(match name {
+        "oid" | "xid" | "cid" | "int4" | "int" | "integer" | "cardinal_number" => DataType::Int(None),
+        "int2" | "smallint" => DataType::SmallInt(None),
+        "int8" | "bigint" => DataType::BigInt(None),
+        "float4" => DataType::Real,
+        "float8" => DataType::DoublePrecision,
+        "bool" | "boolean" => DataType::Boolean,
+        "name" | "char" | "bpchar" | "cstring" | "text" | "varchar" | "unknown" | "sql_identifier"
+        | "character_data" | "yes_or_no" | "regproc" | "regprocedure" | "regoper" | "json" | "jsonb"
+        | "uuid" | "inet" | "xml" => DataType::Varchar(None),
+        _ => return None,
+    })
+}
+
+/// `'{a,b}'` as an array of texts.
+fn array_literal(expr: &Expr) -> Option<Expr> {
+    let Expr::Value(value) = expr else { return None };
+    let Value::SingleQuotedString(text) = &value.value else { return None };
+    let inside = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+    if inside.contains(['"', '{', '\\']) {
+        return None;
+    }
+    let item = |item: &str| Expr::value(Value::SingleQuotedString(item.trim().to_owned()));
+    let elem = inside.split(',').filter(|item| !item.trim().is_empty()).map(item).collect();
+    Some(Expr::Array(datafusion::sql::sqlparser::ast::Array { elem, named: true }))
+}
+
+/// Names an answer's columns as PostgreSQL does, where that names each differently.
+fn name_columns(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    let names: Vec<Option<String>> = select
+        .projection
+        .iter()
+        .map(|item| match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => None,
+            SelectItem::UnnamedExpr(expr) => Some(name_of(expr)),
+            _ => None,
+        })
+        .collect();
+    let mut taken: HashSet<String> = select
+        .projection
+        .iter()
+        .filter_map(|item| match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(ident.value.to_lowercase()),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                parts.last().map(|part| part.value.to_lowercase())
+            }
+            SelectItem::ExprWithAlias { alias, .. } => Some(alias.value.to_lowercase()),
+            _ => None,
+        })
+        .collect();
+    // `GROUP BY count` and the like would mean the new name.
+    let has_wildcard = select
+        .projection
+        .iter()
+        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    for (item, name) in select.projection.iter_mut().zip(names) {
+        let (SelectItem::UnnamedExpr(expr), Some(name)) = (&item, name) else { continue };
+        if has_wildcard || !taken.insert(name.to_lowercase()) {
+            continue;
+        }
+        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', name) };
+    }
+}
+
+/// The name that PostgreSQL gives a column.
+fn name_of(expr: &Expr) -> String {
+    match expr {
+        Expr::Identifier(ident) => ident.value.clone(),
+        Expr::CompoundIdentifier(parts) => parts.last().map_or_else(String::new, |part| part.value.clone()),
+        Expr::Function(function) => match last_of(&function.name).as_str() {
+            REGCLASS | REGCLASS_NAME => "regclass".to_owned(),
+            REGTYPE => "regtype".to_owned(),
+            REGNAMESPACE | REGNAMESPACE_NAME => "regnamespace".to_owned(),
+            name => name.to_owned(),
+        },
+        Expr::Nested(expr) | Expr::Cast { expr, .. } if name_of(expr) != "?column?" => name_of(expr),
+        Expr::Cast { data_type, .. } => data_type.to_string().to_lowercase(),
+        Expr::Case { .. } => "case".to_owned(),
+        Expr::Exists { .. } => "exists".to_owned(),
+        Expr::Array(_) => "array".to_owned(),
+        Expr::Extract { .. } => "extract".to_owned(),
+        _ => "?column?".to_owned(),
+    }
+}
+
+fn null() -> Expr {
+    Expr::value(Value::Null)
+}
+
+fn text_array() -> DataType {
+    DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(DataType::Varchar(None)), None))
+}
+
+fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+fn call(name: &str, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args,
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
