@@ -40,7 +40,7 @@ use futures::{Stream, StreamExt};
 use tarn_model::{Error, Kind, OffsetVector, Result};
 use tarn_table::Catalog;
 use tarn_table::scan::OnlyTheLake;
-use tarn_view::{Planner, Views};
+use tarn_view::{Planner, RunningStatement, Views};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -128,7 +128,6 @@ impl Engine {
     /// An engine over `catalog` with `views` on its tables.
     pub fn with_views(catalog: Catalog, views: Views, options: EngineOptions) -> Result<Engine> {
         let mut config = SessionConfig::new()
-            .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
             .with_create_default_catalog_and_schema(false);
         config.options_mut().execution.time_zone = Some("UTC".to_owned());
@@ -516,12 +515,15 @@ pub struct StatementCounts {
 struct Running {
     shared: Arc<Shared>,
     since: Instant,
+    /// Builds of views give way to it.
+    _statement: RunningStatement,
 }
 
 impl Running {
     fn new(shared: Arc<Shared>) -> Running {
         shared.counts.running.fetch_add(1, Ordering::Relaxed);
-        Running { shared, since: Instant::now() }
+        let statement = shared.views.statements().begin();
+        Running { shared, since: Instant::now(), _statement: statement }
     }
 
     fn ended(&self, well: bool) {

@@ -7,6 +7,7 @@ mod feeds;
 #[cfg(test)]
 mod fixture;
 mod http;
+mod information;
 mod session;
 mod statement;
 mod views;

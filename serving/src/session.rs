@@ -15,6 +15,7 @@ use tarn_table::scan::{Part, TableScan};
 use tarn_table::{Catalog, Cut, CutTable};
 
 use crate::error::{into_datafusion, nearest};
+use crate::information::{INFORMATION_SCHEMA, Information};
 use crate::statement::Version;
 use crate::views::SeenViews;
 
@@ -30,7 +31,8 @@ pub(crate) const VIEWS_TABLE: &str = "views";
 /// What a view is, line by line.
 pub(crate) const EXPLAIN_TABLE: &str = "explain_view";
 
-const SCHEMAS: [(&str, Part); 3] = [(DEFAULT_SCHEMA, Part::Both), ("lake", Part::Lake), ("live", Part::Live)];
+pub(crate) const SCHEMAS: [(&str, Part); 3] =
+    [(DEFAULT_SCHEMA, Part::Both), ("lake", Part::Lake), ("live", Part::Live)];
 
 /// One cut per topic, taken once.
 #[derive(Debug)]
@@ -162,7 +164,7 @@ impl Moment {
         }
     }
 
-    fn table_names(&self) -> Vec<String> {
+    pub(crate) fn table_names(&self) -> Vec<String> {
         let tables = self.cuts.iter().flat_map(|cut| cut.tables.keys().cloned());
         let mut names: Vec<String> = tables.chain(self.views.names().map(str::to_owned)).collect();
         names.sort();
@@ -212,6 +214,7 @@ fn check_visible((cut, table): &(Arc<Cut>, Arc<CutTable>), vector: &OffsetVector
 /// The catalog of one statement.
 #[derive(Debug)]
 pub(crate) struct StatementCatalog {
+    moment: Arc<Moment>,
     schemas: HashMap<&'static str, Arc<StatementSchema>>,
     system: Arc<SystemSchema>,
 }
@@ -220,7 +223,8 @@ impl StatementCatalog {
     pub(crate) fn new(moment: &Arc<Moment>) -> StatementCatalog {
         let schema = |(name, part)| (name, Arc::new(StatementSchema { moment: moment.clone(), part }));
         let system = Arc::new(SystemSchema { moment: moment.clone() });
-        StatementCatalog { schemas: SCHEMAS.into_iter().map(schema).collect(), system }
+        let schemas = SCHEMAS.into_iter().map(schema).collect();
+        StatementCatalog { moment: moment.clone(), schemas, system }
     }
 }
 
@@ -232,6 +236,9 @@ impl CatalogProvider for StatementCatalog {
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         if name == SYSTEM_SCHEMA {
             return Some(self.system.clone());
+        }
+        if name == INFORMATION_SCHEMA {
+            return Some(Arc::new(Information::new(&self.moment)));
         }
         self.schemas.get(name).map(|schema| schema.clone() as Arc<dyn SchemaProvider>)
     }

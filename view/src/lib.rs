@@ -14,10 +14,13 @@
 mod definition;
 mod difference;
 mod error;
+mod freshness;
+mod groups;
 mod hub;
 mod live;
 #[cfg(test)]
 mod oracle;
+mod pace;
 mod planner;
 mod scan;
 mod split;
@@ -27,9 +30,12 @@ mod versions;
 
 pub use definition::{Definition, Way};
 pub use difference::{Difference, Example};
-pub use error::from_datafusion;
-pub use hub::{BatchStates, View, ViewMoment, Views};
+pub use error::{from_datafusion, is_damage};
+pub use freshness::{Freshness, age_s};
+pub use groups::{memory_bytes, sorted};
+pub use hub::{BatchStates, Building, View, ViewMoment, Views};
 pub use live::{LiveStates, State};
+pub use pace::{Pace, RunningStatement, Statements};
 pub use planner::Planner;
 pub use scan::{Inputs, StatesScan};
 pub use split::Split;

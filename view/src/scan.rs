@@ -7,14 +7,15 @@
 //! files and rows below the aggregate; every row of the answer is filtered once more above.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result as DfResult, internal_err};
+use datafusion::common::{DFSchema, Result as DfResult, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -23,6 +24,7 @@ use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableProviderFilterPush
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
@@ -36,8 +38,10 @@ use tarn_table::scan::{Part, TableScan};
 
 use crate::definition::Definition;
 use crate::error::from_datafusion;
+use crate::groups::Bounds;
 use crate::hub::{BatchStates, ViewMoment};
 use crate::live::State;
+use crate::pace::{Pace, Paced};
 use crate::planner::Planner;
 use crate::split::Split;
 use crate::stamp::Stamp;
@@ -53,6 +57,14 @@ pub struct Inputs {
     batch: Option<Arc<BatchStates>>,
     live: Vec<Arc<State>>,
     rows: Option<TableScan>,
+    pace: Option<Arc<Pace>>,
+}
+
+/// States in memory that a plan reads, and how many there are.
+#[derive(Debug, Default)]
+struct Read {
+    rows: AtomicUsize,
+    of: AtomicUsize,
 }
 
 impl Inputs {
@@ -84,36 +96,103 @@ impl Inputs {
         let (live, reached) = live.map_or_else(|| (Vec::new(), from.clone()), |live| live.within(from, to));
         let rows = TableScan::new(Arc::clone(table), Part::Both, to.clone()).above(reached.clone());
         let rows = (reached.is_empty() || !rows.is_empty()).then_some(rows);
-        Inputs { split: Arc::clone(split), batch: None, live, rows }
+        Inputs { split: Arc::clone(split), batch: None, live, rows, pace: None }
     }
 
     /// States only, to be merged.
     pub fn states_only(split: &Arc<Split>, batch: Option<Arc<BatchStates>>, live: Vec<Arc<State>>) -> Inputs {
-        Inputs { split: Arc::clone(split), batch, live, rows: None }
+        Inputs { split: Arc::clone(split), batch, live, rows: None, pace: None }
+    }
+
+    /// The same, its rows counted by `pace` and held back by it.
+    #[must_use]
+    pub fn paced(mut self, pace: Arc<Pace>) -> Inputs {
+        self.pace = Some(pace);
+        self
     }
 
     /// All of it as states; groups that `only` (over the answer's keys) leaves out may be missing.
-    async fn plan(&self, session: &dyn Session, only: Option<&Expr>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    async fn plan(
+        &self,
+        session: &dyn Session,
+        only: Option<&Expr>,
+        read: &Read,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        let physical = only.and_then(|only| self.over_states(only, session));
+        let mut kept = Vec::new();
         if let Some(batch) = &self.batch {
-            inputs.push(self.batch_plan(batch, session, only).await?);
+            match &batch.cached {
+                Some(cached) => kept.extend(self.keep(cached, &batch.bounds, physical.as_ref(), read)),
+                None => inputs.push(self.batch_plan(batch, session, only).await?),
+            }
         }
-        let live: Vec<RecordBatch> = self.live.iter().flat_map(|state| state.batches.clone()).collect();
-        if !live.is_empty() {
-            inputs.push(self.memory(live)?);
+        for state in &self.live {
+            kept.extend(self.keep(&state.batches, &state.bounds, physical.as_ref(), read));
+        }
+        if !kept.is_empty() {
+            inputs.push(self.memory(kept, physical)?);
         }
         if let Some(rows) = &self.rows {
-            inputs.push(self.split.partial(Arc::new(rows.clone()), only, session).await?);
+            let rows: Arc<dyn TableProvider> = match &self.pace {
+                Some(pace) => Arc::new(Paced { rows: rows.clone(), pace: Arc::clone(pace) }),
+                None => Arc::new(rows.clone()),
+            };
+            inputs.push(self.split.partial(rows, only, session).await?);
         }
         if inputs.is_empty() {
-            inputs.push(self.memory(Vec::new())?);
+            inputs.push(self.memory(Vec::new(), None)?);
         }
         if inputs.len() == 1 { Ok(inputs.remove(0)) } else { UnionExec::try_new(inputs) }
     }
 
-    fn memory(&self, batches: Vec<RecordBatch>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    /// The batches of states in memory that may hold a group of `only`.
+    fn keep(
+        &self,
+        batches: &[RecordBatch],
+        bounds: &OnceLock<Bounds>,
+        only: Option<&Arc<dyn PhysicalExpr>>,
+        read: &Read,
+    ) -> Vec<RecordBatch> {
+        let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        let kept = match only {
+            Some(only) if !batches.is_empty() => bounds
+                .get_or_init(|| Bounds::of(batches, self.split.keys()))
+                .keep(batches, only, self.split.state_schema()),
+            _ => batches.to_vec(),
+        };
+        read.rows.fetch_add(rows(&kept), Ordering::Relaxed);
+        read.of.fetch_add(rows(batches), Ordering::Relaxed);
+        kept
+    }
+
+    /// A filter over the answer's keys as one over states; `None` when a key has another type there.
+    fn over_states(&self, only: &Expr, session: &dyn Session) -> Option<Arc<dyn PhysicalExpr>> {
+        let (states, answer) = (self.split.state_schema(), self.split.answer_schema());
+        let is_alike = only.column_refs().iter().all(|column| {
+            let of = |schema: &SchemaRef| {
+                schema.field_with_name(&column.name).ok().map(|field| field.data_type().clone())
+            };
+            of(states).is_some() && of(states) == of(answer)
+        });
+        if !is_alike {
+            return None;
+        }
+        let schema = DFSchema::try_from(states.as_ref().clone()).ok()?;
+        session.create_physical_expr(only.clone(), &schema).ok()
+    }
+
+    fn memory(
+        &self,
+        batches: Vec<RecordBatch>,
+        only: Option<Arc<dyn PhysicalExpr>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let schema = Arc::clone(self.split.state_schema());
-        Ok(MemorySourceConfig::try_new_exec(&[batches], schema, None)?)
+        let states: Arc<dyn ExecutionPlan> = MemorySourceConfig::try_new_exec(&[batches], schema, None)?;
+        Ok(match only {
+            Some(only) => Arc::new(FilterExec::try_new(only, states)?),
+            None => states,
+        })
     }
 
     async fn batch_plan(
@@ -122,9 +201,6 @@ impl Inputs {
         session: &dyn Session,
         only: Option<&Expr>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        if let Some(cached) = &batch.cached {
-            return self.memory(cached.clone());
-        }
         let scan = TableScan::new(Arc::new(as_table(batch)), Part::Lake, batch.boundary.clone());
         let source = provider_as_source(Arc::new(scan));
         let mut plan = LogicalPlanBuilder::scan("states", source, None)?;
@@ -149,7 +225,8 @@ impl Inputs {
 
     /// Merges all of it to one state, one row a group.
     pub async fn reduced(&self, planner: &Planner) -> Result<Vec<RecordBatch>> {
-        let plan = self.plan(planner.state(), None).await.map_err(from_datafusion)?;
+        let read = Read::default();
+        let plan = self.plan(planner.state(), None, &read).await.map_err(from_datafusion)?;
         let plan = self.split.reduce(plan).map_err(from_datafusion)?;
         planner.run(plan).await
     }
@@ -166,11 +243,11 @@ impl Inputs {
         planner.run(plan).await
     }
 
-    fn state_rows(&self) -> usize {
-        let batch = self.batch.iter().flat_map(|batch| batch.snapshot.statistics.rows.iter().flatten());
-        let batch: i64 = batch.sum();
-        let live = self.live.iter().flat_map(|state| &state.batches).map(RecordBatch::num_rows);
-        usize::try_from(batch).unwrap_or(usize::MAX).saturating_add(live.sum())
+    /// States that lie in the lake only.
+    fn rows_in_the_lake(&self) -> usize {
+        let batch = self.batch.iter().filter(|batch| batch.cached.is_none());
+        let rows: i64 = batch.flat_map(|batch| batch.snapshot.statistics.rows.iter().flatten()).sum();
+        usize::try_from(rows).unwrap_or(usize::MAX)
     }
 }
 
@@ -249,8 +326,11 @@ impl TableProvider for StatesScan {
         _: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let only = conjunction(filters.iter().filter(|filter| self.is_on_keys(filter)).cloned());
-        let states = self.0.plan(state, only.as_ref()).await?;
-        let streams = if self.0.state_rows() >= MANY_STATES { state.config().target_partitions() } else { 1 };
+        let read = Read::default();
+        let states = self.0.plan(state, only.as_ref(), &read).await?;
+        let (in_memory, of) = (read.rows.into_inner(), read.of.into_inner());
+        let many = in_memory.saturating_add(self.0.rows_in_the_lake()) >= MANY_STATES;
+        let streams = if many { state.config().target_partitions() } else { 1 };
         let answer = self.0.split.finish(states, streams)?;
         let schema = self.0.split.answer_schema();
         let all: Vec<usize>;
@@ -273,7 +353,8 @@ impl TableProvider for StatesScan {
         });
         let columns: Vec<_> = columns.collect();
         let answer: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(columns, answer)?);
-        Ok(Arc::new(ViewExec { says: self.0.to_string(), inner: answer }))
+        let says = format!("{}, states in memory={in_memory} of {of}", self.0);
+        Ok(Arc::new(ViewExec { says, inner: answer }))
     }
 }
 
@@ -408,3 +489,6 @@ impl ExecutionPlan for RestoreExec {
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.stored.states()), rows)))
     }
 }
+
+#[cfg(test)]
+mod tests;
