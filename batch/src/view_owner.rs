@@ -267,6 +267,11 @@ impl Owner {
     async fn step(&mut self, maker: &Maker) -> Result<()> {
         let Some(table) = maker.table() else { return Ok(()) };
         let stamp = maker.stamp(&table);
+        if self.view.moment().batch.as_ref().is_some_and(|batch| batch.is_damaged()) {
+            // Opened again, it shows whether they are.
+            self.build = None;
+            self.view.update(|moment| moment.batch = None);
+        }
         if self.build.as_ref().is_none_or(|build| build.stamp != stamp) {
             self.build = None;
             if self.making.as_ref().is_some_and(|making| making.stamp == stamp) {
@@ -287,7 +292,7 @@ impl Owner {
         if !build.version.boundary().is_at_least(&table.boundary) {
             maker.advance(build, &table, None).await?;
             build.show(&self.view);
-            if let Err(error) = build.version.table.upkeep().await {
+            if let Err(error) = build.version.table.upkeep_but_merging().await {
                 tracing::warn!(view = self.view.name(), error = ?error, "upkeep did not finish; it is tried again");
             }
         }

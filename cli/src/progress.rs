@@ -66,8 +66,9 @@ impl BuildBar {
                         continue;
                     };
                     if let Some(built) = view.built {
-                        // A share of 0 to 1.
-                        bar.set_position((built * 100.0).clamp(0.0, 100.0).round() as u64);
+                        #[allow(clippy::cast_possible_truncation, reason = "it is 0 to 100")]
+                        let percent = (built * 100.0).clamp(0.0, 100.0).round() as u64;
+                        bar.set_position(percent);
                         bar.set_message(view.building.map(|n| format!("build {n}")).unwrap_or_default());
                     }
                 }

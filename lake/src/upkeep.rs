@@ -28,7 +28,7 @@ pub(crate) struct UpkeepState {
 }
 
 impl LakeTable {
-    pub(crate) async fn do_what_is_due(&self) -> Result<()> {
+    pub(crate) async fn do_what_is_due(&self, merges: bool) -> Result<()> {
         let Some(mut done) = self.try_lock_upkeep() else { return Ok(()) };
         let options = &self.lake().options;
         let now_ms = self.now_ms();
@@ -45,7 +45,7 @@ impl LakeTable {
             }
         };
 
-        if self.has_files_to_merge() {
+        if merges && self.has_files_to_merge() {
             note("optimize", self.merge_small_files(options.optimize_after_files).await.map(|_| ()));
         }
         if self.is_checkpoint_due().await {

@@ -37,6 +37,14 @@ pub fn is_damage(error: &Error) -> bool {
     error.kind() == Kind::Corrupt || is_gone(error)
 }
 
+/// The same of an error that a plan ends with.
+pub(crate) fn is_read_damage(error: &DataFusionError) -> bool {
+    let root = error.find_root();
+    is_gone(error)
+        || matches!(root, DataFusionError::ParquetError(_))
+        || matches!(root, DataFusionError::ArrowError(arrow, _) if matches!(**arrow, ArrowError::ParquetError(_)))
+}
+
 /// Whether the object store has said that a file is not there.
 fn is_gone(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);

@@ -4,7 +4,7 @@
 //! takes views before cuts, so that no view is ahead of the tables it sees.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -167,9 +167,16 @@ pub struct BatchStates {
     /// Bounds of the keys in each of them, once somebody has asked for some keys only.
     pub(crate) bounds: OnceLock<Bounds>,
     pub(crate) cached_bytes: OnceLock<usize>,
+    /// A statement could not read them.
+    pub(crate) is_damaged: AtomicBool,
 }
 
 impl BatchStates {
+    /// Whether a statement could not read them; it has read the rows instead.
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed)
+    }
+
     /// Memory of the states that are kept there, bytes.
     pub fn cached_bytes(&self) -> usize {
         *self.cached_bytes.get_or_init(|| memory_bytes(self.cached.iter().flatten()))

@@ -396,13 +396,13 @@ pub(crate) async fn memory_lake() -> Lake {
     Lake::open("memory:", &BTreeMap::new(), options, clock::system()).await.expect("a lake")
 }
 
-async fn create(lake: &Lake, name: &str, schema: &SchemaRef) -> LakeTable {
+pub(crate) async fn create(lake: &Lake, name: &str, schema: &SchemaRef) -> LakeTable {
     let properties = BTreeMap::from([("tarn.topic_uuid".to_owned(), TOPIC_ID.to_owned())]);
     let table = NewTable { schema: Arc::clone(schema), partition_by: Vec::new(), properties };
     lake.create(name, &table).await.expect("a table")
 }
 
-async fn commit(table: &LakeTable, rows: Vec<RecordBatch>, to: &Boundary) {
+pub(crate) async fn commit(table: &LakeTable, rows: Vec<RecordBatch>, to: &Boundary) {
     commit_over(table, rows, Vec::new(), to).await;
 }
 

@@ -5,6 +5,9 @@
 //!
 //! *Invariants*: states and rows of one answer are disjoint and cover `[0, H)`, or `[from, to)`. Filters on group keys prune
 //! files and rows below the aggregate; every row of the answer is filtered once more above.
+//!
+//! *Failure*: states in the lake that cannot be read are told to whoever keeps them, and the statement aggregates the rows
+//! instead: no row of an answer is given before all states are read.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +40,7 @@ use tarn_table::CutTable;
 use tarn_table::scan::{Part, TableScan};
 
 use crate::definition::Definition;
-use crate::error::from_datafusion;
+use crate::error::{from_datafusion, is_read_damage};
 use crate::groups::Bounds;
 use crate::hub::{BatchStates, ViewMoment};
 use crate::live::State;
@@ -58,6 +61,8 @@ pub struct Inputs {
     live: Vec<Arc<State>>,
     rows: Option<TableScan>,
     pace: Option<Arc<Pace>>,
+    /// All rows of an answer, for one whose states cannot be read.
+    whole: Option<TableScan>,
 }
 
 /// States in memory that a plan reads, and how many there are.
@@ -80,7 +85,8 @@ impl Inputs {
         let batch = moment.batch.as_ref();
         let batch = batch.filter(|batch| batch.stamp == *stamp && upto.is_at_least(&batch.boundary)).cloned();
         let from = batch.as_ref().map(|batch| batch.boundary.clone()).unwrap_or_default();
-        Inputs { batch, ..Inputs::between(split, moment, stamp, table, &from, upto) }
+        let whole = batch.is_some().then(|| TableScan::new(Arc::clone(table), Part::Both, upto.clone()));
+        Inputs { batch, whole, ..Inputs::between(split, moment, stamp, table, &from, upto) }
     }
 
     /// Everything in `[from, to)`: live states where they fit, rows for the rest.
@@ -96,12 +102,12 @@ impl Inputs {
         let (live, reached) = live.map_or_else(|| (Vec::new(), from.clone()), |live| live.within(from, to));
         let rows = TableScan::new(Arc::clone(table), Part::Both, to.clone()).above(reached.clone());
         let rows = (reached.is_empty() || !rows.is_empty()).then_some(rows);
-        Inputs { split: Arc::clone(split), batch: None, live, rows, pace: None }
+        Inputs { split: Arc::clone(split), batch: None, live, rows, pace: None, whole: None }
     }
 
     /// States only, to be merged.
     pub fn states_only(split: &Arc<Split>, batch: Option<Arc<BatchStates>>, live: Vec<Arc<State>>) -> Inputs {
-        Inputs { split: Arc::clone(split), batch, live, rows: None, pace: None }
+        Inputs { split: Arc::clone(split), batch, live, rows: None, pace: None, whole: None }
     }
 
     /// The same, its rows counted by `pace` and held back by it.
@@ -288,6 +294,28 @@ impl StatesScan {
         StatesScan(inputs)
     }
 
+    /// The wanted columns of an answer, in the types in which they were planned.
+    fn project(
+        &self,
+        answer: Arc<dyn ExecutionPlan>,
+        projection: Option<&Vec<usize>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let schema = self.0.split.answer_schema();
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        let columns = projection.unwrap_or(&all).iter().map(|at| {
+            let (from, to) = (answer.schema().field(*at).clone(), schema.field(*at));
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(from.name(), *at));
+            let column = if from.data_type() == to.data_type() {
+                column
+            } else {
+                Arc::new(CastExpr::new(column, to.data_type().clone(), None))
+            };
+            (column, to.name().clone())
+        });
+        let columns: Vec<_> = columns.collect();
+        Ok(Arc::new(ProjectionExec::try_new(columns, answer)?))
+    }
+
     fn is_on_keys(&self, filter: &Expr) -> bool {
         let keys = self.0.split.keys();
         let columns = filter.column_refs();
@@ -331,31 +359,27 @@ impl TableProvider for StatesScan {
         let (in_memory, of) = (read.rows.into_inner(), read.of.into_inner());
         let many = in_memory.saturating_add(self.0.rows_in_the_lake()) >= MANY_STATES;
         let streams = if many { state.config().target_partitions() } else { 1 };
-        let answer = self.0.split.finish(states, streams)?;
-        let schema = self.0.split.answer_schema();
-        let all: Vec<usize>;
-        let projection = match projection {
-            Some(projection) => projection,
-            None => {
-                all = (0..schema.fields().len()).collect();
-                &all
-            }
-        };
-        let columns = projection.iter().map(|at| {
-            let (from, to) = (answer.schema().field(*at).clone(), schema.field(*at));
-            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(from.name(), *at));
-            let column = if from.data_type() == to.data_type() {
-                column
-            } else {
-                Arc::new(CastExpr::new(column, to.data_type().clone(), None))
-            };
-            (column, to.name().clone())
-        });
-        let columns: Vec<_> = columns.collect();
-        let answer: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(columns, answer)?);
+        let answer = self.project(self.0.split.finish(states, streams)?, projection)?;
         let says = format!("{}, states in memory={in_memory} of {of}", self.0);
-        Ok(Arc::new(ViewExec { says, inner: answer }))
+        let stored = self.0.batch.as_ref().filter(|batch| batch.cached.is_none());
+        let instead = match (stored, &self.0.whole) {
+            (Some(batch), Some(whole)) => {
+                let rows: Arc<dyn TableProvider> = Arc::new(whole.clone());
+                let states = self.0.split.partial(rows, only.as_ref(), state).await?;
+                let plan = self.project(self.0.split.finish(states, 1)?, projection)?;
+                Some(Instead { batch: Arc::clone(batch), plan })
+            }
+            _ => None,
+        };
+        Ok(Arc::new(ViewExec { says, inner: answer, instead }))
     }
+}
+
+/// What a statement reads when the states of `batch` cannot be read: the rows, in one stream.
+#[derive(Debug)]
+struct Instead {
+    batch: Arc<BatchStates>,
+    plan: Arc<dyn ExecutionPlan>,
 }
 
 /// The merge of a view, closed to the optimizer.
@@ -363,6 +387,7 @@ impl TableProvider for StatesScan {
 struct ViewExec {
     says: String,
     inner: Arc<dyn ExecutionPlan>,
+    instead: Option<Instead>,
 }
 
 impl DisplayAs for ViewExec {
@@ -410,7 +435,28 @@ impl ExecutionPlan for ViewExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        self.inner.execute(partition, context)
+        let mut rows = self.inner.execute(partition, Arc::clone(&context))?;
+        let Some(Instead { batch, plan }) = &self.instead else { return Ok(rows) };
+        let (batch, plan, schema) = (Arc::clone(batch), Arc::clone(plan), rows.schema());
+        let begun = async move {
+            let first = match rows.next().await {
+                None => return futures::stream::empty().boxed(),
+                Some(Err(error)) if is_read_damage(&error) => {
+                    tracing::warn!(table = batch.table, %error, "states cannot be read; a statement reads the rows");
+                    batch.is_damaged.store(true, Ordering::Relaxed);
+                    // Every stream has failed, for each merges all states; the first one answers for all.
+                    return match (partition == 0).then(|| plan.execute(0, context)) {
+                        Some(Ok(rows)) => rows.boxed(),
+                        Some(Err(error)) => futures::stream::iter([Err(error)]).boxed(),
+                        None => futures::stream::empty().boxed(),
+                    };
+                }
+                Some(first) => first,
+            };
+            futures::stream::iter([first]).chain(rows).boxed()
+        };
+        let rows = futures::stream::once(begun).flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 }
 

@@ -248,6 +248,7 @@ impl Version {
             cached,
             bounds: OnceLock::new(),
             cached_bytes: OnceLock::new(),
+            is_damaged: false.into(),
         }
     }
 

@@ -1,6 +1,7 @@
-use arrow::array::{AsArray, Int64Array};
+use arrow::array::{AsArray, Int32Array, Int64Array, TimestampMicrosecondArray};
 use arrow::datatypes::Int64Type;
 use datafusion::logical_expr::{col, lit};
+use datafusion::object_store::ObjectStoreExt;
 use tarn_lake::{Advance, Commit};
 use tarn_model::columns::Columns;
 use tarn_table::scan::sql_schema;
@@ -8,7 +9,7 @@ use tarn_table::scan::sql_schema;
 use super::*;
 use crate::definition::Way;
 use crate::groups::sorted;
-use crate::oracle::{TOPIC_ID, memory_lake};
+use crate::oracle::{TOPIC_ID, commit, create, memory_lake};
 use crate::versions::Versions;
 
 const GROUPS: i64 = 1_000_000;
@@ -94,5 +95,67 @@ async fn a_point_of_a_million_groups_reads_few_of_them() {
         let all = planner.run(Arc::clone(&plan)).await.expect("all states");
         assert_eq!(all.iter().map(RecordBatch::num_rows).sum::<usize>(), 1_000_000);
         assert_eq!(read.rows.into_inner() + rows_from_files(&plan), 1_000_000);
+    }
+}
+
+#[tokio::test]
+async fn states_that_cannot_be_read_are_told_and_the_rows_are_read_instead() {
+    let lake = memory_lake().await;
+    let planner = Planner::new(lake.store(), 1 << 30).expect("a planner");
+    let schema = Columns::parse("i BIGINT").expect("columns").table_schema(false);
+    let offsets: Vec<i64> = (0..1000).collect();
+    let rows = RecordBatch::try_new(
+        Arc::clone(&schema),
+        vec![
+            Arc::new(Int32Array::from(vec![0; 1000])),
+            Arc::new(Int64Array::from(offsets.clone())),
+            Arc::new(TimestampMicrosecondArray::from(offsets.clone()).with_timezone("UTC")),
+            Arc::new(Int64Array::from_iter_values(offsets.iter().map(|offset| offset % 10))),
+        ],
+    );
+    let boundary = Boundary::from_iter([(0, 1000)]);
+    let stored = create(&lake, "t", &schema).await;
+    commit(&stored, vec![rows.expect("rows")], &boundary).await;
+    let table = Arc::new(CutTable {
+        name: "t".into(),
+        schema: Arc::clone(&schema),
+        dead_letters: false,
+        lake: Some(stored.snapshot()),
+        boundary: boundary.clone(),
+        tail: Vec::new(),
+        tail_bytes: 0,
+    });
+    let sql = "SELECT i, count(*) AS n FROM t GROUP BY i";
+    let definition =
+        Definition::plan(&planner, "v", sql, &|_| Some(sql_schema(&schema))).await.expect("a plan");
+    let Way::States(split) = &definition.way else { panic!("{:?}", definition.way) };
+    let stamp = Stamp::now(&definition.plan_hash, None);
+    let (nothing, zero) = (ViewMoment::default(), Boundary::new());
+    let made = Inputs::between(split, &nothing, &stamp, &table, &zero, &boundary);
+    let made = made.reduced(&planner).await.expect("states");
+    let mut versions = Versions::find(&lake, "v").await.expect("builds");
+    let build = versions.create(&definition, split, &stamp, TOPIC_ID).await.expect("a build");
+    let states = made.iter().map(|states| split.stored().store(states).expect("stored")).collect();
+    commit(&build.table, states, &boundary).await;
+
+    for damage in ["torn", "gone"] {
+        let file = build.table.snapshot().files[0].clone();
+        match damage {
+            "torn" => {
+                let zeros = vec![0_u8; usize::try_from(file.size).expect("small")];
+                lake.store().put(&file.path, zeros.into()).await.expect("overwritten");
+            }
+            _ => lake.store().delete(&file.path).await.expect("deleted"),
+        }
+        let batch = Arc::new(build.states(&stamp, None));
+        let moment = ViewMoment { batch: Some(Arc::clone(&batch)), ..ViewMoment::default() };
+        let inputs = Inputs::at(split, &moment, &stamp, &table, &boundary);
+        let answer = inputs.answer(&planner, &definition, &|_| None).await.expect("an answer");
+        let counts: Vec<i64> = answer
+            .iter()
+            .flat_map(|rows| rows.column(1).as_primitive::<Int64Type>().values().to_vec())
+            .collect();
+        assert_eq!(counts, [100; 10], "{damage}");
+        assert!(batch.is_damaged(), "{damage}");
     }
 }
