@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Client, Folder, Running, count, seconds, wait_for};
+use crate::harness::{Client, Folder, Running, committed, count, seconds, wait_for};
 
 const BASE: &str = r#"
 data_dir = "data"
@@ -250,6 +250,153 @@ fn a_rebuild_by_command_serves_on_and_is_another_build() {
     let unknown = folder.tarn(&["view", "describe", "citis"]);
     assert!(unknown.code == Some(1) && unknown.said.contains("did you mean `cities`?"), "{}", unknown.said);
     assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
+#[test]
+fn a_rollback_serves_the_older_build_and_outlives_a_restart() {
+    let folder = Folder::new(&config(QUERY));
+    let (running, _, _) = filled(&folder, 300);
+    assert_eq!(running.stop().code, Some(0));
+    let changed = "SELECT city, min(n) AS least, sum(n) AS total FROM events WHERE n > 2 GROUP BY city";
+    folder.configure(&config(changed));
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!(states_cover(&client, 300)["version"], 2);
+    right(&client, changed);
+
+    let rolled = folder.tarn(&["view", "rollback", "cities"]);
+    assert_eq!(
+        (rolled.code, rolled.printed.trim()),
+        (Some(0), "cities is rolled back: version 1 serves"),
+        "{}",
+        rolled.said
+    );
+    right(&client, QUERY);
+    assert_eq!(shown(&client)["version"], 1);
+    assert!(format!("{:?}", client.sql("EXPLAIN VIEW cities")).contains("not the one in the config"));
+    push(&client, 300, 50);
+    assert_eq!(states_cover(&client, 350)["version"], 1);
+    right(&client, QUERY);
+    let twice = folder.tarn(&["view", "rollback", "cities", "--to", "1"]);
+    assert!(twice.code == Some(1) && twice.said.contains("serves already"), "{}", twice.said);
+    let nowhere = folder.tarn(&["view", "rollback", "cities", "--to", "7"]);
+    assert!(nowhere.code == Some(1) && nowhere.said.contains("builds: 1, 2"), "{}", nowhere.said);
+    assert_eq!(running.stop().code, Some(0));
+    assert_eq!(folder.number(&differences(QUERY)), 0, "at rest");
+
+    // A rebuild makes the states of what the view answers; the mark stays.
+    let mut running = folder.start();
+    let client = running.ready();
+    right(&client, QUERY);
+    let rebuilt = folder.tarn(&["view", "rebuild", "cities"]);
+    assert_eq!(rebuilt.printed.trim(), "cities is rebuilt: version 3", "{}", rebuilt.said);
+    right(&client, QUERY);
+    let listed = folder.tarn(&["view", "builds", "cities", "--output", "json"]);
+    let listed: Value = serde_json::from_str(&listed.printed).expect("JSON");
+    let states: Vec<&str> = (0..3).map(|at| listed[at]["state"].as_str().expect("a state")).collect();
+    assert_eq!(states, ["", "rolled back to build 1", "serves"], "{listed}");
+    for (builds, why) in [
+        ("3", "it serves"),
+        ("2", "it says that the view"),
+        ("1", "was rolled back to it"),
+        ("9", "no build 9"),
+    ] {
+        let kept = folder.tarn(&["view", "drop-builds", "cities", builds]);
+        assert!(kept.code == Some(1) && kept.said.contains(why), "{builds}: {}", kept.said);
+    }
+    let none = folder.tarn(&["view", "drop-builds", "cities", "--old"]);
+    assert_eq!(none.printed.trim(), "cities: builds deleted: none", "{}", none.said);
+
+    // And forward again.
+    let rolled = folder.tarn(&["view", "rollback", "cities", "--to", "2"]);
+    assert_eq!(rolled.printed.trim(), "cities is rolled back: version 2 serves", "{}", rolled.said);
+    right(&client, changed);
+    states_cover(&client, 350);
+    right(&client, changed);
+    let old = folder.tarn(&["view", "drop-builds", "cities", "--old"]);
+    assert_eq!(old.printed.trim(), "cities: builds deleted: 1, 3", "{}", old.said);
+    assert!(!folder.path("lake/cities@v1/_delta_log").join("00000000000000000000.json").exists());
+    right(&client, changed);
+    assert_eq!(running.stop().code, Some(0));
+    assert_eq!(folder.number(&differences(changed)), 0, "at rest");
+    folder.never_panicked();
+}
+
+#[test]
+fn a_view_over_an_old_table_is_right_at_once_and_filled_aside() {
+    let folder = Folder::new(BASE);
+    let mut running = folder.start();
+    let client = running.ready();
+    for from in (0..20_000).step_by(1000) {
+        push(&client, from, 1000);
+    }
+    committed(&client);
+    assert_eq!(running.stop().code, Some(0));
+    folder.configure(&config(QUERY));
+    let mut running = folder.start();
+    let client = running.ready();
+    right(&client, QUERY);
+    assert_eq!(states_cover(&client, 20_000)["version"], 1);
+    right(&client, QUERY);
+    let background = folder.tarn(&["view", "rebuild", "cities", "--no-wait"]);
+    assert_eq!(background.code, Some(0), "{}", background.said);
+    wait_for("the build in the background to serve", seconds(30), || {
+        right(&client, QUERY);
+        (shown(&client)["version"] == 2).then_some(())
+    });
+    assert!(shown(&client)["building"].is_null(), "{}", shown(&client));
+    let nothing = folder.tarn(&["view", "rebuild", "citys"]);
+    assert!(nothing.code == Some(1) && nothing.said.contains("did you mean `cities`?"), "{}", nothing.said);
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
+#[test]
+fn freshness_is_told_alike_by_sql_status_and_metrics() {
+    let folder = Folder::new(&config(QUERY));
+    let (running, client, _) = filled(&folder, 500);
+    let view = shown(&client);
+    let tables = client.sql("SHOW TABLES");
+    let row = |name: &str| tables.iter().find(|row| row["table_name"] == name).cloned().expect("a row");
+    let (shown_view, shown_table) = (row("cities"), row("events"));
+    assert_eq!(
+        (&shown_view["table_type"], &shown_table["table_type"]),
+        (&"VIEW".into(), &"BASE TABLE".into())
+    );
+    for column in ["version", "boundary", "lag_records", "lake_bytes", "plan"] {
+        assert_eq!(shown_view[column], view[column], "{column}: {shown_view}");
+    }
+    assert_eq!(shown_table["boundary"], view["boundary"], "the view has followed its table");
+    assert_eq!((&view["lag_records"], view["lag_s"].as_f64()), (&0.into(), Some(0.0)), "{view}");
+    let standard = client.sql(
+        "SELECT table_schema, table_type, plan FROM information_schema.tables WHERE table_name = 'cities' ORDER BY 1",
+    );
+    assert_eq!(standard.len(), 3, "{standard:?}");
+    assert_eq!(standard[2]["plan"], view["plan"], "{standard:?}");
+
+    let status = folder.tarn(&["status", "--output", "json"]);
+    let status: Value = serde_json::from_str(&status.printed).expect("JSON");
+    let told = &status["views"][0];
+    for column in ["version", "lag_records", "lake_bytes", "plan", "kept_as"] {
+        assert_eq!(told[column], view[column], "{column}: {told}");
+    }
+    let metrics = client.get("/metrics").expect("an answer").text();
+    let lake_bytes = format!("tarn_view_lake_bytes{{view=\"cities\"}} {}", view["lake_bytes"]);
+    for line in [
+        lake_bytes.as_str(),
+        "tarn_view_lag_records{view=\"cities\"} 0",
+        "tarn_view_failing{view=\"cities\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    assert!(metrics.contains(view["plan"].as_str().expect("a plan")), "{metrics}");
+    let page = folder.tarn(&["status"]);
+    assert!(page.printed.contains("kept as") && page.printed.contains("cities"), "{}", page.printed);
+    assert_eq!(running.stop().code, Some(0));
+    let rest = folder.tarn(&["status", "--output", "json"]);
+    let rest: Value = serde_json::from_str(&rest.printed).expect("JSON");
+    assert_eq!(rest["views"][0]["version"], view["version"], "{rest}");
     folder.never_panicked();
 }
 

@@ -13,8 +13,9 @@
 mod adopt;
 mod owner;
 mod prepare;
+mod view_build;
 mod view_owner;
 
 pub use adopt::{adopt, detach};
 pub use owner::{OwnerOptions, TableOwner, show_snapshot};
-pub use view_owner::ViewOwner;
+pub use view_owner::{ViewOwner, Which};

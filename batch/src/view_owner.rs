@@ -2,28 +2,29 @@
 //!
 //! A view follows its table: once the table's rows are in the lake up to a boundary, the view's states follow up to the same
 //! boundary. Its steps: states of `[view's boundary, table's boundary)` merged (from live states where they fit, from rows
-//! elsewhere) → files written → committed with the boundary → shown. A new view, a changed query, another engine and damaged
-//! states take the same steps from 0 on, in a build of their own, while statements read the rows.
+//! elsewhere) → files written → committed with the boundary → shown.
 //!
-//! *Invariants*: a view is never ahead of its table's lake part, so the lake at rest has both. The boundary moves in the commit
-//! that adds the states, and nowhere else. Several small files of states become one in a commit that also moves the boundary.
+//! A new view, a changed query, another engine, damaged states and a rebuild by command all take one way: a build of its own is
+//! made aside from the lake, at the pace that statements leave it, and takes over when it has met the table. Until then a build
+//! with the same stamp goes on serving and is kept up to date; where there is none, statements read the rows.
 //!
-//! *Failure*: a kill leaves files without a commit, which vacuum takes, or a build without states, from which it goes on.
+//! *Invariants*: a view is never ahead of its table's lake part, so the lake at rest has both. What serves changes by one
+//! swapped pointer, and what will serve after a restart by one commit.
+//!
+//! *Failure*: a build that breaks off is made again; one that was made and did not take over yet takes over at the next start.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use tarn_lake::{Advance, Commit, Lake};
-use tarn_model::{Boundary, Error, Kind, Result, clock, fault};
-use tarn_table::open::{Backoff, TOPIC_UUID};
+use tarn_model::{Error, Result, clock, fault};
+use tarn_table::open::Backoff;
 use tarn_table::{Catalog, CutTable};
-use tarn_view::{Definition, Inputs, Split, Stamp, Version, Versions, View, Views, Way};
+use tarn_view::{Building, Definition, Pace, Stamp, Versions, View, Views, Way, is_damage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// Files of states that become one.
-const MERGE_FILES: usize = 8;
+use crate::view_build::{Build, Maker};
+
 /// What is under way gets this long when the process stops.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 /// A table that is not there yet is looked for this often.
@@ -33,27 +34,44 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct ViewOwner {
     stop: watch::Sender<bool>,
-    rebuilds: mpsc::Sender<oneshot::Sender<Result<u32>>>,
+    orders: mpsc::Sender<Order>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     view: Arc<View>,
     views: Views,
     catalog: Catalog,
 }
 
+/// What a user wants done.
+#[derive(Debug)]
+enum Order {
+    Rebuild(oneshot::Sender<Result<u32>>),
+    RollBack(Option<u32>, oneshot::Sender<Result<u32>>),
+    Drop(Which, oneshot::Sender<Result<Vec<u32>>>),
+}
+
+/// Which builds are to go.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// These.
+    These(Vec<u32>),
+    /// All that nothing needs.
+    Old,
+}
+
 impl ViewOwner {
     /// Starts the owner of `view`, one of `views`.
     pub fn start(views: Views, view: Arc<View>, catalog: Catalog) -> ViewOwner {
         let (stop, stopped) = watch::channel(false);
-        let (rebuilds, orders) = mpsc::channel(1);
+        let (orders, incoming) = mpsc::channel(8);
         let owner = Owner {
-            lake: catalog.lake().clone(),
             catalog: catalog.clone(),
             views: views.clone(),
             view: Arc::clone(&view),
             build: None,
+            making: None,
         };
-        let task = tokio::spawn(owner.run(stopped, orders));
-        ViewOwner { stop, rebuilds, task: tokio::sync::Mutex::new(Some(task)), view, views, catalog }
+        let task = tokio::spawn(owner.run(stopped, incoming));
+        ViewOwner { stop, orders, task: tokio::sync::Mutex::new(Some(task)), view, views, catalog }
     }
 
     /// Waits until the view's states in the lake have reached its table's boundary; not for a view that is kept as rows, or
@@ -65,7 +83,8 @@ impl ViewOwner {
             let Ok(definition) = self.view.define(self.views.planner(), &self.catalog).await else { return };
             let Way::States(split) = &definition.way else { return };
             let Some((_, table)) = self.catalog.table(split.table()) else { return };
-            let stamp = stamp_of(&definition, &table);
+            let foreign = table.lake.as_ref().and_then(|lake| lake.foreign_version);
+            let stamp = Stamp::now(&definition.plan_hash, foreign);
             let moment = self.view.moment();
             if moment.boundary(&stamp).is_some_and(|boundary| boundary.is_at_least(&table.boundary))
                 || moment.trouble.is_some()
@@ -82,17 +101,32 @@ impl ViewOwner {
         self.view.name()
     }
 
-    /// Makes all states anew from the lake, in a build of their own, while the old ones serve; its number.
+    /// Makes all states anew from the lake, in a build of their own, while the old ones serve; its number, once it serves.
     pub async fn rebuild(&self) -> Result<u32> {
-        let gone = || {
-            Error::invalid(format!(
-                "view `{}` is kept as rows: there is nothing to rebuild",
-                self.view.name()
-            ))
-        };
+        self.order(Order::Rebuild).await
+    }
+
+    /// Lets build `to` serve again, or the one before the build that serves; its number.
+    pub async fn roll_back(&self, to: Option<u32>) -> Result<u32> {
+        self.order(|done| Order::RollBack(to, done)).await
+    }
+
+    /// Deletes builds that do not serve; their numbers.
+    pub async fn drop_builds(&self, which: Which) -> Result<Vec<u32>> {
+        self.order(|done| Order::Drop(which, done)).await
+    }
+
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<Result<T>>) -> Order) -> Result<T> {
+        let name = self.view.name();
         let (done, wait) = oneshot::channel();
-        self.rebuilds.send(done).await.map_err(|_| gone())?;
-        wait.await.map_err(|_| gone())?
+        self.orders.send(order(done)).await.map_err(|_| {
+            Error::invalid(format!("view `{name}` is kept as rows: it has no builds"))
+                .with_hint("EXPLAIN VIEW says why")
+        })?;
+        wait.await.map_err(|_| {
+            Error::unavailable(format!("view `{name}` was given something else to do meanwhile"))
+                .with_hint("SHOW VIEWS says how it stands; try again")
+        })?
     }
 
     /// Ends after the commit under way.
@@ -101,7 +135,7 @@ impl ViewOwner {
         if let Some(mut task) = self.task.lock().await.take()
             && tokio::time::timeout(LAST_COMMIT, &mut task).await.is_err()
         {
-            // A build that takes long is begun again at the next start; a commit goes on by itself.
+            // A commit goes on by itself.
             task.abort();
             let _ = task.await;
         }
@@ -109,106 +143,226 @@ impl ViewOwner {
 }
 
 struct Owner {
-    lake: Lake,
     catalog: Catalog,
     views: Views,
     view: Arc<View>,
+    /// The build that serves.
     build: Option<Build>,
+    /// The one that is to take over.
+    making: Option<Making>,
 }
 
-/// The build that is committed to.
-struct Build {
-    version: Version,
+/// What an owner does next.
+enum Next {
+    Step,
+    Obey(Order),
+    TakeOver(Result<Build>),
+    Stop,
+}
+
+/// A build on its way; ended when it is dropped.
+struct Making {
+    task: JoinHandle<Result<Build>>,
     stamp: Stamp,
-    /// All its states, one row a group, while they have room in memory.
-    cached: Option<Vec<RecordBatch>>,
+    /// Who asked for it.
+    waiting: Vec<oneshot::Sender<Result<u32>>>,
+    view: Arc<View>,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.view.builds(None);
+    }
 }
 
 impl Owner {
-    async fn run(
-        mut self,
-        mut stopped: watch::Receiver<bool>,
-        mut orders: mpsc::Receiver<oneshot::Sender<Result<u32>>>,
-    ) {
-        let mut backoff = Backoff::default();
-        let definition = loop {
-            match self.view.define(self.views.planner(), &self.catalog).await {
-                Ok(definition) => break definition,
-                Err(_) => {
-                    tokio::select! {
-                        () = clock::pause(LOOK_AGAIN) => {}
-                        _ = stopped.wait_for(|stop| *stop) => return,
-                    }
-                }
-            }
-        };
-        let Way::States(split) = &definition.way else {
-            tracing::info!(view = self.view.name(), "kept as rows");
-            return;
-        };
-        let Some((hub, _)) = self.catalog.table(split.table()) else { return };
-        let mut changes = hub.changes();
+    async fn run(mut self, mut stopped: watch::Receiver<bool>, mut orders: mpsc::Receiver<Order>) {
         loop {
-            changes.borrow_and_update();
-            match self.step(&definition, split).await {
-                Ok(()) => {
-                    backoff.reset();
-                    if self.view.moment().trouble.is_some() && self.views.has_room(0) {
-                        self.view.update(|moment| moment.trouble = None);
-                    }
-                }
-                Err(error) => {
-                    self.troubled(&error);
-                    tokio::select! {
-                        () = backoff.wait() => continue,
-                        _ = stopped.wait_for(|stop| *stop) => return,
-                    }
-                }
-            }
-            let order = tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return } else { None },
-                Some(done) = orders.recv() => Some(done),
+            let definition = tokio::select! {
+                definition = self.define() => definition,
                 _ = stopped.wait_for(|stop| *stop) => return,
             };
-            if let Some(done) = order {
-                // Whoever asked may have gone.
-                let _ = done.send(self.rebuild(&definition, split).await);
+            let Some(maker) = Maker::new(&self.views, &self.view, &self.catalog, definition) else {
+                tracing::info!(view = self.view.name(), "kept as rows");
+                self.view.update(|moment| {
+                    moment.batch = None;
+                    moment.live = None;
+                });
+                return;
+            };
+            if !self.keep(&maker, &mut stopped, &mut orders).await {
+                return;
             }
         }
     }
 
-    /// Makes the next build; it is shown once it has reached the table's boundary.
-    async fn rebuild(&mut self, definition: &Definition, split: &Arc<Split>) -> Result<u32> {
-        let name = self.view.name().to_owned();
-        let Some((_, table)) = self.catalog.table(split.table()) else {
-            return Err(Error::unavailable(format!("view `{name}` has no table yet")));
-        };
-        let stamp = stamp_of(definition, &table);
-        let mut versions = Versions::find(&self.lake, &name).await?;
-        let topic_uuid = topic_uuid_of(&name, &table)?;
-        let version = versions.create(definition, split, &stamp, &topic_uuid).await?;
-        tracing::info!(view = name, table = version.table.name(), "rebuilding from the lake");
-        let number = version.number;
-        let old = self.build.replace(Build { version, stamp, cached: Some(Vec::new()) });
-        if let Err(error) = self.advance(split, &table, &Boundary::new()).await {
-            self.build = old;
-            return Err(error);
+    /// What the view is planned as, once its tables are there.
+    async fn define(&self) -> Arc<Definition> {
+        loop {
+            match self.view.define(self.views.planner(), &self.catalog).await {
+                Ok(definition) => return definition,
+                Err(_) => clock::pause(LOOK_AGAIN).await,
+            }
         }
-        Ok(number)
+    }
+
+    /// Whether the view is still planned as `maker` has it.
+    async fn is_defined_so(&self, maker: &Maker) -> bool {
+        let defined = self.view.define(self.views.planner(), &self.catalog).await;
+        defined.is_ok_and(|defined| Arc::ptr_eq(&defined, &maker.definition))
+    }
+
+    /// Keeps the states of one definition until it changes; `false` when the process stops.
+    async fn keep(
+        &mut self,
+        maker: &Maker,
+        stopped: &mut watch::Receiver<bool>,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> bool {
+        let Some((hub, _)) = self.catalog.table(maker.split.table()) else { return false };
+        let mut changes = hub.changes();
+        let mut backoff = Backoff::default();
+        loop {
+            changes.borrow_and_update();
+            if !self.is_defined_so(maker).await {
+                return true;
+            }
+            match self.step(maker).await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    self.troubled(&error);
+                    tokio::select! {
+                        () = backoff.wait() => continue,
+                        _ = stopped.wait_for(|stop| *stop) => return false,
+                    }
+                }
+            }
+            let next = tokio::select! {
+                changed = changes.changed() => if changed.is_err() { Next::Stop } else { Next::Step },
+                Some(order) = orders.recv() => Next::Obey(order),
+                made = made(&mut self.making) => Next::TakeOver(made),
+                _ = stopped.wait_for(|stop| *stop) => Next::Stop,
+            };
+            let done = match next {
+                Next::Step => Ok(()),
+                Next::Obey(order) => {
+                    self.obey(maker, order).await;
+                    Ok(())
+                }
+                Next::TakeOver(made) => self.take_over(maker, made).await,
+                Next::Stop => return false,
+            };
+            if let Err(error) = done {
+                self.troubled(&error);
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    _ = stopped.wait_for(|stop| *stop) => return false,
+                }
+            }
+        }
+    }
+
+    /// Commits states up to the table's boundary, if there is anything to commit; begins a build where there is none.
+    async fn step(&mut self, maker: &Maker) -> Result<()> {
+        let Some(table) = maker.table() else { return Ok(()) };
+        let stamp = maker.stamp(&table);
+        if self.view.moment().batch.as_ref().is_some_and(|batch| batch.is_damaged()) {
+            // Opened again, it shows whether they are.
+            self.build = None;
+            self.view.update(|moment| moment.batch = None);
+        }
+        if self.build.as_ref().is_none_or(|build| build.stamp != stamp) {
+            self.build = None;
+            if self.making.as_ref().is_some_and(|making| making.stamp == stamp) {
+                return Ok(());
+            }
+            match maker.open(&stamp, &table).await? {
+                Some(build) => {
+                    build.show(&self.view);
+                    self.build = Some(build);
+                }
+                None => {
+                    self.begin(maker, stamp, &table);
+                    return Ok(());
+                }
+            }
+        }
+        let Some(build) = &mut self.build else { return Ok(()) };
+        if !build.version.boundary().is_at_least(&table.boundary) {
+            maker.advance(build, &table, None).await?;
+            build.show(&self.view);
+            if let Err(error) = build.version.table.upkeep_but_merging().await {
+                tracing::warn!(view = self.view.name(), error = ?error, "upkeep did not finish; it is tried again");
+            }
+        }
+        if self.view.moment().trouble.is_some() && self.views.has_room(0) {
+            self.view.update(|moment| moment.trouble = None);
+        }
+        Ok(())
+    }
+
+    /// Begins a build aside; whatever was being made before is let go.
+    fn begin(&mut self, maker: &Maker, stamp: Stamp, table: &CutTable) {
+        let rows = table.lake_rows().unwrap_or(0);
+        let pace = Arc::new(Pace::new(rows, self.views.statements().clone()));
+        let building = Arc::new(Building::new(pace));
+        self.making = None;
+        self.view.builds(Some(Arc::clone(&building)));
+        let maker = maker.clone();
+        let task = tokio::spawn(async move { maker.make(building).await });
+        self.making = Some(Making { task, stamp, waiting: Vec::new(), view: Arc::clone(&self.view) });
+    }
+
+    /// Lets a build that was made aside serve from now on.
+    async fn take_over(&mut self, maker: &Maker, made: Result<Build>) -> Result<()> {
+        let Some(mut making) = self.making.take() else { return Ok(()) };
+        let waiting = std::mem::take(&mut making.waiting);
+        drop(making);
+        let name = self.view.name().to_owned();
+        let taken = async {
+            let mut build = made?;
+            let table = maker.table().ok_or_else(|| Error::unavailable("the view's table is gone"))?;
+            if maker.stamp(&table) != build.stamp {
+                return Err(Error::unavailable("another engine has changed the table's rows meanwhile"));
+            }
+            maker.advance(&mut build, &table, None).await?;
+            fault::point("view.swap.before")?;
+            let number = build.version.number;
+            build.show(&self.view);
+            self.build = Some(build);
+            fault::point("view.swap.after")?;
+            tracing::info!(view = name, version = number, "serves from now on");
+            Ok(number)
+        };
+        let taken = taken.await;
+        for done in waiting {
+            let told = match &taken {
+                Ok(number) => Ok(*number),
+                Err(error) => {
+                    Err(Error::new(error.kind(), format!("view `{name}` was not rebuilt: {}", error.chain())))
+                }
+            };
+            // Whoever asked may have gone.
+            let _ = done.send(told);
+        }
+        taken.map(drop)
     }
 
     /// Logs what went wrong, shows it, and lets go of the build: a commit may have landed whose states are not in memory, so
     /// the next step reads the lake first.
     fn troubled(&mut self, error: &Error) {
         let name = self.view.name();
-        let table = self.build.take().map(|build| build.version.table.name().to_owned()).unwrap_or_default();
-        // A file of the table that is gone says nothing about the states.
-        if is_damage(error) && !table.is_empty() && error.chain().contains(&table) {
+        let build = self.build.take();
+        if let Some(build) = build.filter(|build| build.is_damaged) {
+            let table = build.version.table.name().to_owned();
             tracing::warn!(view = name, table, error = %error.chain(), "states are damaged; they are made anew");
             self.view.update(|moment| {
                 moment.batch = None;
                 moment.live = None;
             });
+        } else if is_damage(error) {
+            tracing::warn!(view = name, error = %error.chain(), "rows cannot be read; states are not committed; trying again");
         } else {
             tracing::warn!(view = name, error = %error.chain(), "states are not committed; trying again");
         }
@@ -216,164 +370,139 @@ impl Owner {
         self.view.update(|moment| moment.trouble = Some(told));
     }
 
-    /// Commits states up to the table's boundary, if there is anything to commit.
-    async fn step(&mut self, definition: &Definition, split: &Arc<Split>) -> Result<()> {
-        let Some((_, table)) = self.catalog.table(split.table()) else { return Ok(()) };
-        let stamp = stamp_of(definition, &table);
-        if self.build.as_ref().is_none_or(|build| build.stamp != stamp) {
-            self.build = Some(self.open(definition, split, &stamp, &table).await?);
-            self.show();
-        }
-        let Some(build) = &self.build else { return Ok(()) };
-        let from = build.version.boundary();
-        if from.is_at_least(&table.boundary) {
-            return Ok(());
-        }
-        self.advance(split, &table, &from).await
-    }
-
-    /// The newest build with this stamp, or a new one.
-    async fn open(
-        &self,
-        definition: &Definition,
-        split: &Arc<Split>,
-        stamp: &Stamp,
-        table: &CutTable,
-    ) -> Result<Build> {
-        let name = self.view.name();
-        let topic_uuid = topic_uuid_of(name, table)?;
-        let mut versions = Versions::find(&self.lake, name).await?;
-        if let Some(version) = versions.usable(stamp, &topic_uuid, true).await? {
-            // A table that was put back from an older copy ends below what its view has seen.
-            if table.boundary.is_at_least(&version.boundary()) {
-                match Versions::read(&version, split, stamp, self.views.planner()).await {
-                    Ok(states) => {
-                        let bytes = states.iter().map(RecordBatch::get_array_memory_size).sum();
-                        let cached = self.views.has_room(bytes).then_some(states);
-                        return Ok(Build { version, stamp: stamp.clone(), cached });
-                    }
-                    Err(error) if is_damage(&error) => {
-                        tracing::warn!(view = name, table = version.table.name(), error = %error.chain(), "states are damaged; they are made anew");
-                    }
-                    Err(error) => return Err(error),
+    /// Does what was asked for. What fails there is for whoever asked, and no trouble of the view.
+    async fn obey(&mut self, maker: &Maker, order: Order) {
+        // Whoever asked may have gone.
+        match order {
+            Order::Rebuild(done) => match maker.table() {
+                None => {
+                    let _ = done.send(Err(Error::unavailable("the view has no table yet")));
                 }
-            } else {
-                tracing::warn!(
-                    view = name,
-                    table = version.table.name(),
-                    "states are ahead of their table; they are made anew"
-                );
+                Some(table) => {
+                    let stamp = maker.stamp(&table);
+                    if self.making.as_ref().is_none_or(|making| making.stamp != stamp) {
+                        self.begin(maker, stamp, &table);
+                    }
+                    if let Some(making) = &mut self.making {
+                        making.waiting.push(done);
+                    }
+                }
+            },
+            Order::RollBack(to, done) => {
+                let _ = done.send(self.roll_back(to).await);
+            }
+            Order::Drop(which, done) => {
+                let _ = done.send(self.drop_builds(which).await);
             }
         }
-        let version = versions.create(definition, split, stamp, &topic_uuid).await?;
-        tracing::info!(view = name, table = version.table.name(), "states are made from the lake");
-        Ok(Build { version, stamp: stamp.clone(), cached: Some(Vec::new()) })
     }
 
-    async fn advance(&mut self, split: &Arc<Split>, table: &Arc<CutTable>, from: &Boundary) -> Result<()> {
-        let Some(build) = &mut self.build else { return Ok(()) };
-        let planner = self.views.planner();
-        let to = table.boundary.clone();
-        let moment = self.view.moment();
-        let inputs = Inputs::between(split, &moment, &build.stamp, table, from, &to);
-        let made = inputs.reduced(planner).await?;
-        let snapshot = build.version.table.snapshot();
-        let merge = snapshot.files.len() + 1 >= MERGE_FILES;
-        // All states in one, for statements; and for the lake, when it has many files.
-        let total = if let Some(cached) = &build.cached {
-            Some(merged(split, &self.views, cached, &made).await?)
-        } else if merge {
-            let stored = Versions::read(&build.version, split, &build.stamp, planner).await?;
-            Some(merged(split, &self.views, &stored, &made).await?)
-        } else {
-            None
+    /// Lets build `to`, or the one before the build that serves, serve from now on and after a restart.
+    async fn roll_back(&mut self, to: Option<u32>) -> Result<u32> {
+        let (view, name) = (Arc::clone(&self.view), self.view.name().to_owned());
+        let serving = self.serving()?;
+        let versions = Versions::find(self.catalog.lake(), &name).await?;
+        let older = || versions.numbers().iter().rev().copied().find(|number| *number < serving);
+        let Some(to) = to.or_else(older) else {
+            return Err(Error::invalid(format!("view `{name}` has no build older than {serving}")).with_hint(
+                "`tarn view builds` shows which there are; name a newer one with `--to` to take a rollback back",
+            ));
         };
-        let (written, removes) = match &total {
-            Some(total) if merge => (total, snapshot.files.clone()),
-            _ => (&made, Vec::new()),
-        };
-        let stored: Vec<RecordBatch> = written
-            .iter()
-            .map(|states| split.stored().store(states).map_err(tarn_view::from_datafusion))
-            .collect::<Result<_>>()?;
-        let files = build.version.table.write(stored).await?;
-        let topic_uuid = snapshot.properties.get(TOPIC_UUID).cloned().unwrap_or_default();
-        let advances = to.iter().filter_map(|(partition, next)| {
-            let app_id = format!("tarn/{topic_uuid}/{partition}");
-            let expected = snapshot.txns.get(&app_id).copied();
-            (expected != Some(next)).then_some(Advance { app_id, expected, to: next })
-        });
-        let operation = if removes.is_empty() { "VIEW STATES" } else { "MERGE VIEW STATES" };
-        let commit = Commit {
-            advances: advances.collect(),
-            files,
-            removes,
-            operation: operation.to_owned(),
-            ..Commit::default()
-        };
-        fault::point("view.commit.before")?;
-        match build.version.table.commit(commit).await {
-            Ok(_) => {}
-            Err(error) if error.kind() == Kind::Conflict => {
-                build.version.table.reload().await?;
-                return Err(
-                    Error::unavailable("the states were changed by another writer").with_source(error)
-                );
-            }
-            Err(error) => return Err(error),
+        if to == serving {
+            return Err(Error::invalid(format!("build {to} of view `{name}` serves already")));
         }
-        fault::point("view.commit.after")?;
-        build.cached = total.filter(|total| {
-            let bytes: usize = total.iter().map(RecordBatch::get_array_memory_size).sum();
-            let before: usize = build.cached.iter().flatten().map(RecordBatch::get_array_memory_size).sum();
-            self.views.has_room(bytes.saturating_sub(before))
-        });
-        tracing::debug!(view = self.view.name(), version = build.version.number, boundary = %to, "states committed");
-        self.show();
-        if let Some(build) = &self.build
-            && let Err(error) = build.version.table.upkeep().await
-        {
-            tracing::warn!(view = self.view.name(), error = ?error, "upkeep did not finish; it is tried again");
+        let target = versions.open(to).await?.and_then(|target| Some((target.query()?, target)));
+        let Some((query, target)) = target else {
+            let known: Vec<String> = versions.numbers().iter().map(u32::to_string).collect();
+            return Err(Error::invalid(format!("there is no build {to} of view `{name}`"))
+                .with_hint(format!("builds: {}", known.join(", "))));
+        };
+        let definition = view.plan(self.views.planner(), &self.catalog, &query).await?;
+        let Some(maker) = Maker::new(&self.views, &view, &self.catalog, Arc::new(definition)) else {
+            return Err(Error::invalid(format!("the query of build {to} is kept as rows")));
+        };
+        let table = maker.table().ok_or_else(|| Error::unavailable("its table is not there"))?;
+        let stamp = maker.stamp(&table);
+        let cannot = |why: &str| {
+            Error::invalid(format!("build {to} of view `{name}` cannot serve: {why}")).with_hint(
+                "put its query back into the config, or `tarn view rebuild` the view, to have its states made anew",
+            )
+        };
+        if let Some(why) = target.why_not(&stamp, &maker.topic_uuid(&table)?) {
+            return Err(cannot(why));
         }
-        Ok(())
+        if target.boundary().is_empty() && !table.boundary.is_empty() {
+            return Err(cannot("it was never finished"));
+        }
+        let Some(build) = maker.read(target, &stamp, &table).await? else {
+            return Err(cannot("its states cannot be read"));
+        };
+        fault::point("view.rollback.before")?;
+        versions.roll_back(view.declared(), to).await?;
+        fault::point("view.rollback.after")?;
+        tracing::info!(view = name, from = serving, to, "rolled back");
+        self.making = None;
+        view.answer((query != view.declared()).then_some(&*query));
+        build.show(&view);
+        // Read again by the next step, which knows what the mark has changed.
+        self.build = None;
+        Ok(to)
     }
 
-    /// Lets statements see the build as it is.
-    fn show(&self) {
-        let Some(build) = &self.build else { return };
-        let states = build.version.states(&build.stamp, build.cached.clone());
-        self.view.update(|moment| {
-            if let Some(live) = &mut moment.live {
-                live.drop_below(&states.boundary);
+    /// Deletes builds that nothing needs.
+    async fn drop_builds(&mut self, which: Which) -> Result<Vec<u32>> {
+        let name = self.view.name().to_owned();
+        let serving = self.serving()?;
+        let mut versions = Versions::find(self.catalog.lake(), &name).await?;
+        let mut needed = vec![(serving, "it serves".to_owned())];
+        let building = self.view.building().and_then(|building| building.version());
+        needed.extend(building.map(|number| (number, "it is being made".to_owned())));
+        for (from, to) in versions.rollbacks(self.view.declared()).await? {
+            needed.push((from, format!("it says that the view was rolled back to build {to}")));
+            needed.push((to, format!("build {from} was rolled back to it")));
+        }
+        let why = |number: u32| needed.iter().find(|(kept, _)| *kept == number).map(|(_, why)| why.as_str());
+        let going: Vec<u32> = match which {
+            Which::Old => {
+                versions.numbers().iter().copied().filter(|number| why(*number).is_none()).collect()
             }
-            moment.batch = Some(Arc::new(states));
-        });
+            Which::These(numbers) => numbers,
+        };
+        for number in &going {
+            if !versions.numbers().contains(number) {
+                let known: Vec<String> = versions.numbers().iter().map(u32::to_string).collect();
+                return Err(Error::invalid(format!("there is no build {number} of view `{name}`"))
+                    .with_hint(format!("builds: {}", known.join(", "))));
+            }
+            if let Some(why) = why(*number) {
+                return Err(Error::invalid(format!("build {number} of view `{name}` stays: {why}"))
+                    .with_hint("`tarn view rollback` lets another build serve"));
+            }
+        }
+        for number in &going {
+            fault::point("view.drop.before")?;
+            versions.remove(*number).await?;
+            fault::point("view.drop.after")?;
+        }
+        Ok(going)
+    }
+
+    /// The build that serves.
+    fn serving(&self) -> Result<u32> {
+        self.build.as_ref().map(|build| build.version.number).ok_or_else(|| {
+            Error::unavailable(format!("view `{}` has no build that serves yet", self.view.name()))
+                .with_hint("SHOW VIEWS says how far it is")
+        })
     }
 }
 
-async fn merged(
-    split: &Arc<Split>,
-    views: &Views,
-    a: &[RecordBatch],
-    b: &[RecordBatch],
-) -> Result<Vec<RecordBatch>> {
-    let batches = a.iter().chain(b).cloned().collect();
-    let state = Arc::new(tarn_view::State::new(Boundary::new(), Boundary::new(), batches));
-    Inputs::states_only(split, None, vec![state]).reduced(views.planner()).await
-}
-
-fn topic_uuid_of(view: &str, table: &CutTable) -> Result<String> {
-    let topic_uuid = table.lake.as_ref().and_then(|lake| lake.properties.get(TOPIC_UUID).cloned());
-    topic_uuid.ok_or_else(|| {
-        Error::unavailable(format!("view `{view}` waits for table `{}` to be in the lake", table.name))
-    })
-}
-
-fn stamp_of(definition: &Definition, table: &CutTable) -> Stamp {
-    Stamp::now(&definition.plan_hash, table.lake.as_ref().and_then(|lake| lake.foreign_version))
-}
-
-/// Whether states that are there cannot be read: files gone, or bytes that are not what was written.
-fn is_damage(error: &Error) -> bool {
-    error.kind() == Kind::Corrupt || error.chain().to_lowercase().contains("not found")
+/// The build that was made aside, once it is made.
+async fn made(making: &mut Option<Making>) -> Result<Build> {
+    match making {
+        None => std::future::pending().await,
+        Some(making) => match (&mut making.task).await {
+            Ok(made) => made,
+            Err(error) => Err(Error::internal("making states broke off").with_source(error)),
+        },
+    }
 }

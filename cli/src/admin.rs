@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
+use tarn_batch::Which;
 use tarn_log::Log;
 use tarn_model::{Error, Kind, Result};
 use tarn_table::verify::{TableReport, verify};
@@ -25,7 +26,7 @@ struct Admin {
     vacuum_retention: Duration,
 }
 
-/// `POST /v1/verify`, `POST /v1/table/{name}/{action}` and `POST /v1/view/{name}/rebuild`.
+/// `POST /v1/verify`, `POST /v1/table/{name}/{action}` and `POST /v1/view/{name}/{action}`.
 pub(crate) fn router(
     log: Log,
     catalog: Catalog,
@@ -37,7 +38,7 @@ pub(crate) fn router(
     Router::new()
         .route("/v1/verify", post(verify_all))
         .route("/v1/table/{name}/{action}", post(act))
-        .route("/v1/view/{name}/rebuild", post(rebuild))
+        .route("/v1/view/{name}/{action}", post(act_on_view))
         .with_state(admin)
 }
 
@@ -67,12 +68,33 @@ async fn verify_all(State(admin): State<Arc<Admin>>) -> std::result::Result<Json
     Ok(Json(reports))
 }
 
-async fn rebuild(
+/// Options of an action on a view, in the query.
+#[derive(Debug, Default, Deserialize)]
+struct ViewOptions {
+    /// Whether the answer comes once the new build serves (it does), or at once.
+    wait: Option<bool>,
+    /// The build that is to serve.
+    to: Option<u32>,
+    /// The builds that are to go: `2,3`, or `old`.
+    builds: Option<String>,
+}
+
+async fn act_on_view(
     State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
+    Path((name, action)): Path<(String, String)>,
+    Query(options): Query<ViewOptions>,
 ) -> std::result::Result<Json<serde_json::Value>, Refusal> {
-    let version = admin.views.rebuild(&name).await.map_err(Refusal)?;
-    Ok(Json(serde_json::json!({ "version": version })))
+    let wait = options.wait.unwrap_or(true);
+    admin.views.check(&name).map_err(Refusal)?;
+    // Whoever asked may go away; what was begun is finished.
+    let doing = tokio::spawn(async move { admin.act_on_view(&name, &action, options).await });
+    if !wait {
+        return Ok(Json(serde_json::json!({ "begun": true })));
+    }
+    match doing.await {
+        Ok(done) => done.map(Json).map_err(Refusal),
+        Err(error) => Err(Refusal(Error::internal("the action broke off").with_source(error))),
+    }
 }
 
 /// Options of an action, in the query.
@@ -97,6 +119,22 @@ async fn act(
 }
 
 impl Admin {
+    async fn act_on_view(&self, name: &str, action: &str, options: ViewOptions) -> Result<serde_json::Value> {
+        let owner = self.views.owner(name)?;
+        Ok(match action {
+            "rebuild" => serde_json::json!({ "version": owner.rebuild().await? }),
+            "rollback" => serde_json::json!({ "version": owner.roll_back(options.to).await? }),
+            "drop-builds" => {
+                let which = which(options.builds.as_deref().unwrap_or_default())?;
+                serde_json::json!({ "dropped": owner.drop_builds(which).await? })
+            }
+            _ => {
+                return Err(Error::invalid(format!("there is no action `{action}`"))
+                    .with_hint("actions: rebuild, rollback, drop-builds"));
+            }
+        })
+    }
+
     async fn act(&self, name: &str, action: &str, options: Options) -> Result<serde_json::Value> {
         let tables = self.pipeline.tables();
         let table =
@@ -133,6 +171,20 @@ impl Admin {
             tarn_batch::show_snapshot(&hub, lake.name(), lake.snapshot());
         }
     }
+}
+
+/// `2,3`, or `old`.
+fn which(builds: &str) -> Result<Which> {
+    if builds == "old" {
+        return Ok(Which::Old);
+    }
+    let numbers = builds.split(',').map(|number| {
+        number.trim().parse().map_err(|_| {
+            Error::invalid(format!("`{number}` is no build's number"))
+                .with_hint("`builds=2,3`, or `builds=old`")
+        })
+    });
+    Ok(Which::These(numbers.collect::<Result<_>>()?))
 }
 
 fn json(report: &impl serde::Serialize) -> serde_json::Value {

@@ -331,10 +331,37 @@ pub(crate) enum ViewVerb {
         /// The view
         name: String,
     },
+    /// The builds of a view in the lake, and which of them serves
+    Builds {
+        /// The view
+        name: String,
+    },
     /// Makes a view's states anew from the lake, while the old ones serve
     Rebuild {
         /// The view
         name: String,
+        /// Does not wait until the new build serves
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Lets an older build of a view serve again, with the query it was made for
+    Rollback {
+        /// The view
+        name: String,
+        /// The build that is to serve [default: the one before the build that serves]
+        #[arg(long, value_name = "BUILD")]
+        to: Option<u32>,
+    },
+    /// Deletes builds of a view that do not serve
+    DropBuilds {
+        /// The view
+        name: String,
+        /// The builds
+        #[arg(value_name = "BUILD", required_unless_present = "old", conflicts_with = "old")]
+        builds: Vec<u32>,
+        /// All that nothing needs
+        #[arg(long)]
+        old: bool,
     },
     /// Compares two builds of a view over the lake's committed rows, each by the query it was made for
     Diff {

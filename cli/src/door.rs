@@ -98,9 +98,17 @@ impl Door {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    /// `POST /v1/view/{name}/{action}`.
-    pub(crate) async fn view(&self, name: &str, action: &str) -> anyhow::Result<Value> {
-        self.json(Method::POST, &format!("/v1/view/{name}/{action}"), None).await
+    /// `POST /v1/view/{name}/{action}` with `options` as its query.
+    pub(crate) async fn view(
+        &self,
+        name: &str,
+        action: &str,
+        options: &[(&str, String)],
+    ) -> anyhow::Result<Value> {
+        let request = self.request(Method::POST, &format!("/v1/view/{name}/{action}")).query(options);
+        let answer = accepted(request.send().await.context("the running process went away")?).await?;
+        let text = answer.text().await.context("the answer broke off")?;
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
     /// Runs a statement; the rows stream.

@@ -1,4 +1,4 @@
-//! A progress bar over the bounded sources of a drain, on a terminal.
+//! Progress bars on a terminal: over the bounded sources of a drain, and over a build of a view.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tarn_model::clock;
 use tarn_serving::StatusSource;
 use tokio::task::JoinHandle;
+
+use crate::door::Door;
 
 const EVERY: Duration = Duration::from_millis(200);
 
@@ -33,6 +35,46 @@ impl Progress {
             })
         });
         Progress { bar, drawing }
+    }
+
+    pub(crate) fn finish(self) {
+        if let Some(drawing) = self.drawing {
+            drawing.abort();
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The bar over a build of a view, drawn from what the process that makes it says.
+pub(crate) struct BuildBar {
+    bar: ProgressBar,
+    drawing: Option<JoinHandle<()>>,
+}
+
+impl BuildBar {
+    pub(crate) fn start(door: Door, view: &str) -> BuildBar {
+        let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{bar:30} {percent} % eta {eta} {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let drawing = (!bar.is_hidden()).then(|| {
+            let (bar, name) = (bar.clone(), view.to_owned());
+            tokio::spawn(async move {
+                loop {
+                    clock::pause(EVERY).await;
+                    let Ok(status) = door.status().await else { continue };
+                    let Some(view) = status.views.into_iter().find(|view| view.name == name) else {
+                        continue;
+                    };
+                    if let Some(built) = view.built {
+                        #[allow(clippy::cast_possible_truncation, reason = "it is 0 to 100")]
+                        let percent = (built * 100.0).clamp(0.0, 100.0).round() as u64;
+                        bar.set_position(percent);
+                        bar.set_message(view.building.map(|n| format!("build {n}")).unwrap_or_default());
+                    }
+                }
+            })
+        });
+        BuildBar { bar, drawing }
     }
 
     pub(crate) fn finish(self) {

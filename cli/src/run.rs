@@ -95,7 +95,7 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         catalog: catalog.clone(),
         pipeline: Arc::clone(&pipeline),
         collectors: Arc::clone(&collectors),
-        views: Arc::new(RunningViews::start(&views, &catalog)),
+        views: Arc::new(RunningViews::start(&views, &catalog).await),
     });
     let engine = Engine::with_views(catalog.clone(), views, EngineOptions::of(&config.serving))?;
     let postgres =
@@ -372,6 +372,7 @@ impl StatusSource for Running {
             sources: self.collectors.status(),
             topics: self.pipeline.topic_status(),
             tables: self.pipeline.table_status(),
+            views: self.views.status(),
         }
     }
 }

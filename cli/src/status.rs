@@ -12,7 +12,7 @@ use serde::Serialize;
 use tarn_model::clock::SystemClock;
 use tarn_model::clock::{self, Clock as _};
 use tarn_model::config::Config;
-use tarn_model::status::{LastError, SourceStatus, Status, TableStatus, TopicStatus};
+use tarn_model::status::{LastError, SourceStatus, Status, TableStatus, TopicStatus, ViewStatus};
 
 use crate::args::{Report, SourceArgs, SourceVerb, StatusArgs, TopicArgs, TopicVerb};
 use crate::door::Door;
@@ -119,12 +119,20 @@ fn show(door: Option<&Door>, status: &Status) -> anyhow::Result<()> {
     if !status.tables.is_empty() {
         write!(out, "\n{}", tables(&status.tables))?;
     }
+    if !status.views.is_empty() {
+        write!(out, "\n{}", views(&status.views))?;
+    }
     let errors = status.sources.iter().map(|s| ("source", &s.name, &s.last_error));
     let errors = errors.chain(status.tables.iter().map(|t| ("table", &t.name, &t.last_error)));
     for (what, name, error) in errors {
         if let Some(LastError { message, at_ms }) = error {
             let ago = SystemClock.now_ms().saturating_sub(*at_ms).max(0);
             writeln!(out, "\n{what} {name}, {} ago: {message}", seconds(ago as f64 / 1000.0))?;
+        }
+    }
+    for view in &status.views {
+        if let Some(trouble) = &view.trouble {
+            writeln!(out, "\nview {}: {trouble}", view.name)?;
         }
     }
     out.flush()?;
@@ -249,6 +257,41 @@ pub(crate) fn tables(tables: &[TableStatus]) -> Grid {
             row.push(at.map_or_else(|| "-".into(), |at| at.to_string()));
         }
         grid.row(row);
+    }
+    grid
+}
+
+fn views(views: &[ViewStatus]) -> Grid {
+    let mut grid = Grid::new(&[
+        "view",
+        "kept as",
+        "#version",
+        "#lag",
+        "#live records",
+        "#in memory",
+        "#in the lake",
+        "being made",
+    ]);
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for view in views {
+        let lag = view.lag_records.map(|records| match records {
+            0 => "0".to_owned(),
+            records => format!("{}, {}", number(records), seconds(view.lag_s.unwrap_or(0.0))),
+        });
+        let building = view.built.map(|built| {
+            let version = view.building.map_or("a build".to_owned(), |number| format!("version {number}"));
+            format!("{version}, {:.0} %", built * 100.0)
+        });
+        grid.row([
+            view.name.clone(),
+            view.kept_as.clone(),
+            or_none(view.version.map(|version| version.to_string())),
+            or_none(lag),
+            or_none(view.live_records.map(number)),
+            or_none(view.live_bytes.map(bytes)),
+            or_none(view.lake_bytes.map(bytes)),
+            or_none(building),
+        ]);
     }
     grid
 }

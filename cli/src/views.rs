@@ -8,20 +8,28 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::object_store::memory::InMemory;
+use serde::Serialize;
 use tarn_batch::ViewOwner;
+use tarn_lake::Lake;
+use tarn_model::clock;
 use tarn_model::columns::Columns;
 use tarn_model::config::{Config, UnknownFields, ViewConfig};
+use tarn_model::status::ViewStatus;
 use tarn_model::{Error, Result};
 use tarn_serving::nearest;
 use tarn_speed::ViewKeeper;
 use tarn_table::Catalog;
 use tarn_table::open::TOPIC_UUID;
 use tarn_table::scan::{Part, TableScan, sql_schema};
-use tarn_view::{Definition, Difference, Inputs, Planner, Stamp, Versions, View, ViewMoment, Views, Way};
+use tarn_view::{
+    Definition, Difference, Freshness, Inputs, Planner, Stamp, Version, Versions, View, ViewMoment, Views,
+    Way, sorted,
+};
 
 use crate::args::{Output, ViewArgs, ViewVerb};
 use crate::door::Door;
 use crate::failure::Usage;
+use crate::progress::BuildBar;
 use crate::render::{self, Grid, out};
 use crate::sql::Sql;
 use crate::{rest, status::write_json};
@@ -44,7 +52,22 @@ pub(crate) async fn view(args: ViewArgs) -> anyhow::Result<()> {
     let statement = match &args.verb {
         ViewVerb::List => "SHOW VIEWS".to_owned(),
         ViewVerb::Describe { name } => format!("EXPLAIN VIEW \"{}\"", name.replace('"', "\"\"")),
-        ViewVerb::Rebuild { name } => return rebuild(&config, name).await,
+        ViewVerb::Builds { name } => return builds(&config, name, args.output).await,
+        ViewVerb::Rebuild { name, no_wait } => return rebuild(&config, name, *no_wait).await,
+        ViewVerb::Rollback { name, to } => {
+            let options: Vec<_> = to.iter().map(|to| ("to", to.to_string())).collect();
+            let done = running(&config).await?.view(name, "rollback", &options).await?;
+            return Ok(writeln!(out(), "{name} is rolled back: version {} serves", done["version"])?);
+        }
+        ViewVerb::DropBuilds { name, builds, old } => {
+            let named = builds.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            let named = if *old { "old".to_owned() } else { named };
+            let done = running(&config).await?.view(name, "drop-builds", &[("builds", named)]).await?;
+            let dropped: Vec<String> =
+                done["dropped"].as_array().into_iter().flatten().map(ToString::to_string).collect();
+            let told = if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") };
+            return Ok(writeln!(out(), "{name}: builds deleted: {told}")?);
+        }
         ViewVerb::Diff { name, before, after } => {
             return diff(&config, name, *before, *after, args.output).await;
         }
@@ -53,16 +76,113 @@ pub(crate) async fn view(args: ViewArgs) -> anyhow::Result<()> {
     render::rows(rows, args.output, false).await.map(drop)
 }
 
-async fn rebuild(config: &Config, name: &str) -> anyhow::Result<()> {
-    let Some(door) = Door::find(config).await? else {
-        return Err(Usage::new("nothing runs on this config")
-            .with_hint(
-                "start it with `tarn run`; states that are missing or damaged are made anew by themselves",
-            )
-            .into());
+/// The process that keeps the views.
+async fn running(config: &Config) -> anyhow::Result<Door> {
+    let hint = "start it with `tarn run`; states that are missing or damaged are made anew by themselves";
+    match Door::find(config).await? {
+        Some(door) => Ok(door),
+        None => Err(Usage::new("nothing runs on this config").with_hint(hint).into()),
+    }
+}
+
+async fn rebuild(config: &Config, name: &str, no_wait: bool) -> anyhow::Result<()> {
+    let door = running(config).await?;
+    if no_wait {
+        door.view(name, "rebuild", &[("wait", "false".to_owned())]).await?;
+        return Ok(writeln!(out(), "{name} is being rebuilt: `tarn status` says how far it is")?);
+    }
+    let bar = BuildBar::start(door.clone(), name);
+    let done = door.view(name, "rebuild", &[]).await;
+    bar.finish();
+    Ok(writeln!(out(), "{name} is rebuilt: version {}", done?["version"])?)
+}
+
+/// The builds of a view: one line each, read from the lake.
+async fn builds(config: &Config, name: &str, output: Output) -> anyhow::Result<()> {
+    let declared = config.views.iter().find(|view| view.name == name);
+    let Some(declared) = declared else {
+        let known = config.views.iter().map(|view| view.name.as_str());
+        let error = Usage::new(format!("there is no view `{name}`"));
+        return Err(match nearest(name, known) {
+            Some(near) => error.with_hint(format!("did you mean `{near}`?")).into(),
+            None => error.into(),
+        });
     };
-    let done = door.view(name, "rebuild").await?;
-    Ok(writeln!(out(), "{name} is rebuilt: version {}", done["version"])?)
+    let serving = serving(config, name).await?;
+    let versions = Versions::find(&rest::lake(config).await?, name).await?;
+    let mut found = Vec::new();
+    for number in versions.numbers() {
+        found.push(match versions.open(*number).await {
+            Ok(Some(version)) => BuildReport::of(&version, &declared.query, serving),
+            Ok(None) => continue,
+            Err(error) => BuildReport { build: *number, state: error.chain(), ..BuildReport::default() },
+        });
+    }
+    if output != Output::Table {
+        return write_json(&found);
+    }
+    let mut grid = Grid::new(&["#build", "state", "query", "boundary", "#groups", "#size", "engine"]);
+    for build in found {
+        grid.row([
+            build.build.to_string(),
+            build.state,
+            build.query.to_owned(),
+            build.boundary,
+            render::number(build.groups),
+            render::bytes(build.bytes),
+            build.engine,
+        ]);
+    }
+    Ok(write!(out(), "{grid}")?)
+}
+
+/// The build that serves, as the process says, or the lake at rest.
+async fn serving(config: &Config, name: &str) -> anyhow::Result<Option<u32>> {
+    let views = match Door::find(config).await? {
+        Some(door) => door.status().await?.views,
+        None => at_rest(config, &rest::lake(config).await?).await,
+    };
+    Ok(views.into_iter().find(|view| view.name == name).and_then(|view| view.version))
+}
+
+/// What is told of one build.
+#[derive(Debug, Default, Serialize)]
+struct BuildReport {
+    build: u32,
+    /// `serves`, `rolled back to build N`, `not finished`, or empty.
+    state: String,
+    /// Whether it was made for the query in the config.
+    query: &'static str,
+    boundary: String,
+    /// States in its files: a group stands in several until they are merged.
+    groups: u64,
+    bytes: u64,
+    engine: String,
+}
+
+impl BuildReport {
+    fn of(version: &Version, declared: &str, serving: Option<u32>) -> BuildReport {
+        let (snapshot, boundary) = (version.table.snapshot(), version.boundary());
+        let state = if serving == Some(version.number) {
+            "serves".to_owned()
+        } else if let Some(to) = version.rolled_back_to() {
+            format!("rolled back to build {to}")
+        } else if boundary.is_empty() {
+            "not finished".to_owned()
+        } else {
+            String::new()
+        };
+        let rows = snapshot.statistics.rows.iter().flatten();
+        BuildReport {
+            build: version.number,
+            state,
+            query: if version.query().as_deref() == Some(declared) { "of the config" } else { "another" },
+            boundary: boundary.to_string(),
+            groups: rows.map(|rows| u64::try_from(rows).unwrap_or(0)).sum(),
+            bytes: snapshot.files.iter().map(|file| file.size).sum(),
+            engine: Stamp::read(&snapshot.properties).map(|stamp| stamp.engine).unwrap_or_default(),
+        }
+    }
 }
 
 /// Compares two builds over the lake's committed rows: a running process is not asked and not disturbed.
@@ -209,9 +329,80 @@ fn check(planner: &Planner, config: &Config, view: &ViewConfig) -> Result<()> {
     futures::executor::block_on(Definition::plan(planner, &view.name, &view.query, &columns)).map(drop)
 }
 
+/// Lets each view answer the query that it was rolled back to, if it was.
+async fn settle(views: &Views, catalog: &Catalog) -> Result<()> {
+    for view in views.iter() {
+        let versions = Versions::find(catalog.lake(), view.name()).await?;
+        let answering = versions.answering(view.declared()).await?;
+        if answering.is_some() {
+            tracing::warn!(
+                view = view.name(),
+                "it was rolled back and answers the query of an older build, not the one in the config"
+            );
+        }
+        view.answer(answering.as_deref());
+    }
+    Ok(())
+}
+
+/// What a lake at rest says of the views of `config`.
+pub(crate) async fn at_rest(config: &Config, lake: &Lake) -> Vec<ViewStatus> {
+    if config.views.is_empty() {
+        return Vec::new();
+    }
+    let catalog = match Catalog::at_rest(lake.clone()).await {
+        Ok(catalog) => catalog,
+        Err(error) => {
+            tracing::warn!(error = %error.chain(), "the views cannot be read");
+            return Vec::new();
+        }
+    };
+    let Ok(views) = of(config, &catalog) else { return Vec::new() };
+    if let Err(error) = show_states(&views, &catalog).await {
+        tracing::warn!(error = %error.chain(), "the views cannot be read");
+    }
+    status(&views, &catalog)
+}
+
+/// How each view stands.
+fn status(views: &Views, catalog: &Catalog) -> Vec<ViewStatus> {
+    let now_us = clock::system().now_ms() * 1000;
+    let each = views.iter().map(|view| {
+        let (name, moment, building) = (view.name().to_owned(), view.moment(), view.building());
+        let Some(definition) = view.known() else {
+            let kept_as = "nothing".to_owned();
+            return ViewStatus { name, kept_as, trouble: moment.trouble.clone(), ..ViewStatus::default() };
+        };
+        let table = match &definition.way {
+            Way::States(split) => catalog.table(split.table()).map(|(_, table)| table),
+            Way::Rows { .. } => None,
+        };
+        let decoded = table.as_ref().map(|table| table.decoded());
+        let table = table.as_deref().zip(decoded.as_ref());
+        let fresh = Freshness::of(&definition, &moment, building.as_deref(), table, now_us);
+        ViewStatus {
+            name,
+            kept_as: fresh.kept_as.to_owned(),
+            version: fresh.version,
+            boundary: fresh.boundary,
+            lag_records: fresh.lag_records,
+            lag_s: fresh.lag_s,
+            live_records: fresh.live_records,
+            live_bytes: fresh.live_bytes,
+            lake_bytes: fresh.lake_bytes,
+            plan: Some(fresh.plan),
+            building: fresh.building,
+            built: fresh.built,
+            trouble: fresh.trouble,
+        }
+    });
+    each.collect()
+}
+
 /// Lets statements over a lake at rest use the states that are there. Those that are not of this engine and query, or cannot
 /// be read, are passed over: the rows say the same.
 pub(crate) async fn show_states(views: &Views, catalog: &Catalog) -> Result<()> {
+    settle(views, catalog).await?;
     for view in views.iter() {
         // A view whose table is not there says so when it is asked.
         let Ok(definition) = view.define(views.planner(), catalog).await else { continue };
@@ -224,7 +415,7 @@ pub(crate) async fn show_states(views: &Views, catalog: &Catalog) -> Result<()> 
         let Some(version) = versions.usable(&stamp, topic_uuid, false).await? else { continue };
         match Versions::read(&version, split, &stamp, views.planner()).await {
             Ok(states) => {
-                let states = version.states(&stamp, Some(states));
+                let states = version.states(&stamp, Some(sorted(states, split.keys()).await?));
                 view.update(|moment| moment.batch = Some(Arc::new(states)));
             }
             Err(error) => {
@@ -237,18 +428,31 @@ pub(crate) async fn show_states(views: &Views, catalog: &Catalog) -> Result<()> 
 
 /// Both halves of every view, while a pipeline runs.
 pub(crate) struct RunningViews {
+    views: Views,
+    catalog: Catalog,
     keepers: Vec<ViewKeeper>,
     owners: Vec<ViewOwner>,
 }
 
 impl RunningViews {
-    pub(crate) fn start(views: &Views, catalog: &Catalog) -> RunningViews {
+    pub(crate) async fn start(views: &Views, catalog: &Catalog) -> RunningViews {
+        // A lake that cannot be asked now says so to everybody who works on it.
+        if let Err(error) = settle(views, catalog).await {
+            tracing::warn!(error = %error.chain(), "whether views were rolled back is not known");
+        }
         let keeper = |view| ViewKeeper::start(views.clone(), Arc::clone(view), catalog.clone());
         let owner = |view| ViewOwner::start(views.clone(), Arc::clone(view), catalog.clone());
         RunningViews {
+            views: views.clone(),
+            catalog: catalog.clone(),
             keepers: views.iter().map(keeper).collect(),
             owners: views.iter().map(owner).collect(),
         }
+    }
+
+    /// How each view stands.
+    pub(crate) fn status(&self) -> Vec<ViewStatus> {
+        status(&self.views, &self.catalog)
     }
 
     /// Waits until the states in the lake have reached their tables.
@@ -258,18 +462,20 @@ impl RunningViews {
         }
     }
 
-    /// Makes the states of the view `name` anew; the number of the new build.
-    pub(crate) async fn rebuild(&self, name: &str) -> Result<u32> {
-        match self.owners.iter().find(|owner| owner.name() == name) {
-            Some(owner) => owner.rebuild().await,
-            None => {
-                let error = Error::invalid(format!("there is no view `{name}`"));
-                Err(match nearest(name, self.owners.iter().map(ViewOwner::name)) {
-                    Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-                    None => error,
-                })
+    /// The owner of the view `name`.
+    pub(crate) fn owner(&self, name: &str) -> Result<&ViewOwner> {
+        self.owners.iter().find(|owner| owner.name() == name).ok_or_else(|| {
+            let error = Error::invalid(format!("there is no view `{name}`"));
+            match nearest(name, self.owners.iter().map(ViewOwner::name)) {
+                Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+                None => error,
             }
-        }
+        })
+    }
+
+    /// An error when there is no view `name`.
+    pub(crate) fn check(&self, name: &str) -> Result<()> {
+        self.owner(name).map(drop)
     }
 
     /// Ends after the commits under way.

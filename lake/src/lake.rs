@@ -186,6 +186,11 @@ impl Lake {
         Ok(lines.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n") + "\n")
     }
 
+    /// A table's folder.
+    pub(crate) fn folder(&self, name: &str) -> Result<Path> {
+        Ok(self.log(name)?.folder)
+    }
+
     fn log(&self, name: &str) -> Result<LogReader> {
         let folder =
             Path::parse(name).ok().filter(|folder| folder.parts().count() == 1 && !name.contains('#'));

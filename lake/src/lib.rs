@@ -15,6 +15,7 @@ mod lake;
 mod log_reader;
 mod optimize;
 mod partition;
+mod remove;
 mod schema;
 mod snapshot;
 mod statistics;

@@ -127,7 +127,12 @@ impl LakeTable {
 
     /// Does what is due of the four above, by the lake's options; called by the owner between commits.
     pub async fn upkeep(&self) -> Result<()> {
-        self.do_what_is_due().await
+        self.do_what_is_due(true).await
+    }
+
+    /// The same without merging files: for an owner that merges what is in them.
+    pub async fn upkeep_but_merging(&self) -> Result<()> {
+        self.do_what_is_due(false).await
     }
 
     pub(crate) fn lake(&self) -> &LakeInner {

@@ -29,7 +29,7 @@ pub(crate) struct UpkeepState {
 }
 
 impl LakeTable {
-    pub(crate) async fn do_what_is_due(&self) -> Result<()> {
+    pub(crate) async fn do_what_is_due(&self, merges: bool) -> Result<()> {
         let Some(mut done) = self.try_lock_upkeep() else { return Ok(()) };
         let options = &self.lake().options;
         let now_ms = self.now_ms();
@@ -46,7 +46,7 @@ impl LakeTable {
             }
         };
 
-        if self.has_files_to_merge() {
+        if merges && self.has_files_to_merge() {
             let reach = Reach::Tier(options.optimize_after_files);
             note("optimize", self.merge_small_files(reach).await.map(|_| ()));
         }

@@ -43,8 +43,20 @@ pub const POINTS: &[&str] = &[
     "lake.vacuum.after",
     "table.release.before",
     "table.release.after",
+    "view.create.before",
+    "view.create.after",
+    "view.upload.before",
+    "view.upload.after",
     "view.commit.before",
     "view.commit.after",
+    "view.merge.before",
+    "view.merge.after",
+    "view.swap.before",
+    "view.swap.after",
+    "view.rollback.before",
+    "view.rollback.after",
+    "view.drop.before",
+    "view.drop.after",
 ];
 
 /// Passes, fails, or kills the process, as armed.

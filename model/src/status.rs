@@ -22,6 +22,9 @@ pub struct Status {
     pub topics: Vec<TopicStatus>,
     /// Tables.
     pub tables: Vec<TableStatus>,
+    /// Views.
+    #[serde(default)]
+    pub views: Vec<ViewStatus>,
 }
 
 /// One collector.
@@ -130,4 +133,35 @@ pub struct TableStatus {
     pub watermark_ms: Option<i64>,
     /// The last error.
     pub last_error: Option<LastError>,
+}
+
+/// One view.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// Its name.
+    pub name: String,
+    /// `states`, `rows`, or `nothing` when it cannot be planned (see the trouble).
+    pub kept_as: String,
+    /// Which build serves; none while statements run over the rows.
+    pub version: Option<u32>,
+    /// What its states in the lake cover.
+    pub boundary: Option<Boundary>,
+    /// Records above that.
+    pub lag_records: Option<u64>,
+    /// Age of the oldest of them, seconds.
+    pub lag_s: Option<f64>,
+    /// How many of them the states in memory cover.
+    pub live_records: Option<u64>,
+    /// Memory of all its states.
+    pub live_bytes: Option<u64>,
+    /// States in the lake.
+    pub lake_bytes: Option<u64>,
+    /// Hash of the query and its columns.
+    pub plan: Option<String>,
+    /// The build that is being made.
+    pub building: Option<u32>,
+    /// The share of the rows that it has read, 0 to 1.
+    pub built: Option<f64>,
+    /// What went wrong last.
+    pub trouble: Option<String>,
 }

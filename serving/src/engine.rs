@@ -180,7 +180,6 @@ impl Engine {
     /// An engine over `catalog` with `views` on its tables.
     pub fn with_views(catalog: Catalog, views: Views, options: EngineOptions) -> Result<Engine> {
         let mut config = SessionConfig::new()
-            .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
             .with_create_default_catalog_and_schema(false);
         config.options_mut().execution.time_zone = Some("UTC".to_owned());

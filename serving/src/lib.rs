@@ -9,6 +9,7 @@ mod feeds;
 #[cfg(test)]
 mod fixture;
 mod http;
+mod information;
 mod pg_catalog;
 mod places;
 mod postgres;

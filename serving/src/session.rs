@@ -15,6 +15,7 @@ use tarn_table::scan::{Part, TableScan};
 use tarn_table::{Catalog, Cut, CutTable};
 
 use crate::error::{into_datafusion, nearest};
+use crate::information::{INFORMATION_SCHEMA, Information};
 use crate::pg_catalog::{self, Facts, PgSchema};
 use crate::statement::Version;
 use crate::views::SeenViews;
@@ -215,6 +216,7 @@ fn check_visible((cut, table): &(Arc<Cut>, Arc<CutTable>), vector: &OffsetVector
 /// The catalog of one statement.
 #[derive(Debug)]
 pub(crate) struct StatementCatalog {
+    moment: Arc<Moment>,
     schemas: HashMap<&'static str, Arc<StatementSchema>>,
     system: Arc<SystemSchema>,
     /// For who comes through PostgreSQL's door.
@@ -226,7 +228,8 @@ impl StatementCatalog {
         let schema = |(name, part)| (name, Arc::new(StatementSchema { moment: moment.clone(), part }));
         let system = Arc::new(SystemSchema { moment: moment.clone() });
         let postgres = facts.map(|facts| Arc::new(PgSchema(Arc::clone(facts))));
-        StatementCatalog { schemas: SCHEMAS.into_iter().map(schema).collect(), system, postgres }
+        let schemas = SCHEMAS.into_iter().map(schema).collect();
+        StatementCatalog { moment: moment.clone(), schemas, system, postgres }
     }
 }
 
@@ -241,6 +244,9 @@ impl CatalogProvider for StatementCatalog {
         }
         if name == pg_catalog::SCHEMA {
             return self.postgres.clone().map(|schema| schema as Arc<dyn SchemaProvider>);
+        }
+        if name == INFORMATION_SCHEMA {
+            return Some(Arc::new(Information::new(&self.moment)));
         }
         self.schemas.get(name).map(|schema| schema.clone() as Arc<dyn SchemaProvider>)
     }

@@ -25,6 +25,9 @@ use crate::error::unparsed;
 use crate::pg_catalog::{self, Visitor};
 use crate::session::{EXPLAIN_TABLE, SYSTEM_SCHEMA, VIEWS_TABLE};
 
+/// What `SHOW TABLES` says of each.
+const SHOWN_OF_TABLES: &str =
+    "table_name, table_type, version, boundary, lag_records, lag_s, live_bytes, lake_bytes, plan";
 /// Longest text, bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 256 << 10;
 /// Deepest nesting of parentheses and subqueries.
@@ -105,7 +108,8 @@ impl Statement {
     }
 }
 
-/// `SHOW VIEWS` and `EXPLAIN VIEW name`, which no parser knows, as the queries that answer them.
+/// `SHOW VIEWS` and `EXPLAIN VIEW name`, which no parser knows, and `SHOW TABLES`, which says more here than elsewhere, as the
+/// queries that answer them.
 fn about_views(tokens: &[TokenWithSpan]) -> Option<(String, Option<String>)> {
     let skipped = |token: &&Token| !matches!(token, Token::Whitespace(_) | Token::SemiColon | Token::EOF);
     let words: Vec<&Token> = tokens.iter().map(|token| &token.token).filter(skipped).collect();
@@ -113,6 +117,10 @@ fn about_views(tokens: &[TokenWithSpan]) -> Option<(String, Option<String>)> {
     match words[..] {
         [show, views] if is(show, "show") && is(views, "views") => {
             Some((format!("SELECT * FROM {SYSTEM_SCHEMA}.{VIEWS_TABLE} ORDER BY \"view\""), None))
+        }
+        [show, tables] if is(show, "show") && is(tables, "tables") => {
+            let from = "information_schema.tables WHERE table_schema = 'public'";
+            Some((format!("SELECT {SHOWN_OF_TABLES} FROM {from} ORDER BY table_name"), None))
         }
         [explain, view, Token::Word(name)] if is(explain, "explain") && is(view, "view") => {
             let quoted = name.value.to_lowercase().replace('\'', "''");

@@ -6,15 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use datafusion::catalog::{MemTable, TableProvider, view::ViewTable};
 use datafusion::error::Result as DfResult;
-use tarn_model::columns::TIMESTAMP;
-use tarn_model::{Boundary, Error, Result, clock};
+use tarn_model::{Error, Result, clock};
 use tarn_table::scan::Part;
 use tarn_table::{Catalog, CutTable};
-use tarn_view::{Definition, Inputs, Stamp, StatesScan, ViewMoment, Views, Way};
+use tarn_view::{Building, Definition, Freshness, Inputs, Stamp, StatesScan, ViewMoment, Views, Way};
 
 use crate::error::nearest;
 use crate::session::Moment;
@@ -32,6 +30,9 @@ struct SeenView {
     definition: Arc<Definition>,
     moment: Arc<ViewMoment>,
     late_records: Option<u64>,
+    building: Option<Arc<Building>>,
+    /// It answers another query than the config has.
+    is_rolled_back: bool,
 }
 
 impl SeenViews {
@@ -40,8 +41,10 @@ impl SeenViews {
         for view in views.iter() {
             match view.define(views.planner(), catalog).await {
                 Ok(definition) => {
-                    let (moment, late_records) = (view.moment(), view.late_records());
-                    let view_seen = SeenView { definition, moment, late_records };
+                    let (moment, building) = (view.moment(), view.building());
+                    let is_rolled_back = definition.query != view.declared();
+                    let late_records = view.late_records();
+                    let view_seen = SeenView { definition, moment, late_records, building, is_rolled_back };
                     seen.views.insert(view.name().to_owned(), view_seen);
                 }
                 Err(error) => {
@@ -110,67 +113,58 @@ impl SeenViews {
         Some((Arc::clone(split), Inputs::at(split, &view.moment, &stamp, &table, &upto)))
     }
 
+    /// How fresh the view of this name is; `None` when there is none, or when it cannot be planned.
+    pub(crate) fn freshness(&self, name: &str, moment: &Moment) -> Option<Freshness> {
+        let view = self.views.get(name)?;
+        let table = match &view.definition.way {
+            Way::States(split) => moment.table_at(split.table()),
+            Way::Rows { .. } => None,
+        };
+        let table = table.as_ref().map(|(table, upto)| (table.as_ref(), upto));
+        let now_us = clock::system().now_ms() * 1000;
+        let fresh = Freshness::of(&view.definition, &view.moment, view.building.as_deref(), table, now_us);
+        Some(Freshness { late_records: view.late_records, ..fresh })
+    }
+
     /// `SHOW VIEWS`: one row a view.
     pub(crate) fn list(&self, moment: &Moment) -> DfResult<MemTable> {
-        let now_us = clock::system().now_ms() * 1000;
-        let facts: Vec<Facts> =
-            self.views.iter().map(|(name, view)| self.facts(name, view, moment, now_us)).collect();
-        let broken = self.broken.iter().map(|(name, why)| Facts {
-            view: name.clone(),
-            kept_as: "nothing",
-            trouble: Some(why.clone()),
-            ..Facts::default()
+        let fresh = |name: &String| Some((name.clone(), self.freshness(name, moment)?));
+        let broken = self.broken.iter().map(|(name, why)| {
+            let trouble = Some(why.clone());
+            (name.clone(), Freshness { kept_as: "nothing", trouble, ..Freshness::default() })
         });
-        let facts: Vec<Facts> = facts.into_iter().chain(broken).collect();
-        let text = |of: &dyn Fn(&Facts) -> Option<String>| -> ArrayRef {
-            Arc::new(facts.iter().map(of).collect::<StringArray>())
+        let facts: Vec<(String, Freshness)> = self.views.keys().filter_map(fresh).chain(broken).collect();
+        let text = |of: &dyn Fn(&Freshness) -> Option<String>| -> ArrayRef {
+            Arc::new(facts.iter().map(|(_, fresh)| of(fresh)).collect::<StringArray>())
+        };
+        let count = |of: &dyn Fn(&Freshness) -> Option<u64>| -> ArrayRef {
+            Arc::new(facts.iter().map(|(_, fresh)| of(fresh)).collect::<UInt64Array>())
+        };
+        let build = |of: &dyn Fn(&Freshness) -> Option<u32>| -> ArrayRef {
+            Arc::new(facts.iter().map(|(_, fresh)| of(fresh).map(i64::from)).collect::<Int64Array>())
+        };
+        let double = |of: &dyn Fn(&Freshness) -> Option<f64>| -> ArrayRef {
+            Arc::new(facts.iter().map(|(_, fresh)| of(fresh)).collect::<Float64Array>())
         };
         let columns: Vec<(&str, ArrayRef)> = vec![
-            ("view", text(&|f| Some(f.view.clone()))),
+            ("view", Arc::new(StringArray::from_iter_values(facts.iter().map(|(name, _)| name)))),
             ("kept_as", text(&|f| Some(f.kept_as.to_owned()))),
-            ("version", Arc::new(facts.iter().map(|f| f.version).collect::<Int64Array>())),
-            ("boundary", text(&|f| f.boundary.clone())),
-            ("lag_records", Arc::new(facts.iter().map(|f| f.lag_records).collect::<UInt64Array>())),
-            ("lag_s", Arc::new(facts.iter().map(|f| f.lag_s).collect::<Float64Array>())),
-            ("live_records", Arc::new(facts.iter().map(|f| f.live_records).collect::<UInt64Array>())),
-            ("live_bytes", Arc::new(facts.iter().map(|f| f.live_bytes).collect::<UInt64Array>())),
-            ("lake_bytes", Arc::new(facts.iter().map(|f| f.lake_bytes).collect::<UInt64Array>())),
-            ("late_records", Arc::new(facts.iter().map(|f| f.late_records).collect::<UInt64Array>())),
-            ("plan", text(&|f| f.plan.clone())),
+            ("version", build(&|f| f.version)),
+            ("boundary", text(&|f| f.boundary.as_ref().map(ToString::to_string))),
+            ("lag_records", count(&|f| f.lag_records)),
+            ("lag_s", double(&|f| f.lag_s)),
+            ("live_records", count(&|f| f.live_records)),
+            ("live_bytes", count(&|f| f.live_bytes)),
+            ("lake_bytes", count(&|f| f.lake_bytes)),
+            ("late_records", count(&|f| f.late_records)),
+            ("plan", text(&|f| Some(f.plan.clone()).filter(|plan| !plan.is_empty()))),
+            ("building", build(&|f| f.building)),
+            ("built", double(&|f| f.built)),
             ("trouble", text(&|f| f.trouble.clone())),
         ];
         let columns = columns.into_iter().map(|(name, column)| (name, column, true));
         let batch = RecordBatch::try_from_iter_with_nullable(columns)?;
         MemTable::try_new(batch.schema(), vec![vec![batch]])
-    }
-
-    fn facts(&self, name: &str, view: &SeenView, moment: &Moment, now_us: i64) -> Facts {
-        let mut facts = Facts {
-            view: name.to_owned(),
-            kept_as: "rows",
-            plan: Some(view.definition.plan_hash.clone()),
-            trouble: view.moment.trouble.clone(),
-            late_records: view.late_records,
-            ..Facts::default()
-        };
-        let Way::States(split) = &view.definition.way else { return facts };
-        facts.kept_as = "states";
-        let Some((table, upto)) = moment.table_at(split.table()) else { return facts };
-        let stamp = stamp(&view.definition, &table);
-        let batch = view.moment.batch.as_ref().filter(|batch| batch.stamp == stamp);
-        let boundary = batch.map(|batch| batch.boundary.clone()).unwrap_or_default();
-        facts.version = batch.map(|batch| i64::from(batch.version));
-        facts.lake_bytes = batch.map(|batch| batch.lake_bytes());
-        facts.lag_records = Some(upto.records_above(&boundary));
-        facts.lag_s =
-            oldest_us(&table, &boundary).map(|oldest| (now_us - oldest).max(0) as f64 / 1e6).or(Some(0.0));
-        if let Some(live) = view.moment.live.as_ref().filter(|live| *live.stamp() == stamp) {
-            let (_, reached) = live.within(&boundary, &upto);
-            facts.live_records = Some(reached.records_above(&boundary));
-            facts.live_bytes = u64::try_from(live.bytes()).ok();
-        }
-        facts.boundary = batch.map(|batch| batch.boundary.to_string());
-        facts
     }
 
     /// `EXPLAIN VIEW`: what a view is and how it is read now, line by line.
@@ -207,6 +201,14 @@ impl SeenViews {
                 say("boundary", batch.boundary.to_string());
                 say("engine", batch.stamp.engine.clone());
             }
+            if view.is_rolled_back {
+                let told = "the view answers the query of an older build, not the one in the config";
+                say("rolled back", told.to_owned());
+            }
+            if let Some(building) = &view.building {
+                let number = building.version().map_or("not begun".to_owned(), |number| number.to_string());
+                say("being made", format!("version {number}, {:.0} % of the rows", building.done() * 100.0));
+            }
             say("plan", definition.plan_hash.clone());
             if let Some(trouble) = &view.moment.trouble {
                 say("trouble", trouble.clone());
@@ -240,35 +242,9 @@ impl SeenViews {
     }
 }
 
-#[derive(Debug, Default)]
-struct Facts {
-    view: String,
-    kept_as: &'static str,
-    version: Option<i64>,
-    boundary: Option<String>,
-    lag_records: Option<u64>,
-    lag_s: Option<f64>,
-    live_records: Option<u64>,
-    live_bytes: Option<u64>,
-    lake_bytes: Option<u64>,
-    late_records: Option<u64>,
-    plan: Option<String>,
-    trouble: Option<String>,
-}
-
 /// What states of a view over `table` must have been made with.
 fn stamp(definition: &Definition, table: &CutTable) -> Stamp {
     Stamp::now(&definition.plan_hash, table.lake.as_ref().and_then(|lake| lake.foreign_version))
-}
-
-/// When the oldest record of the tail at or above `boundary` was written, µs.
-fn oldest_us(table: &CutTable, boundary: &Boundary) -> Option<i64> {
-    let firsts = table.tail_batches().filter_map(|(partition, rows)| {
-        let rows = tarn_table::fragment::slice_rows(rows, boundary.next(partition), i64::MAX);
-        let times = rows.column_by_name(TIMESTAMP)?.as_primitive_opt::<TimestampMicrosecondType>()?;
-        times.values().first().copied()
-    });
-    firsts.min()
 }
 
 #[cfg(test)]

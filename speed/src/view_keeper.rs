@@ -67,21 +67,34 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self) {
-        let mut backoff = Backoff::default();
-        let definition = loop {
-            match self.view.define(self.views.planner(), &self.catalog).await {
-                Ok(definition) => break definition,
-                // Its table's columns may still have to be inferred; whoever asks the view is told.
-                Err(_) => clock::pause(LOOK_AGAIN).await,
+        loop {
+            let definition = loop {
+                match self.view.define(self.views.planner(), &self.catalog).await {
+                    Ok(definition) => break definition,
+                    // Its table's columns may still have to be inferred; whoever asks the view is told.
+                    Err(_) => clock::pause(LOOK_AGAIN).await,
+                }
+            };
+            let Way::States(split) = &definition.way else { return };
+            if !self.keep(&definition, split).await {
+                return;
             }
-        };
-        let Way::States(split) = &definition.way else { return };
-        let Some((hub, _)) = self.catalog.table(split.table()) else { return };
+        }
+    }
+
+    /// Keeps the chain of one definition until it changes; `false` when its table is gone.
+    async fn keep(&mut self, definition: &Arc<Definition>, split: &Arc<Split>) -> bool {
+        let mut backoff = Backoff::default();
+        let Some((hub, _)) = self.catalog.table(split.table()) else { return false };
         let (mut rows, mut states) = (hub.changes(), self.view.changes());
         loop {
             rows.borrow_and_update();
             states.borrow_and_update();
-            match self.step(&definition, split).await {
+            let defined = self.view.define(self.views.planner(), &self.catalog).await;
+            if !defined.is_ok_and(|defined| Arc::ptr_eq(&defined, definition)) {
+                return true;
+            }
+            match self.step(definition, split).await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::warn!(view = self.view.name(), error = ?error, "live states are made again");
@@ -91,8 +104,8 @@ impl Keeper {
             }
             clock::pause(STATE_EVERY).await;
             tokio::select! {
-                changed = rows.changed() => if changed.is_err() { return },
-                changed = states.changed() => if changed.is_err() { return },
+                changed = rows.changed() => if changed.is_err() { return false },
+                changed = states.changed() => if changed.is_err() { return false },
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use tarn_lake::{Lake, LakeSnapshot};
-use tarn_model::{Boundary, Result};
+use tarn_model::{Boundary, Kind, Result};
 
 use crate::cut::{Cut, CutTable, TopicHub};
 use crate::open::{KIND, TOPIC, TOPIC_UUID, VIEW};
@@ -48,7 +48,16 @@ impl Catalog {
     pub async fn at_rest(lake: Lake) -> Result<Catalog> {
         let catalog = Catalog::new(lake);
         for name in catalog.lake().table_names().await? {
-            let Some(table) = catalog.lake().load(&name, false).await? else { continue };
+            let table = match catalog.lake().load(&name, false).await {
+                Ok(Some(table)) => table,
+                Ok(None) => continue,
+                // States of a view: its rows say the same.
+                Err(error) if error.kind() == Kind::Corrupt && name.contains("@v") => {
+                    tracing::warn!(table = name, error = %error.chain(), "left out: it cannot be read");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let snapshot = table.snapshot();
             let is_view = snapshot.properties.get(KIND).is_some_and(|kind| kind == VIEW);
             let Some(topic) = snapshot.properties.get(TOPIC).cloned().filter(|_| !is_view) else {

@@ -4,7 +4,8 @@
 //! takes views before cuts, so that no view is ahead of the tables it sees.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,7 +19,9 @@ use tarn_table::scan::sql_schema;
 use tokio::sync::watch;
 
 use crate::definition::{Definition, Way};
+use crate::groups::{Bounds, memory_bytes};
 use crate::live::LiveStates;
+use crate::pace::{Pace, Statements};
 use crate::planner::Planner;
 use crate::split::Split;
 use crate::stamp::Stamp;
@@ -29,6 +32,7 @@ pub struct Views {
     planner: Planner,
     memory_bytes: usize,
     views: Arc<BTreeMap<String, Arc<View>>>,
+    statements: Statements,
 }
 
 impl Views {
@@ -36,12 +40,18 @@ impl Views {
     pub fn new(planner: Planner, views: impl IntoIterator<Item = (String, String)>) -> Views {
         let views = views.into_iter().map(|(name, query)| (name.clone(), Arc::new(View::new(name, query))));
         let memory_bytes = planner.memory_bytes();
-        Views { planner, memory_bytes, views: Arc::new(views.collect()) }
+        let views = Arc::new(views.collect());
+        Views { planner, memory_bytes, views, statements: Statements::default() }
     }
 
     /// The planner.
     pub fn planner(&self) -> &Planner {
         &self.planner
+    }
+
+    /// The statements that builds give way to.
+    pub fn statements(&self) -> &Statements {
+        &self.statements
     }
 
     /// Whether `more` bytes of states may be kept in memory beside those that are.
@@ -70,9 +80,13 @@ impl Views {
 #[derive(Debug)]
 pub struct View {
     name: String,
-    query: String,
+    /// As the config has it.
+    declared: String,
+    /// What it answers: another query while it is rolled back to a build of that one.
+    query: ArcSwap<String>,
     definition: Mutex<Option<Arc<Definition>>>,
     moment: ArcSwap<ViewMoment>,
+    building: Mutex<Option<Arc<Building>>>,
     /// Held while a new moment is made.
     making: Mutex<()>,
     changes: watch::Sender<u64>,
@@ -85,6 +99,40 @@ pub struct View {
 struct Late {
     grace: Duration,
     records: Option<u64>,
+}
+
+/// A build that is being made.
+#[derive(Debug)]
+pub struct Building {
+    version: AtomicU32,
+    pace: Arc<Pace>,
+}
+
+impl Building {
+    /// A build without a number yet.
+    pub fn new(pace: Arc<Pace>) -> Building {
+        Building { version: AtomicU32::new(0), pace }
+    }
+
+    /// Tells its number.
+    pub fn is_version(&self, number: u32) {
+        self.version.store(number, Ordering::Relaxed);
+    }
+
+    /// Its number, once it is known.
+    pub fn version(&self) -> Option<u32> {
+        Some(self.version.load(Ordering::Relaxed)).filter(|number| *number > 0)
+    }
+
+    /// The share of its rows that are read, 0 to 1.
+    pub fn done(&self) -> f64 {
+        self.pace.done()
+    }
+
+    /// What its rows come at.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
 }
 
 /// A view's states at one moment.
@@ -102,8 +150,7 @@ impl ViewMoment {
     /// Memory of all states, bytes.
     pub fn bytes(&self) -> usize {
         let live = self.live.as_ref().map_or(0, LiveStates::bytes);
-        let cached = self.batch.iter().flat_map(|batch| batch.cached.iter().flatten());
-        live + cached.map(RecordBatch::get_array_memory_size).sum::<usize>()
+        live + self.batch.as_ref().map_or(0, |batch| batch.cached_bytes())
     }
 
     /// What the states with this stamp that lie in the lake cover; `None` when there are none.
@@ -125,11 +172,26 @@ pub struct BatchStates {
     pub boundary: Boundary,
     /// What they were made with.
     pub stamp: Stamp,
-    /// The same states in memory, where they fit.
+    /// The same states in memory, in the order of their keys, where they fit.
     pub cached: Option<Vec<RecordBatch>>,
+    /// Bounds of the keys in each of them, once somebody has asked for some keys only.
+    pub(crate) bounds: OnceLock<Bounds>,
+    pub(crate) cached_bytes: OnceLock<usize>,
+    /// A statement could not read them.
+    pub(crate) is_damaged: AtomicBool,
 }
 
 impl BatchStates {
+    /// Whether a statement could not read them; it has read the rows instead.
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed)
+    }
+
+    /// Memory of the states that are kept there, bytes.
+    pub fn cached_bytes(&self) -> usize {
+        *self.cached_bytes.get_or_init(|| memory_bytes(self.cached.iter().flatten()))
+    }
+
     /// Bytes in the lake.
     pub fn lake_bytes(&self) -> u64 {
         self.snapshot.files.iter().map(|file| file.size).sum()
@@ -140,9 +202,11 @@ impl View {
     fn new(name: String, query: String) -> View {
         View {
             name,
-            query,
+            query: ArcSwap::from_pointee(query.clone()),
+            declared: query,
             definition: Mutex::default(),
             moment: ArcSwap::from_pointee(ViewMoment::default()),
+            building: Mutex::default(),
             making: Mutex::new(()),
             changes: watch::channel(0).0,
             late: Mutex::default(),
@@ -154,9 +218,39 @@ impl View {
         &self.name
     }
 
-    /// Its query, as it was written.
-    pub fn query(&self) -> &str {
-        &self.query
+    /// Its query, as the config has it.
+    pub fn declared(&self) -> &str {
+        &self.declared
+    }
+
+    /// The query that it answers.
+    pub fn query(&self) -> Arc<String> {
+        self.query.load_full()
+    }
+
+    /// Lets it answer the query of an older build, or its own again; whoever keeps it is told.
+    pub fn answer(&self, query: Option<&str>) {
+        let query = query.unwrap_or(&self.declared);
+        if *self.query() != query {
+            self.query.store(Arc::new(query.to_owned()));
+            *self.definition.lock() = None;
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+    }
+
+    /// The build that is being made, if one is.
+    pub fn building(&self) -> Option<Arc<Building>> {
+        self.building.lock().clone()
+    }
+
+    /// Says which build is being made.
+    pub fn builds(&self, building: Option<Arc<Building>>) {
+        *self.building.lock() = building;
+    }
+
+    /// What it was planned as last, if it was.
+    pub fn known(&self) -> Option<Arc<Definition>> {
+        self.definition.lock().clone()
     }
 
     /// Its newest states.
@@ -205,14 +299,22 @@ impl View {
         let columns = |name: &str| -> Option<SchemaRef> {
             cuts.iter().find_map(|cut| Some(sql_schema(&cut.tables.get(name)?.schema)))
         };
+        let query = self.query();
         if let Some(known) = self.definition.lock().clone()
+            && known.query == *query
             && known.tables.iter().all(|(name, schema)| columns(name).as_ref() == Some(schema))
         {
             return Ok(known);
         }
-        let planned = Arc::new(Definition::plan(planner, &self.name, &self.query, &columns).await?);
+        let planned = Arc::new(Definition::plan(planner, &self.name, &query, &columns).await?);
         *self.definition.lock() = Some(Arc::clone(&planned));
         Ok(planned)
+    }
+
+    /// Another query planned over the tables of `catalog` as they are now, under this view's name.
+    pub async fn plan(&self, planner: &Planner, catalog: &Catalog, query: &str) -> Result<Definition> {
+        let columns = |name: &str| catalog.table(name).map(|(_, table)| sql_schema(&table.schema));
+        Definition::plan(planner, &self.name, query, &columns).await
     }
 
     /// How it is kept as states; an error when it is not.

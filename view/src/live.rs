@@ -12,11 +12,12 @@
 //! *Invariants*: states are immutable and neighbours: each begins where the one before it ends. A state is used only if all of
 //! it lies below the statement's vector.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use tarn_model::{Boundary, Error, Result};
 
+use crate::groups::{Bounds, memory_bytes};
 use crate::stamp::Stamp;
 
 /// States of one tier that become one.
@@ -35,13 +36,15 @@ pub struct State {
     pub bytes: usize,
     /// How often states were merged on the way to this one.
     tier: u32,
+    /// Bounds of the keys in each batch, once somebody has asked for some keys only.
+    pub(crate) bounds: OnceLock<Bounds>,
 }
 
 impl State {
     /// A state that was made of rows.
     pub fn new(from: Boundary, to: Boundary, batches: Vec<RecordBatch>) -> State {
-        let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        State { from, to, batches, bytes, tier: 0 }
+        let bytes = memory_bytes(&batches);
+        State { from, to, batches, bytes, tier: 0, bounds: OnceLock::new() }
     }
 }
 

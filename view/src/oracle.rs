@@ -1,267 +1,421 @@
 //! The oracle: a view equals its `SELECT` over the raw rows at the same vector, whatever was cut, merged and stored before.
 //!
-//! Each case makes rows (NULLs, NaN, infinities, extreme numbers, Unicode, few and many keys), a definition from the grammar
-//! of what is kept as states, a lake part, states in the lake (stored and restored), a chain of live states that was merged
-//! here and there, and a vector; then it asks both ways. `TARN_VIEW_CASES` sets how many cases, `TARN_SEED` begins at one of
-//! them: the seed of a failure is printed. A million: `TARN_VIEW_CASES=1000000 cargo test --release -p tarn-view oracle`.
+//! A case is a walk: rows arrive, are committed, files are optimized; states are made live, merged, stored, merged in the lake;
+//! the process is restarted, the view is rebuilt, its query is changed, a build is rolled back; and in between the view is asked at
+//! some vector, by its states and by the rows. `TARN_VIEW_CASES` sets how many walks, `TARN_SEED` begins at one of them: the seed
+//! of a failure is printed. A million: `TARN_VIEW_CASES=1000000 cargo test --release -p tarn-view oracle`.
 
-use std::collections::BTreeMap;
+mod data;
+mod grammar;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    StringViewArray, TimestampMicrosecondArray,
-};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
-use tarn_lake::{Advance, Commit, Lake, LakeOptions, LakeTable, NewTable};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
+use tarn_lake::{Advance, Commit, Lake, LakeFile, LakeOptions, LakeTable, NewTable};
 use tarn_model::columns::Columns;
 use tarn_model::{Boundary, OffsetRange, clock};
 use tarn_table::scan::{Part, TableScan, sql_schema};
 use tarn_table::{CutTable, Fragment};
 
+use self::data::{COLUMNS, Dice, dimension, rows};
 use crate::definition::{Definition, Way};
-use crate::hub::{BatchStates, ViewMoment};
+use crate::groups::sorted;
+use crate::hub::ViewMoment;
 use crate::live::{LiveStates, State};
 use crate::planner::Planner;
 use crate::scan::{Inputs, StatesScan};
 use crate::split::Split;
 use crate::stamp::Stamp;
+use crate::versions::{Version, Versions};
 
-const TOPIC_ID: &str = "00000000-0000-0000-0000-000000000001";
-const COLUMNS: &str =
-    "k VARCHAR, n INT, i BIGINT, x DOUBLE, y DOUBLE, b BOOLEAN, ts TIMESTAMP, d DECIMAL(12,2)";
+pub(crate) const TOPIC_ID: &str = "00000000-0000-0000-0000-000000000001";
+/// Steps of a walk.
+const STEPS: usize = 24;
 
-struct Dice(u64);
+/// What the walks of one thread share: making it anew costs more than a walk.
+struct Ground {
+    lake: Lake,
+    planner: Planner,
+}
 
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % u64::try_from(below.max(1)).expect("small")).expect("small")
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.roll(100) < percent
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.roll(of.len())]
-    }
-
-    fn int(&mut self, below: usize) -> i64 {
-        i64::try_from(self.roll(below)).expect("small")
+impl Ground {
+    async fn new() -> Ground {
+        let lake = memory_lake().await;
+        let planner = Planner::new(lake.store(), 1 << 30).expect("a planner");
+        Ground { lake, planner }
     }
 }
 
-fn rows(dice: &mut Dice, schema: &SchemaRef, partition: i32, from: i64, to: i64, keys: usize) -> RecordBatch {
-    let n = usize::try_from(to - from).expect("small");
-    let texts = ["", "a", "Ä", "日本", "a'b", "🦆", "z", "null"];
-    let maybe = |dice: &mut Dice| dice.chance(85);
-    let floats = [0.0, -0.0, 1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-300, 1e300, -7.25];
-    let ints = [0, 1, -1, i64::MAX, i64::MIN, 42];
-    let text = |dice: &mut Dice| {
-        let base = *dice.pick(&texts);
-        if keys > texts.len() { format!("{base}{}", dice.roll(keys)) } else { base.to_owned() }
-    };
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int32Array::from(vec![partition; n])),
-        Arc::new(Int64Array::from_iter_values(from..to)),
-        Arc::new(TimestampMicrosecondArray::from_iter_values(from..to).with_timezone("UTC")),
-        Arc::new((0..n).map(|_| maybe(dice).then(|| text(dice))).collect::<StringArray>()),
-        Arc::new(
-            (0..n)
-                .map(|_| maybe(dice).then(|| i32::try_from(dice.roll(5)).expect("small")))
-                .collect::<Int32Array>(),
-        ),
-        Arc::new(
-            (0..n)
-                .map(|_| {
-                    maybe(dice).then(|| if dice.chance(10) { *dice.pick(&ints) } else { dice.int(200) - 100 })
-                })
-                .collect::<Int64Array>(),
-        ),
-        Arc::new((0..n).map(|_| maybe(dice).then(|| *dice.pick(&floats))).collect::<Float64Array>()),
-        Arc::new(
-            (0..n)
-                .map(|_| maybe(dice).then(|| dice.int(20_000) as f64 / 16.0 - 300.0))
-                .collect::<Float64Array>(),
-        ),
-        Arc::new((0..n).map(|_| maybe(dice).then(|| dice.chance(50))).collect::<BooleanArray>()),
-        Arc::new(
-            (0..n)
-                .map(|_| maybe(dice).then(|| 1_700_000_000_000_000 + dice.int(40) * 600_000_000))
-                .collect::<TimestampMicrosecondArray>()
-                .with_timezone("UTC"),
-        ),
-        Arc::new(
-            (0..n)
-                .map(|_| maybe(dice).then(|| i128::from(dice.int(2_000_000) - 1_000_000)))
-                .collect::<Decimal128Array>()
-                .with_precision_and_scale(12, 2)
-                .expect("a decimal"),
-        ),
-    ];
-    RecordBatch::try_new(Arc::clone(schema), columns).expect("rows")
+/// A topic, its table, and one view on it.
+struct Walk<'a> {
+    ground: &'a Ground,
+    seed: u64,
+    dice: Dice,
+    schema: SchemaRef,
+    dimension: RecordBatch,
+    /// All rows that will ever be there.
+    all: BTreeMap<i32, RecordBatch>,
+    ends: Boundary,
+    decoded: Boundary,
+    table: LakeTable,
+    boundary: Boundary,
+    /// Which columns of a query are sketches.
+    sketches: HashMap<String, Vec<bool>>,
+    declared: String,
+    definition: Arc<Definition>,
+    build: Option<Version>,
+    cached: Option<Vec<RecordBatch>>,
+    live: LiveStates,
+    log: Vec<String>,
+    answers: u64,
 }
 
-/// A definition, and which of its columns are sketches.
-fn query(dice: &mut Dice) -> (String, Vec<bool>) {
-    let joins = dice.chance(25);
-    let mut keys = vec![
-        "k",
-        "n",
-        "date_bin(INTERVAL '1 hour', ts)",
-        "b",
-        "upper(k)",
-        "i % 3",
-        "d",
-        "CAST(ts AS DATE)",
-        "_partition",
-        "tumble(ts, INTERVAL '1 hour')",
-        "tumble_end(ts, INTERVAL '25 minutes')",
-        "hop(ts, INTERVAL '10 minutes', INTERVAL '1 hour')",
-    ];
-    if joins {
-        keys.extend(["label", "label", "w % 2", "coalesce(label, k)", "n + w"]);
-    }
-    let aggregates = [
-        "count(*)",
-        "count(x)",
-        "count(DISTINCT i)",
-        "count(DISTINCT k)",
-        "sum(i)",
-        "sum(y)",
-        "sum(d)",
-        "sum(x)",
-        "sum(n)",
-        "avg(i)",
-        "avg(y)",
-        "avg(d)",
-        "avg(n)",
-        "min(i)",
-        "max(i)",
-        "max(k)",
-        "min(k)",
-        "min(ts)",
-        "max(y)",
-        "min(x)",
-        "max(x)",
-        "min(d)",
-        "min(b)",
-        "stddev(y)",
-        "stddev_pop(y)",
-        "var(y)",
-        "var_pop(y)",
-        "bool_and(b)",
-        "bool_or(b)",
-        "bit_and(i)",
-        "bit_or(i)",
-        "bit_xor(i)",
-        "first_value(k ORDER BY ts)",
-        "last_value(i ORDER BY y DESC)",
-        "first_value(k)",
-        "last_value(ts)",
-        "last_value(k ORDER BY n, ts DESC)",
-        "approx_distinct(k)",
-        "approx_distinct(i)",
-        "avg(y) * 2 + 1",
-        "sum(y) / nullif(count(y), 0)",
-        "coalesce(max(k), 'none')",
-        "CASE WHEN count(*) > 3 THEN sum(n) ELSE min(n) END",
-    ];
-    let sketches = ["approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY y)", "approx_median(y)"];
-    let filters = ["b", "i > 0", "y < 10", "k IS NOT NULL", "n IN (1, 2)"];
-    let joined_filters = ["label <> 'x'", "w IS NULL OR w < n", "b AND label IS NOT NULL", "i > 0"];
-    let mut chosen: Vec<&str> = Vec::new();
-    for _ in 0..dice.roll(4) {
-        let key = *dice.pick(&keys);
-        if !chosen.contains(&key) {
-            chosen.push(key);
+impl<'a> Walk<'a> {
+    async fn new(ground: &'a Ground, seed: u64) -> Walk<'a> {
+        let mut dice = Dice(seed);
+        let schema = Columns::parse(COLUMNS).expect("columns").table_schema(false);
+        let dimension = dimension(&mut dice);
+        let (sql, sketch, definition) = keepable(ground, &mut dice, &schema, &dimension).await;
+        let keys = *dice.pick(&[1, 8, 8, 300]);
+        let partitions = 1 + dice.int(3);
+        let ends: Boundary = (0..partitions)
+            .map(|p| (i32::try_from(p).expect("small"), *dice.pick(&[0, 1, 7, 60, 200]) + dice.int(3)))
+            .collect();
+        let all = ends.iter().map(|(p, end)| (p, rows(&mut dice, &schema, p, 0, end, keys))).collect();
+        let table = create(&ground.lake, &format!("t{seed}"), &schema).await;
+        let live = LiveStates::new(Stamp::now(&definition.plan_hash, None));
+        Walk {
+            ground,
+            seed,
+            dice,
+            schema,
+            dimension,
+            all,
+            decoded: Boundary::new(),
+            boundary: Boundary::new(),
+            ends,
+            table,
+            sketches: HashMap::from([(sql.clone(), sketch)]),
+            declared: sql,
+            definition,
+            build: None,
+            cached: None,
+            live,
+            log: Vec::new(),
+            answers: 0,
         }
     }
-    let mut columns: Vec<String> =
-        chosen.iter().enumerate().map(|(at, key)| format!("{key} AS c{at}")).collect();
-    let mut sketch = vec![false; chosen.len()];
-    for at in 0..1 + dice.roll(5) {
-        let is_sketch = dice.chance(8);
-        let plain = *dice.pick(if is_sketch { &sketches[..] } else { &aggregates[..] });
-        let is_call = plain.ends_with(')') && !plain.starts_with("coalesce");
-        let filter = if is_call && dice.chance(25) {
-            format!(" FILTER (WHERE {})", dice.pick(&filters))
-        } else {
-            String::new()
+
+    /// Takes all steps, and asks now and then.
+    async fn go(mut self) -> u64 {
+        self.decoded = between(&mut self.dice, &Boundary::new(), &self.ends);
+        for _ in 0..STEPS {
+            match self.dice.roll(24) {
+                0..=2 => {
+                    self.decoded = between(&mut self.dice, &self.decoded, &self.ends);
+                    self.did(format!("decoded {}", self.decoded));
+                }
+                3..=5 => {
+                    let to = between(&mut self.dice, &self.boundary, &self.decoded);
+                    commit(&self.table, self.slice(&self.boundary, &to), &to).await;
+                    self.boundary = to;
+                    self.did(format!("committed {}", self.boundary));
+                }
+                6 => {
+                    self.table.optimize().await.expect("optimized");
+                    self.did("optimized".to_owned());
+                }
+                7..=11 => self.keep().await,
+                12..=14 => self.follow().await,
+                15 => self.restart().await,
+                16 => self.rebuild().await,
+                17 => self.change().await,
+                18 => self.roll_back().await,
+                _ => self.ask().await,
+            }
+        }
+        self.ask().await;
+        let versions = Versions::find(&self.ground.lake, &self.view()).await.expect("builds");
+        let mut names: Vec<String> =
+            versions.numbers().iter().map(|number| format!("{}@v{number}", self.view())).collect();
+        names.push(self.table.name().to_owned());
+        for name in names {
+            self.ground.lake.remove(&name).await.expect("removed");
+        }
+        self.answers
+    }
+
+    fn did(&mut self, what: String) {
+        self.log.push(what);
+    }
+
+    fn view(&self) -> String {
+        format!("v{}", self.seed)
+    }
+
+    fn split(&self) -> Arc<Split> {
+        let Way::States(split) = &self.definition.way else {
+            panic!("seed {}: {}: {:?}", self.seed, self.definition.query, self.definition.way)
         };
-        columns.push(format!("{plain}{filter} AS c{}", chosen.len() + at));
-        sketch.push(is_sketch);
+        Arc::clone(split)
     }
-    let mut sql = format!("SELECT {} FROM t", columns.join(", "));
-    if dice.chance(30) {
-        sql += &format!(
-            " WHERE {}",
-            if joins { dice.pick(&joined_filters[..]) } else { dice.pick(&filters[..]) }
-        );
+
+    fn stamp(&self) -> Stamp {
+        Stamp::now(&self.definition.plan_hash, None)
     }
-    if !chosen.is_empty() {
-        sql += &format!(" GROUP BY {}", chosen.join(", "));
-        if dice.chance(25) {
-            sql += *dice.pick(&[" HAVING count(*) > 1", " HAVING min(y) < 0 OR max(n) > 2"]);
+
+    fn slice(&self, from: &Boundary, to: &Boundary) -> Vec<RecordBatch> {
+        self.all
+            .iter()
+            .map(|(p, rows)| tarn_table::fragment::slice_rows(rows, from.next(*p), to.next(*p)))
+            .filter(|rows| rows.num_rows() > 0)
+            .collect()
+    }
+
+    /// The table now, its tail in fragments of any size.
+    fn cut(&mut self) -> Arc<CutTable> {
+        let mut tail = Vec::new();
+        for (p, rows) in &self.all {
+            let (mut from, end) = (self.boundary.next(*p), self.decoded.next(*p));
+            while from < end {
+                let to = (from + 1 + self.dice.int(90)).min(end);
+                let rows = tarn_table::fragment::slice_rows(rows, from, to);
+                tail.push(Arc::new(Fragment::new(*p, OffsetRange::new(from, to), rows, None)));
+                from = to;
+            }
         }
-        if dice.chance(20) {
-            let order: Vec<String> = (0..chosen.len()).map(|at| format!("c{at}")).collect();
-            sql += &format!(" ORDER BY {} LIMIT {}", order.join(", "), 1 + dice.roll(6));
+        Arc::new(CutTable {
+            name: "t".into(),
+            schema: Arc::clone(&self.schema),
+            dead_letters: false,
+            lake: Some(self.table.snapshot()),
+            boundary: self.boundary.clone(),
+            tail,
+            tail_bytes: 0,
+        })
+    }
+
+    fn moment(&self) -> ViewMoment {
+        let batch =
+            self.build.as_ref().map(|build| Arc::new(build.states(&self.stamp(), self.cached.clone())));
+        ViewMoment { batch, live: Some(self.live.clone()), trouble: None }
+    }
+
+    /// One state more at the end of the live chain, which begins at the build's boundary.
+    async fn keep(&mut self) {
+        let start = self.build.as_ref().map(Version::boundary).unwrap_or_default();
+        self.live.drop_below(&start);
+        let mut from = self.live.range().map_or(start, |(_, to)| to.clone());
+        if self.live.is_empty() && self.dice.chance(10) {
+            // A chain that begins elsewhere may not be used.
+            from = between(&mut self.dice, &Boundary::new(), &self.decoded);
+        }
+        let far = between(&mut self.dice, &from, &self.decoded);
+        let to = if self.dice.chance(80) { nearer(&from, &far) } else { far };
+        let (split, moment, cut) = (self.split(), self.moment(), self.cut());
+        let made = Inputs::between(&split, &moment, &self.stamp(), &cut, &from, &to);
+        let made = made.reduced(&self.ground.planner).await.expect("states");
+        self.live.add(Arc::new(State::new(from, to.clone(), made))).expect("neighbours");
+        if let Some(parts) = self.live.mergeable() {
+            let merged = Inputs::states_only(&split, None, parts.clone());
+            let merged = merged.reduced(&self.ground.planner).await.expect("merged");
+            assert!(self.live.replace(&parts, merged));
+        }
+        self.did(format!("live up to {to}, {} states", self.live.len()));
+    }
+
+    /// The build follows its table; now and then its files become one.
+    async fn follow(&mut self) {
+        let Some(build) = self.build.clone() else { return self.rebuild().await };
+        let (from, to) = (build.boundary(), self.boundary.clone());
+        if from.is_at_least(&to) {
+            return;
+        }
+        let (split, stamp, moment, cut) = (self.split(), self.stamp(), self.moment(), self.cut());
+        let planner = &self.ground.planner;
+        let made = Inputs::between(&split, &moment, &stamp, &cut, &from, &to);
+        let mut made = made.reduced(planner).await.expect("states");
+        let mut removes = Vec::new();
+        if self.dice.chance(30) {
+            let known = Versions::read(&build, &split, &stamp, planner).await.expect("stored states");
+            let all = State::new(Boundary::new(), Boundary::new(), known.into_iter().chain(made).collect());
+            let merged = Inputs::states_only(&split, None, vec![Arc::new(all)]);
+            made = merged.reduced(planner).await.expect("merged");
+            removes = build.table.snapshot().files.clone();
+        }
+        let made = sorted(made, split.keys()).await.expect("sorted");
+        let stored = made.iter().map(|batch| split.stored().store(batch).expect("stored")).collect();
+        commit_over(&build.table, stored, removes, &to).await;
+        self.build = Some(build);
+        self.remember().await;
+        self.did(format!("states up to {to}"));
+    }
+
+    /// The build's states in memory, or not.
+    async fn remember(&mut self) {
+        self.cached = None;
+        let half = self.dice.chance(50);
+        if let Some(build) = self.build.as_ref().filter(|_| half) {
+            let states = Versions::read(build, &self.split(), &self.stamp(), &self.ground.planner).await;
+            let states = sorted(states.expect("stored states"), self.split().keys()).await;
+            self.cached = Some(states.expect("sorted"));
         }
     }
-    if joins {
-        let kind = *dice.pick(&["JOIN", "JOIN", "LEFT JOIN"]);
-        let on =
-            *dice.pick(&["k = dk", "n = dn", "k = dk AND n = dn", "k = dk AND w > 2", "n = dn AND i < w"]);
-        sql = sql.replacen(" FROM t", &format!(" FROM t {kind} d ON {on}"), 1);
-    } else if dice.chance(15) {
-        let inner = "SELECT k, n, i, x, y, b, ts, d, _partition, _offset FROM t WHERE n IS NOT NULL";
-        sql = sql.replacen(" FROM t", &format!(" FROM ({inner}) AS t"), 1);
+
+    /// Nothing but the lake and the log is left.
+    async fn restart(&mut self) {
+        let versions = Versions::find(&self.ground.lake, &self.view()).await.expect("builds");
+        let answering = versions.answering(&self.declared).await.expect("a query");
+        let query = answering.unwrap_or_else(|| self.declared.clone());
+        self.definition = plan(self.ground, &self.schema, &self.dimension, &query).await;
+        let usable = versions.usable(&self.stamp(), TOPIC_ID, true).await.expect("builds");
+        self.build = usable.filter(|build| self.boundary.is_at_least(&build.boundary()));
+        self.live = LiveStates::new(self.stamp());
+        self.remember().await;
+        let number = self.build.as_ref().map(|build| build.number);
+        self.did(format!("restarted with build {number:?} of {query}"));
     }
-    (sql, sketch)
+
+    /// A build of its own, from the rows in the lake, takes over.
+    async fn rebuild(&mut self) {
+        let (split, stamp, cut) = (self.split(), self.stamp(), self.cut());
+        let mut versions = Versions::find(&self.ground.lake, &self.view()).await.expect("builds");
+        let build = versions.create(&self.definition, &split, &stamp, TOPIC_ID).await.expect("a build");
+        let (nothing, zero) = (ViewMoment::default(), Boundary::new());
+        let made = Inputs::between(&split, &nothing, &stamp, &cut, &zero, &self.boundary);
+        let made = made.reduced(&self.ground.planner).await.expect("states");
+        let stored = made.iter().map(|batch| split.stored().store(batch).expect("stored")).collect();
+        if !zero.is_at_least(&self.boundary) {
+            commit_over(&build.table, stored, Vec::new(), &self.boundary.clone()).await;
+        }
+        self.did(format!("rebuilt as {}", build.number));
+        self.live.drop_below(&build.boundary());
+        self.build = Some(build);
+        self.remember().await;
+    }
+
+    /// The config has another query.
+    async fn change(&mut self) {
+        let (sql, sketch, _) = keepable(self.ground, &mut self.dice, &self.schema, &self.dimension).await;
+        self.sketches.insert(sql.clone(), sketch);
+        self.declared = sql;
+        self.restart().await;
+    }
+
+    /// An older build, or a newer one again, serves.
+    async fn roll_back(&mut self) {
+        let versions = Versions::find(&self.ground.lake, &self.view()).await.expect("builds");
+        let serving = self.build.as_ref().map(|build| build.number);
+        let others: Vec<u32> =
+            versions.numbers().iter().copied().filter(|number| Some(*number) != serving).collect();
+        if others.is_empty() || serving.is_none() {
+            return;
+        }
+        let to = *self.dice.pick(&others);
+        let target = versions.open(to).await.expect("a build").expect("a build");
+        if target.boundary().is_empty() {
+            return;
+        }
+        versions.roll_back(&self.declared, to).await.expect("a build of the query in the config serves");
+        self.did(format!("rolled back to {to}"));
+        self.restart().await;
+        let serving = self.build.as_ref().map(|build| build.number);
+        assert_eq!(serving, Some(to), "{}", self.context());
+    }
+
+    fn context(&self) -> String {
+        format!("seed {}: {}\n  {}", self.seed, self.definition.query, self.log.join("\n  "))
+    }
+
+    /// The view by its states and by the rows, at some vector.
+    async fn ask(&mut self) {
+        self.answers += 1;
+        let newest = self.dice.chance(30);
+        let upto = if newest {
+            self.decoded.clone()
+        } else {
+            between(&mut self.dice, &Boundary::new(), &self.decoded)
+        };
+        let (split, moment, cut) = (self.split(), self.moment(), self.cut());
+        let inputs = Inputs::at(&split, &moment, &self.stamp(), &cut, &upto);
+        let context = format!("{}\n  at {upto} over {inputs}", self.context());
+        let rows = |name: &str| -> Option<Arc<dyn TableProvider>> {
+            match name {
+                "t" => Some(Arc::new(TableScan::new(Arc::clone(&cut), Part::Both, upto.clone())) as _),
+                _ => MemTable::try_new(self.dimension.schema(), vec![vec![self.dimension.clone()]])
+                    .ok()
+                    .map(|table| Arc::new(table) as _),
+            }
+        };
+        let inputs = inputs.joined_with(&rows).expect("a join over its tables");
+        let definition = &self.definition;
+        let by_states = definition.over_states(&split, Arc::new(StatesScan::new(inputs)), &rows);
+        let by_states = by_states.expect("a plan over states");
+        let by_rows = definition.over_rows(&rows).expect("a plan over rows");
+        let predicate = predicate(&mut self.dice, definition.schema());
+        let planner = &self.ground.planner;
+        let found = answer(planner, by_states, predicate.clone(), &context).await;
+        let wanted = answer(planner, by_rows, predicate, &context).await;
+        assert_eq!(found.len(), wanted.len(), "{context}\nfound  {found:?}\nwanted {wanted:?}");
+        let sketch = &self.sketches[&definition.query];
+        for (a, b) in found.iter().zip(&wanted) {
+            for (at, (a, b)) in a.iter().zip(b).enumerate() {
+                assert!(alike(a, b, sketch[at]), "{context}\n  c{at}: found {a:?}, wanted {b:?}");
+            }
+        }
+    }
 }
 
-/// A table to join with: keys that are there twice or not at all, NULLs, and rows that no row of `t` meets.
-fn dimension(dice: &mut Dice) -> RecordBatch {
-    let n = dice.roll(12);
-    let texts = ["", "a", "Ä", "日本", "z", "nowhere"];
-    let labels = ["x", "y", "z"];
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        (
-            "dk",
-            Arc::new(
-                (0..n).map(|_| dice.chance(85).then(|| *dice.pick(&texts))).collect::<StringViewArray>(),
-            ),
-        ),
-        (
-            "dn",
-            Arc::new(
-                (0..n)
-                    .map(|_| dice.chance(85).then(|| i32::try_from(dice.roll(7)).expect("small")))
-                    .collect::<Int32Array>(),
-            ),
-        ),
-        (
-            "label",
-            Arc::new(
-                (0..n).map(|_| dice.chance(85).then(|| *dice.pick(&labels))).collect::<StringViewArray>(),
-            ),
-        ),
-        ("w", Arc::new((0..n).map(|_| dice.chance(85).then(|| dice.int(6))).collect::<Int64Array>())),
-    ];
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
-        .expect("rows")
+/// A statement's own predicate on the first column, which may be a key.
+fn predicate(dice: &mut Dice, schema: &SchemaRef) -> Option<Expr> {
+    use arrow::datatypes::DataType;
+    let is_number = schema.field(0).data_type().is_numeric();
+    let is_text = matches!(schema.field(0).data_type(), DataType::Utf8 | DataType::Utf8View);
+    match dice.roll(5) {
+        0 => Some(col("c0").is_not_null()),
+        1 if is_number => Some(col("c0").eq(lit(dice.int(3)))),
+        2 if is_number => Some(col("c0").gt(lit(dice.int(3)))),
+        1 if is_text => Some(col("c0").eq(lit("a"))),
+        2 if is_text => Some(col("c0").gt(lit("a")).or(col("c0").is_null())),
+        _ => None,
+    }
 }
 
-async fn memory_lake() -> Lake {
+async fn plan(ground: &Ground, schema: &SchemaRef, dimension: &RecordBatch, sql: &str) -> Arc<Definition> {
+    let columns = |name: &str| match name {
+        "t" => Some(sql_schema(schema)),
+        _ => Some(dimension.schema()),
+    };
+    let planned = Definition::plan(&ground.planner, "v", sql, &columns).await;
+    Arc::new(planned.unwrap_or_else(|error| panic!("{sql}: {error:?}")))
+}
+
+/// A definition that is kept as states; joins of some functions are not, and say so.
+async fn keepable(
+    ground: &Ground,
+    dice: &mut Dice,
+    schema: &SchemaRef,
+    dimension: &RecordBatch,
+) -> (String, Vec<bool>, Arc<Definition>) {
+    loop {
+        let (sql, sketch) = grammar::query(dice);
+        let definition = plan(ground, schema, dimension, &sql).await;
+        match &definition.way {
+            Way::Rows { reason } if reason.contains("by the keys of a join") => {}
+            Way::Rows { reason } => panic!("{sql}: {reason}"),
+            Way::States(_) => return (sql, sketch, definition),
+        }
+    }
+}
+
+pub(crate) async fn memory_lake() -> Lake {
     let options = LakeOptions {
         target_file_bytes: 1 << 20,
         optimize_after_files: 100,
@@ -272,13 +426,18 @@ async fn memory_lake() -> Lake {
     Lake::open("memory:", &BTreeMap::new(), options, clock::system()).await.expect("a lake")
 }
 
-async fn create(lake: &Lake, name: &str, schema: &SchemaRef) -> LakeTable {
+pub(crate) async fn create(lake: &Lake, name: &str, schema: &SchemaRef) -> LakeTable {
     let properties = BTreeMap::from([("tarn.topic_uuid".to_owned(), TOPIC_ID.to_owned())]);
     let table = NewTable { schema: Arc::clone(schema), partition_by: Vec::new(), properties };
     lake.create(name, &table).await.expect("a table")
 }
 
-async fn commit(table: &LakeTable, rows: Vec<RecordBatch>, to: &Boundary) {
+pub(crate) async fn commit(table: &LakeTable, rows: Vec<RecordBatch>, to: &Boundary) {
+    commit_over(table, rows, Vec::new(), to).await;
+}
+
+/// Commits rows in the place of the files `removes`.
+async fn commit_over(table: &LakeTable, rows: Vec<RecordBatch>, removes: Vec<LakeFile>, to: &Boundary) {
     let files = table.write(rows).await.expect("files");
     let known = table.snapshot();
     let advances = to.iter().filter_map(|(partition, next)| {
@@ -286,7 +445,7 @@ async fn commit(table: &LakeTable, rows: Vec<RecordBatch>, to: &Boundary) {
         let expected = known.txns.get(&app_id).copied();
         (expected.unwrap_or(0) < next).then_some(Advance { app_id, expected, to: next })
     });
-    let commit = Commit { advances: advances.collect(), files, ..Commit::default() };
+    let commit = Commit { advances: advances.collect(), files, removes, ..Commit::default() };
     table.commit(commit).await.expect("a commit");
 }
 
@@ -296,189 +455,16 @@ fn between(dice: &mut Dice, from: &Boundary, upto: &Boundary) -> Boundary {
     upto.iter().map(|(p, _)| (p, from.next(p) + dice.int(span(p)))).collect()
 }
 
-async fn case(seed: u64) {
-    let mut dice = Dice(seed);
-    let schema = Columns::parse(COLUMNS).expect("columns").table_schema(false);
-    let (sql, sketch) = query(&mut dice);
-    let keys = *dice.pick(&[1, 8, 8, 300]);
-    let partitions = 1 + dice.int(3);
-    let ends: Boundary = (0..partitions)
-        .map(|p| (i32::try_from(p).expect("small"), *dice.pick(&[0, 1, 7, 60, 200]) + dice.int(3)))
-        .collect();
-    let all: BTreeMap<i32, RecordBatch> =
-        ends.iter().map(|(p, end)| (p, rows(&mut dice, &schema, p, 0, end, keys))).collect();
-    let slice = |from: &Boundary, to: &Boundary| -> Vec<RecordBatch> {
-        all.iter()
-            .map(|(p, rows)| tarn_table::fragment::slice_rows(rows, from.next(*p), to.next(*p)))
-            .filter(|rows| rows.num_rows() > 0)
-            .collect()
-    };
-
-    // The table: the lake up to `boundary` in one or two commits, fragments above it.
-    let zero = Boundary::new();
-    let lake = memory_lake().await;
-    let table = create(&lake, "t", &schema).await;
-    let boundary = between(&mut dice, &zero, &ends);
-    let middle = between(&mut dice, &zero, &boundary);
-    commit(&table, slice(&zero, &middle), &middle).await;
-    commit(&table, slice(&middle, &boundary), &boundary).await;
-    let mut tail = Vec::new();
-    for (p, rows) in &all {
-        let mut from = boundary.next(*p);
-        while from < ends.next(*p) {
-            let to = (from + 1 + dice.int(90)).min(ends.next(*p));
-            let rows = tarn_table::fragment::slice_rows(rows, from, to);
-            tail.push(Arc::new(Fragment::new(*p, OffsetRange::new(from, to), rows, None)));
-            from = to;
-        }
-    }
-    let cut = Arc::new(CutTable {
-        name: "t".into(),
-        schema: Arc::clone(&schema),
-        dead_letters: false,
-        lake: Some(table.snapshot()),
-        boundary: boundary.clone(),
-        tail,
-        tail_bytes: 0,
-    });
-
-    let planner = Planner::new(lake.store(), 1 << 30).expect("a planner");
-    let dimension = dimension(&mut dice);
-    let columns = |name: &str| match name {
-        "t" => Some(sql_schema(&schema)),
-        _ => Some(dimension.schema()),
-    };
-    let definition = Definition::plan(&planner, "v", &sql, &columns).await;
-    let definition = definition.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let split = match &definition.way {
-        Way::States(split) => split,
-        Way::Rows { reason } if reason.contains("by the keys of a join") => return,
-        Way::Rows { reason } => panic!("{sql}: {reason}"),
-    };
-    let stamp = Stamp::now(&definition.plan_hash, None);
-    let upto = between(&mut dice, &zero, &ends);
-
-    // States in the lake, made in two steps and stored.
-    let mut moment = ViewMoment::default();
-    let batch_end = between(&mut dice, &zero, &boundary);
-    if dice.chance(80) {
-        let states = create(&lake, "v@v1", split.stored().schema()).await;
-        let half = between(&mut dice, &zero, &batch_end);
-        for (from, to) in [(&zero, &half), (&half, &batch_end)] {
-            let made = make(&planner, split, &moment, &stamp, &cut, from, to).await;
-            let stored = made.iter().map(|batch| split.stored().store(batch).expect("stored"));
-            commit(&states, stored.collect(), to).await;
-        }
-        let mut batch = BatchStates {
-            table: "v@v1".to_owned(),
-            version: 1,
-            snapshot: states.snapshot(),
-            boundary: batch_end.clone(),
-            stamp: stamp.clone(),
-            cached: None,
-        };
-        if dice.chance(50) {
-            let only = Inputs::states_only(split, Some(Arc::new(copy(&batch))), Vec::new());
-            batch.cached = Some(only.reduced(&planner).await.expect("reduced"));
-        }
-        moment.batch = Some(Arc::new(batch));
-    }
-    // Live states from there on, or from somewhere else, in which case they may not be used.
-    let mut live = LiveStates::new(stamp.clone());
-    let mut from = if moment.batch.is_some() { batch_end.clone() } else { zero.clone() };
-    if dice.chance(10) {
-        from = between(&mut dice, &zero, &ends);
-    }
-    for _ in 0..dice.roll(14) {
-        let to = between(&mut dice, &from, &ends);
-        let step = if dice.chance(80) { nearer(&from, &to) } else { to };
-        let made = make(&planner, split, &moment, &stamp, &cut, &from, &step).await;
-        live.add(Arc::new(State::new(from, step.clone(), made))).expect("neighbours");
-        from = step;
-        if let Some(parts) = live.mergeable() {
-            let merged =
-                Inputs::states_only(split, None, parts.clone()).reduced(&planner).await.expect("merged");
-            assert!(live.replace(&parts, merged));
-        }
-    }
-    moment.live = Some(live);
-
-    let inputs = Inputs::at(split, &moment, &stamp, &cut, &upto);
-    let says = inputs.to_string();
-    let rows = |name: &str| -> Option<Arc<dyn TableProvider>> {
-        match name {
-            "t" => Some(Arc::new(TableScan::new(Arc::clone(&cut), Part::Both, upto.clone())) as _),
-            "d" => MemTable::try_new(dimension.schema(), vec![vec![dimension.clone()]])
-                .ok()
-                .map(|table| Arc::new(table) as _),
-            _ => None,
-        }
-    };
-    let inputs = inputs.joined_with(&rows).expect("a join over its tables");
-    let by_states =
-        definition.over_states(split, Arc::new(StatesScan::new(inputs)), &rows).expect("a plan over states");
-    let by_rows = definition.over_rows(&rows).expect("a plan over rows");
-    // A statement's own predicate on the first column, which may be a key.
-    let predicate = match dice.roll(4) {
-        0 => Some(col("c0").is_not_null()),
-        1 => Some(col("c0").eq(lit(ScalarValue::Int64(Some(1))))),
-        _ => None,
-    };
-    let predicate = predicate.filter(|_| {
-        use arrow::datatypes::DataType;
-        !matches!(
-            definition.schema().field(0).data_type(),
-            DataType::Utf8
-                | DataType::Utf8View
-                | DataType::Boolean
-                | DataType::Date32
-                | DataType::Timestamp(..)
-        )
-    });
-    let context = format!("seed {seed}: {sql}\n  at {upto} over {says}, lake below {boundary}");
-    let found = answer(&planner, by_states, predicate.clone(), &context).await;
-    let wanted = answer(&planner, by_rows, predicate, &context).await;
-    assert_eq!(found.len(), wanted.len(), "{context}\nfound  {found:?}\nwanted {wanted:?}");
-    for (a, b) in found.iter().zip(&wanted) {
-        for (at, (a, b)) in a.iter().zip(b).enumerate() {
-            assert!(alike(a, b, sketch[at]), "{context}\n  c{at}: found {a:?}, wanted {b:?}");
-        }
-    }
-}
-
 /// At most 20 offsets further in each partition.
 fn nearer(from: &Boundary, to: &Boundary) -> Boundary {
     to.iter().map(|(p, next)| (p, next.min(from.next(p) + 20))).collect()
-}
-
-fn copy(batch: &BatchStates) -> BatchStates {
-    BatchStates {
-        table: batch.table.clone(),
-        version: batch.version,
-        snapshot: Arc::clone(&batch.snapshot),
-        boundary: batch.boundary.clone(),
-        stamp: batch.stamp.clone(),
-        cached: batch.cached.clone(),
-    }
-}
-
-async fn make(
-    planner: &Planner,
-    split: &Arc<Split>,
-    moment: &ViewMoment,
-    stamp: &Stamp,
-    cut: &Arc<CutTable>,
-    from: &Boundary,
-    to: &Boundary,
-) -> Vec<RecordBatch> {
-    Inputs::between(split, moment, stamp, cut, from, to).reduced(planner).await.expect("states")
 }
 
 /// Rows in the order of their text, without the digits in which floats may differ.
 async fn answer(
     planner: &Planner,
     plan: LogicalPlan,
-    predicate: Option<datafusion::logical_expr::Expr>,
+    predicate: Option<Expr>,
     context: &str,
 ) -> Vec<Vec<ScalarValue>> {
     let mut plan = LogicalPlanBuilder::from(plan);
@@ -526,13 +512,34 @@ fn alike(a: &ScalarValue, b: &ScalarValue, is_sketch: bool) -> bool {
     }
 }
 
-#[tokio::test]
-async fn a_view_is_its_query_over_the_rows_at_the_same_vector() {
+#[test]
+fn a_view_is_its_query_over_the_rows_at_the_same_vector() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let first = number("TARN_SEED").unwrap_or(1);
-    for seed in first..first + number("TARN_VIEW_CASES").unwrap_or(300) {
-        case(seed).await;
-    }
+    let walks = number("TARN_VIEW_CASES").unwrap_or(300);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, answers) = (AtomicU64::new(first), AtomicU64::new(0));
+    let start = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(async {
+                    let ground = Ground::new().await;
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= first + walks {
+                            return;
+                        }
+                        answers.fetch_add(Walk::new(&ground, seed).await.go().await, Ordering::Relaxed);
+                    }
+                });
+            });
+        }
+    });
+    let answers = answers.into_inner();
+    assert!(answers >= 2 * walks, "only {answers} answers were compared");
+    println!("{walks} walks, {answers} answers compared, {:?}", start.elapsed());
 }
 
 #[tokio::test]

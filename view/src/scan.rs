@@ -5,16 +5,20 @@
 //!
 //! *Invariants*: states and rows of one answer are disjoint and cover `[0, H)`, or `[from, to)`. Filters on group keys prune
 //! files and rows below the aggregate; every row of the answer is filtered once more above.
+//!
+//! *Failure*: states in the lake that cannot be read are told to whoever keeps them, and the statement aggregates the rows
+//! instead: no row of an answer is given before all states are read.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result as DfResult, internal_err};
+use datafusion::common::{DFSchema, Result as DfResult, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -25,6 +29,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
@@ -37,9 +42,11 @@ use tarn_table::CutTable;
 use tarn_table::scan::{Part, TableScan};
 
 use crate::definition::Definition;
-use crate::error::from_datafusion;
+use crate::error::{from_datafusion, is_read_damage};
+use crate::groups::Bounds;
 use crate::hub::{BatchStates, ViewMoment};
 use crate::live::State;
+use crate::pace::{Pace, Paced};
 use crate::planner::Planner;
 use crate::split::Split;
 use crate::stamp::Stamp;
@@ -57,6 +64,16 @@ pub struct Inputs {
     rows: Option<TableScan>,
     /// What joins the states, over the tables of a statement.
     joined: Option<LogicalPlan>,
+    pace: Option<Arc<Pace>>,
+    /// All rows of an answer, for one whose states cannot be read.
+    whole: Option<TableScan>,
+}
+
+/// States in memory that a plan reads, and how many there are.
+#[derive(Debug, Default)]
+struct Read {
+    rows: AtomicUsize,
+    of: AtomicUsize,
 }
 
 impl Inputs {
@@ -72,7 +89,8 @@ impl Inputs {
         let batch = moment.batch.as_ref();
         let batch = batch.filter(|batch| batch.stamp == *stamp && upto.is_at_least(&batch.boundary)).cloned();
         let from = batch.as_ref().map(|batch| batch.boundary.clone()).unwrap_or_default();
-        Inputs { batch, ..Inputs::between(split, moment, stamp, table, &from, upto) }
+        let whole = batch.is_some().then(|| TableScan::new(Arc::clone(table), Part::Both, upto.clone()));
+        Inputs { batch, whole, ..Inputs::between(split, moment, stamp, table, &from, upto) }
     }
 
     /// Everything in `[from, to)`: live states where they fit, rows for the rest.
@@ -88,12 +106,19 @@ impl Inputs {
         let (live, reached) = live.map_or_else(|| (Vec::new(), from.clone()), |live| live.within(from, to));
         let rows = TableScan::new(Arc::clone(table), Part::Both, to.clone()).above(reached.clone());
         let rows = (reached.is_empty() || !rows.is_empty()).then_some(rows);
-        Inputs { split: Arc::clone(split), batch: None, live, rows, joined: None }
+        Inputs { split: Arc::clone(split), batch: None, live, rows, pace: None, whole: None, joined: None }
     }
 
     /// States only, to be merged.
     pub fn states_only(split: &Arc<Split>, batch: Option<Arc<BatchStates>>, live: Vec<Arc<State>>) -> Inputs {
-        Inputs { split: Arc::clone(split), batch, live, rows: None, joined: None }
+        Inputs { split: Arc::clone(split), batch, live, rows: None, pace: None, whole: None, joined: None }
+    }
+
+    /// The same, its rows counted by `pace` and held back by it.
+    #[must_use]
+    pub fn paced(mut self, pace: Arc<Pace>) -> Inputs {
+        self.pace = Some(pace);
+        self
     }
 
     /// The same, with the tables that its split joins to the states.
@@ -103,27 +128,89 @@ impl Inputs {
     }
 
     /// All of it as states; groups that `only` (over the states' keys) leaves out may be missing.
-    async fn plan(&self, session: &dyn Session, only: Option<&Expr>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    async fn plan(
+        &self,
+        session: &dyn Session,
+        only: Option<&Expr>,
+        read: &Read,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        // The keys of joined states are others than the answer's, whose types a filter was written for.
+        let physical =
+            only.filter(|_| self.joined.is_none()).and_then(|only| self.over_states(only, session));
+        let mut kept = Vec::new();
         if let Some(batch) = &self.batch {
-            inputs.push(self.batch_plan(batch, session, only).await?);
+            match &batch.cached {
+                Some(cached) => kept.extend(self.keep(cached, &batch.bounds, physical.as_ref(), read)),
+                None => inputs.push(self.batch_plan(batch, session, only).await?),
+            }
         }
-        let live: Vec<RecordBatch> = self.live.iter().flat_map(|state| state.batches.clone()).collect();
-        if !live.is_empty() {
-            inputs.push(self.memory(live)?);
+        for state in &self.live {
+            kept.extend(self.keep(&state.batches, &state.bounds, physical.as_ref(), read));
+        }
+        if !kept.is_empty() {
+            inputs.push(self.memory(kept, physical)?);
         }
         if let Some(rows) = &self.rows {
-            inputs.push(self.split.partial(Arc::new(rows.clone()), only, session).await?);
+            let rows: Arc<dyn TableProvider> = match &self.pace {
+                Some(pace) => Arc::new(Paced { rows: rows.clone(), pace: Arc::clone(pace) }),
+                None => Arc::new(rows.clone()),
+            };
+            inputs.push(self.split.partial(rows, only, session).await?);
         }
         if inputs.is_empty() {
-            inputs.push(self.memory(Vec::new())?);
+            inputs.push(self.memory(Vec::new(), None)?);
         }
         if inputs.len() == 1 { Ok(inputs.remove(0)) } else { UnionExec::try_new(inputs) }
     }
 
-    fn memory(&self, batches: Vec<RecordBatch>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    /// The batches of states in memory that may hold a group of `only`.
+    fn keep(
+        &self,
+        batches: &[RecordBatch],
+        bounds: &OnceLock<Bounds>,
+        only: Option<&Arc<dyn PhysicalExpr>>,
+        read: &Read,
+    ) -> Vec<RecordBatch> {
+        let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        let kept = match only {
+            Some(only) if !batches.is_empty() => bounds
+                .get_or_init(|| Bounds::of(batches, self.split.keys()))
+                .keep(batches, only, self.split.state_schema()),
+            _ => batches.to_vec(),
+        };
+        read.rows.fetch_add(rows(&kept), Ordering::Relaxed);
+        read.of.fetch_add(rows(batches), Ordering::Relaxed);
+        kept
+    }
+
+    /// A filter over the answer's keys as one over states; `None` when a key has another type there.
+    fn over_states(&self, only: &Expr, session: &dyn Session) -> Option<Arc<dyn PhysicalExpr>> {
+        let (states, answer) = (self.split.state_schema(), self.split.answer_schema());
+        let is_alike = only.column_refs().iter().all(|column| {
+            let of = |schema: &SchemaRef| {
+                schema.field_with_name(&column.name).ok().map(|field| field.data_type().clone())
+            };
+            of(states).is_some() && of(states) == of(answer)
+        });
+        if !is_alike {
+            return None;
+        }
+        let schema = DFSchema::try_from(states.as_ref().clone()).ok()?;
+        session.create_physical_expr(only.clone(), &schema).ok()
+    }
+
+    fn memory(
+        &self,
+        batches: Vec<RecordBatch>,
+        only: Option<Arc<dyn PhysicalExpr>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let schema = Arc::clone(self.split.state_schema());
-        Ok(MemorySourceConfig::try_new_exec(&[batches], schema, None)?)
+        let states: Arc<dyn ExecutionPlan> = MemorySourceConfig::try_new_exec(&[batches], schema, None)?;
+        Ok(match only {
+            Some(only) => Arc::new(FilterExec::try_new(only, states)?),
+            None => states,
+        })
     }
 
     async fn batch_plan(
@@ -132,9 +219,6 @@ impl Inputs {
         session: &dyn Session,
         only: Option<&Expr>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        if let Some(cached) = &batch.cached {
-            return self.memory(cached.clone());
-        }
         let scan = TableScan::new(Arc::new(as_table(batch)), Part::Lake, batch.boundary.clone());
         let source = provider_as_source(Arc::new(scan));
         let mut plan = LogicalPlanBuilder::scan("states", source, None)?;
@@ -159,7 +243,8 @@ impl Inputs {
 
     /// Merges all of it to one state, one row a group.
     pub async fn reduced(&self, planner: &Planner) -> Result<Vec<RecordBatch>> {
-        let plan = self.plan(planner.state(), None).await.map_err(from_datafusion)?;
+        let read = Read::default();
+        let plan = self.plan(planner.state(), None, &read).await.map_err(from_datafusion)?;
         let plan = self.split.reduce(plan).map_err(from_datafusion)?;
         planner.run(plan).await
     }
@@ -177,11 +262,11 @@ impl Inputs {
         planner.run(plan).await
     }
 
-    fn state_rows(&self) -> usize {
-        let batch = self.batch.iter().flat_map(|batch| batch.snapshot.statistics.rows.iter().flatten());
-        let batch: i64 = batch.sum();
-        let live = self.live.iter().flat_map(|state| &state.batches).map(RecordBatch::num_rows);
-        usize::try_from(batch).unwrap_or(usize::MAX).saturating_add(live.sum())
+    /// States that lie in the lake only.
+    fn rows_in_the_lake(&self) -> usize {
+        let batch = self.batch.iter().filter(|batch| batch.cached.is_none());
+        let rows: i64 = batch.flat_map(|batch| batch.snapshot.statistics.rows.iter().flatten()).sum();
+        usize::try_from(rows).unwrap_or(usize::MAX)
     }
 }
 
@@ -220,6 +305,28 @@ impl StatesScan {
     /// Reads `inputs`.
     pub fn new(inputs: Inputs) -> StatesScan {
         StatesScan(inputs)
+    }
+
+    /// The wanted columns of an answer, in the types in which they were planned.
+    fn project(
+        &self,
+        answer: Arc<dyn ExecutionPlan>,
+        projection: Option<&Vec<usize>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let schema = self.0.split.answer_schema();
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        let columns = projection.unwrap_or(&all).iter().map(|at| {
+            let (from, to) = (answer.schema().field(*at).clone(), schema.field(*at));
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(from.name(), *at));
+            let column = if from.data_type() == to.data_type() {
+                column
+            } else {
+                Arc::new(CastExpr::new(column, to.data_type().clone(), None))
+            };
+            (column, to.name().clone())
+        });
+        let columns: Vec<_> = columns.collect();
+        Ok(Arc::new(ProjectionExec::try_new(columns, answer)?))
     }
 
     fn is_on_keys(&self, filter: &Expr) -> bool {
@@ -261,33 +368,34 @@ impl TableProvider for StatesScan {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let only = conjunction(filters.iter().filter(|filter| self.is_on_keys(filter)).cloned());
         let only = only.and_then(|only| self.0.split.on_state_keys(&only));
-        let states = self.0.plan(state, only.as_ref()).await?;
+        let read = Read::default();
+        let states = self.0.plan(state, only.as_ref(), &read).await?;
         let states = self.0.split.join(self.0.joined.as_ref(), states, state).await?;
-        let streams = if self.0.state_rows() >= MANY_STATES { state.config().target_partitions() } else { 1 };
-        let answer = self.0.split.finish(states, streams)?;
-        let schema = self.0.split.answer_schema();
-        let all: Vec<usize>;
-        let projection = match projection {
-            Some(projection) => projection,
-            None => {
-                all = (0..schema.fields().len()).collect();
-                &all
+        let (in_memory, of) = (read.rows.into_inner(), read.of.into_inner());
+        let many = in_memory.saturating_add(self.0.rows_in_the_lake()) >= MANY_STATES;
+        let streams = if many { state.config().target_partitions() } else { 1 };
+        let answer = self.project(self.0.split.finish(states, streams)?, projection)?;
+        let says = format!("{}, states in memory={in_memory} of {of}", self.0);
+        let stored = self.0.batch.as_ref().filter(|batch| batch.cached.is_none());
+        let instead = match (stored, &self.0.whole) {
+            (Some(batch), Some(whole)) => {
+                let rows: Arc<dyn TableProvider> = Arc::new(whole.clone());
+                let states = self.0.split.partial(rows, only.as_ref(), state).await?;
+                let states = self.0.split.join(self.0.joined.as_ref(), states, state).await?;
+                let plan = self.project(self.0.split.finish(states, 1)?, projection)?;
+                Some(Instead { batch: Arc::clone(batch), plan })
             }
+            _ => None,
         };
-        let columns = projection.iter().map(|at| {
-            let (from, to) = (answer.schema().field(*at).clone(), schema.field(*at));
-            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(from.name(), *at));
-            let column = if from.data_type() == to.data_type() {
-                column
-            } else {
-                Arc::new(CastExpr::new(column, to.data_type().clone(), None))
-            };
-            (column, to.name().clone())
-        });
-        let columns: Vec<_> = columns.collect();
-        let answer: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(columns, answer)?);
-        Ok(Arc::new(ViewExec { says: self.0.to_string(), inner: answer }))
+        Ok(Arc::new(ViewExec { says, inner: answer, instead }))
     }
+}
+
+/// What a statement reads when the states of `batch` cannot be read: the rows, in one stream.
+#[derive(Debug)]
+struct Instead {
+    batch: Arc<BatchStates>,
+    plan: Arc<dyn ExecutionPlan>,
 }
 
 /// The merge of a view, closed to the optimizer.
@@ -295,6 +403,7 @@ impl TableProvider for StatesScan {
 struct ViewExec {
     says: String,
     inner: Arc<dyn ExecutionPlan>,
+    instead: Option<Instead>,
 }
 
 impl DisplayAs for ViewExec {
@@ -342,7 +451,28 @@ impl ExecutionPlan for ViewExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        self.inner.execute(partition, context)
+        let mut rows = self.inner.execute(partition, Arc::clone(&context))?;
+        let Some(Instead { batch, plan }) = &self.instead else { return Ok(rows) };
+        let (batch, plan, schema) = (Arc::clone(batch), Arc::clone(plan), rows.schema());
+        let begun = async move {
+            let first = match rows.next().await {
+                None => return futures::stream::empty().boxed(),
+                Some(Err(error)) if is_read_damage(&error) => {
+                    tracing::warn!(table = batch.table, %error, "states cannot be read; a statement reads the rows");
+                    batch.is_damaged.store(true, Ordering::Relaxed);
+                    // Every stream has failed, for each merges all states; the first one answers for all.
+                    return match (partition == 0).then(|| plan.execute(0, context)) {
+                        Some(Ok(rows)) => rows.boxed(),
+                        Some(Err(error)) => futures::stream::iter([Err(error)]).boxed(),
+                        None => futures::stream::empty().boxed(),
+                    };
+                }
+                Some(first) => first,
+            };
+            futures::stream::iter([first]).chain(rows).boxed()
+        };
+        let rows = futures::stream::once(begun).flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 }
 
@@ -421,3 +551,6 @@ impl ExecutionPlan for RestoreExec {
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.stored.states()), rows)))
     }
 }
+
+#[cfg(test)]
+mod tests;

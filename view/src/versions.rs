@@ -4,12 +4,14 @@
 //! old one, and the old one is left as it is.
 //!
 //! *Layout*: `txn` actions and `tarn.topic_uuid` as in a table made from a topic, so a build's boundary is read from its own
-//! commits; the stamp and the query stand in its properties.
+//! commits; the stamp and the query stand in its properties. A build that was rolled back says so in a property of its own:
+//! `tarn.view.rolled_back_to` names the build that serves instead. So a rollback outlives a restart, and it ends by itself once
+//! the config has a query that no such build was made for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use tarn_lake::{Lake, LakeSnapshot, LakeTable, NewTable};
+use tarn_lake::{Commit, Lake, LakeSnapshot, LakeTable, NewTable};
 use tarn_model::{Boundary, Error, Kind, Result};
 use tarn_table::catalog::boundary_of;
 use tarn_table::open::{KIND, TOPIC_UUID, VIEW};
@@ -21,6 +23,7 @@ use crate::stamp::Stamp;
 use crate::{Definition, Planner};
 
 const QUERY: &str = "tarn.view.query";
+const ROLLED_BACK: &str = "tarn.view.rolled_back_to";
 
 /// All builds of one view.
 #[derive(Debug)]
@@ -78,6 +81,10 @@ impl Versions {
                 Err(error) => return Err(error),
             };
             let snapshot = table.snapshot();
+            if snapshot.properties.contains_key(ROLLED_BACK) {
+                tracing::info!(view = %self.view, table = name, "states were rolled back and are not used");
+                continue;
+            }
             match why_not(&snapshot, stamp, topic_uuid) {
                 None if boundary_of(&snapshot).is_empty() => {
                     begun.get_or_insert(Version { number: *number, table });
@@ -99,8 +106,9 @@ impl Versions {
         stamp: &Stamp,
         topic_uuid: &str,
     ) -> Result<Version> {
-        // A build whose log was damaged may not be listed any more, but its folder is there.
-        let mut number = self.numbers.last().map_or(1, |last| last + 1);
+        // The last one may only have been begun. A build whose log was damaged may not be listed any more, but its folder is
+        // there.
+        let mut number = self.numbers.last().copied().unwrap_or(1);
         loop {
             let mut properties = stamp.write();
             properties.insert(KIND.to_owned(), VIEW.to_owned());
@@ -112,9 +120,12 @@ impl Versions {
                 Ok(table) => {
                     let fresh = why_not(&table.snapshot(), stamp, topic_uuid).is_none()
                         && boundary_of(&table.snapshot()).is_empty()
-                        && table.snapshot().files.is_empty();
+                        && table.snapshot().files.is_empty()
+                        && !table.snapshot().properties.contains_key(ROLLED_BACK);
                     if fresh {
-                        self.numbers.push(number);
+                        if self.numbers.last() != Some(&number) {
+                            self.numbers.push(number);
+                        }
                         return Ok(Version { number, table });
                     }
                 }
@@ -127,6 +138,84 @@ impl Versions {
             if number > self.numbers.last().copied().unwrap_or(0) + 1000 {
                 return Err(Error::internal(format!("no build of view `{}` can be made", self.view)));
             }
+        }
+    }
+
+    /// The query that the view is to answer: `declared`, or the one of the build to which the newest build of `declared` was
+    /// rolled back.
+    pub async fn answering(&self, declared: &str) -> Result<Option<String>> {
+        for number in self.numbers.iter().rev() {
+            let Some(version) = self.readable(*number).await? else { continue };
+            if version.query().as_deref() != Some(declared) {
+                continue;
+            }
+            let Some(to) = version.rolled_back_to() else { return Ok(None) };
+            let query = match self.readable(to).await? {
+                Some(target) => target.query(),
+                None => None,
+            };
+            if query.is_none() {
+                tracing::warn!(view = %self.view, from = number, to, "the build that it was rolled back to is gone");
+            }
+            return Ok(query.filter(|query| query != declared));
+        }
+        Ok(None)
+    }
+
+    /// The builds that must be left for the view to answer as it does: those that say what was rolled back, and to what.
+    pub async fn rollbacks(&self, declared: &str) -> Result<Vec<(u32, u32)>> {
+        let mut found = Vec::new();
+        for number in &self.numbers {
+            let Some(version) = self.readable(*number).await? else { continue };
+            let is_declared = version.query().as_deref() == Some(declared);
+            found.extend(version.rolled_back_to().filter(|_| is_declared).map(|to| (*number, to)));
+        }
+        Ok(found)
+    }
+
+    /// From the next look on build `to` serves: newer builds of its query, and those of `declared` when that is another one,
+    /// are marked as rolled back. Each mark is a commit of its own, and with any of them the view is right.
+    pub async fn roll_back(&self, declared: &str, to: u32) -> Result<()> {
+        let gone = || Error::invalid(format!("there is no build {to} of view `{}`", self.view));
+        let target = self.readable(to).await?.ok_or_else(gone)?;
+        let query = target.query().ok_or_else(gone)?;
+        let mut marks = Vec::new();
+        for number in self.numbers.iter().rev().filter(|number| **number != to) {
+            let Some(version) = self.readable(*number).await? else { continue };
+            let Some(found) = version.query() else { continue };
+            if (found == query && *number > to) || (found == declared && declared != query) {
+                marks.push(version);
+            }
+        }
+        let is_held = marks.iter().any(|version| version.query().as_deref() == Some(declared));
+        if declared != query && !is_held {
+            return Err(Error::invalid(format!(
+                "build {to} of view `{}` was made for another query, and there is no build of the query in the config",
+                self.view
+            ))
+            .with_hint("put the older query back into the config: its build is still there"));
+        }
+        for version in marks {
+            version.mark(Some(to)).await?;
+        }
+        if target.rolled_back_to().is_some() {
+            target.mark(None).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a build.
+    pub async fn remove(&mut self, number: u32) -> Result<()> {
+        self.lake.remove(&self.name(number)).await?;
+        self.numbers.retain(|known| *known != number);
+        Ok(())
+    }
+
+    /// A build, or `None` when it is not there or cannot be read.
+    async fn readable(&self, number: u32) -> Result<Option<Version>> {
+        match self.open(number).await {
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => Ok(None),
+            opened => opened,
         }
     }
 
@@ -157,7 +246,27 @@ impl Version {
             snapshot,
             stamp: stamp.clone(),
             cached,
+            bounds: OnceLock::new(),
+            cached_bytes: OnceLock::new(),
+            is_damaged: false.into(),
         }
+    }
+
+    /// The build that serves in its place, if it was rolled back.
+    pub fn rolled_back_to(&self) -> Option<u32> {
+        self.table.snapshot().properties.get(ROLLED_BACK)?.parse().ok()
+    }
+
+    /// Why it cannot serve a view with this stamp on the topic `topic_uuid`, if that is so.
+    pub fn why_not(&self, stamp: &Stamp, topic_uuid: &str) -> Option<&'static str> {
+        why_not(&self.table.snapshot(), stamp, topic_uuid)
+    }
+
+    async fn mark(&self, to: Option<u32>) -> Result<()> {
+        let properties = BTreeMap::from([(ROLLED_BACK.to_owned(), to.map(|to| to.to_string()))]);
+        let operation = "SET TBLPROPERTIES".to_owned();
+        let commit = Commit { properties, operation, ..Commit::default() };
+        self.table.commit(commit).await.map(drop)
     }
 
     /// The query that the build was made for.

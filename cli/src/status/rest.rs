@@ -13,6 +13,7 @@ use tarn_table::catalog::boundary_of;
 
 use crate::pipeline::topic_status;
 use crate::rest::{self, event_time_at_rest};
+use crate::views;
 
 /// Enough for the batch that holds a record.
 const FETCH_BYTES: usize = 1;
@@ -30,12 +31,17 @@ pub(super) async fn status(config: &Config) -> anyhow::Result<Status> {
             Err(error) => refused(&table, &format!("{error:#}")),
         });
     }
+    let views = match &lake {
+        Ok(lake) => views::at_rest(config, lake).await,
+        Err(_) => Vec::new(),
+    };
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         at_rest: true,
         sources: config.sources.iter().map(|source| source_status(&log, source)).collect::<Result<_, _>>()?,
         topics: topic_status(&log),
         tables,
+        views,
         ..Status::default()
     };
     log.close().await?;

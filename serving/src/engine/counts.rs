@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tarn_view::RunningStatement;
 use tokio::time::Instant;
 
 use super::Shared;
@@ -53,12 +54,15 @@ pub struct StatementCounts {
 pub(super) struct Running {
     shared: Arc<Shared>,
     since: Instant,
+    /// Builds of views give way to it.
+    _statement: RunningStatement,
 }
 
 impl Running {
     pub(super) fn new(shared: Arc<Shared>) -> Running {
         shared.counts.running.fetch_add(1, Ordering::Relaxed);
-        Running { shared, since: Instant::now() }
+        let statement = shared.views.statements().begin();
+        Running { shared, since: Instant::now(), _statement: statement }
     }
 
     pub(super) fn ended(&self, well: bool) {

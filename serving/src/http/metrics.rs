@@ -42,6 +42,7 @@ fn render(status: &Status, statements: &StatementCounts) -> String {
     sources(&mut metrics, status);
     topics(&mut metrics, status);
     tables(&mut metrics, status);
+    views(&mut metrics, status);
     sql(&mut metrics, statements);
     metrics.text
 }
@@ -127,6 +128,44 @@ fn tables(metrics: &mut Metrics, status: &Status) {
         metrics.head(name, "gauge", help);
         for table in &status.tables {
             metrics.line(name, &[("table", &table.name), ("topic", &table.topic)], value(table));
+        }
+    }
+}
+
+fn views(metrics: &mut Metrics, status: &Status) {
+    metrics.head("tarn_view_info", "gauge", "How a view is kept, by which plan and build.");
+    for view in &status.views {
+        let version = view.version.map(|version| version.to_string()).unwrap_or_default();
+        let plan = view.plan.as_deref().unwrap_or_default();
+        let labels =
+            [("view", view.name.as_str()), ("kept_as", &view.kept_as), ("plan", plan), ("version", &version)];
+        metrics.line("tarn_view_info", &labels, 1.0);
+    }
+    metrics.head("tarn_view_boundary_offset", "gauge", "Next offset that the states in the lake lack.");
+    for view in &status.views {
+        for (partition, next) in view.boundary.iter().flat_map(tarn_model::Boundary::iter) {
+            let labels = [("view", view.name.as_str()), ("partition", &partition.to_string())];
+            metrics.line("tarn_view_boundary_offset", &labels, float(next.unsigned_abs()));
+        }
+    }
+    type Value = fn(&tarn_model::status::ViewStatus) -> Option<f64>;
+    let each: [(&str, &str, Value); 7] = [
+        ("tarn_view_lag_records", "Records that the states in the lake lack.", |v| v.lag_records.map(float)),
+        ("tarn_view_lag_seconds", "Age of the oldest of them.", |v| v.lag_s),
+        ("tarn_view_live_records", "Records that the states in memory cover.", |v| v.live_records.map(float)),
+        ("tarn_view_live_bytes", "Memory of the states.", |v| v.live_bytes.map(float)),
+        ("tarn_view_lake_bytes", "States in the lake.", |v| v.lake_bytes.map(float)),
+        ("tarn_view_built_ratio", "Share of the rows that a build on its way has read.", |v| v.built),
+        ("tarn_view_failing", "Whether the newest attempt failed.", |v| {
+            Some(f64::from(u8::from(v.trouble.is_some())))
+        }),
+    ];
+    for (name, help, value) in each {
+        metrics.head(name, "gauge", help);
+        for view in &status.views {
+            if let Some(value) = value(view) {
+                metrics.line(name, &[("view", &view.name)], value);
+            }
         }
     }
 }
