@@ -147,17 +147,10 @@ fn killed(point: &str, passes: u32) {
         // The next answer, seconds later, whatever the kill left of the builds. Vacuum may take a file under a statement here.
         let mut running = folder.start();
         let client = running.ready_within(seconds(10));
-        let answer = wait_for("an answer to be right", seconds(10), || {
-            let answer =
-                client.post("/v1/sql", &[("Accept", "application/json")], DIFFERENCES.as_bytes()).ok()?;
-            (answer.status == 200).then(|| answer.text())
+        let answer = wait_for("an answer", seconds(10), || {
+            client.try_sql(DIFFERENCES).ok().filter(|answer| answer.status == 200)
         });
-        assert_eq!(
-            answer.trim(),
-            r#"[{"n":0}]"#,
-            "the view is not its query: {:?}",
-            client.sql("SHOW VIEWS")
-        );
+        assert_eq!(answer.json()[0]["n"], 0, "the view is not its query: {:?}", client.sql("SHOW VIEWS"));
         running.kill();
     }
     proven(&folder, &feeder);
