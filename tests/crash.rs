@@ -129,6 +129,7 @@ impl Feeder<'_> {
     }
 }
 
+/// Points that only Kafka's clients reach have their cases in `transactions`.
 fn killed(point: &str, passes: u32) {
     if point.starts_with("log.transaction.") {
         return transactions::killed(point, passes);

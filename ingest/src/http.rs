@@ -229,7 +229,13 @@ async fn ingest(
         build()?
     };
     if append.is_empty() {
-        return Ok(answer(&Appended { ranges: Vec::new(), records: 0, repeated: false, producer: None }));
+        return Ok(answer(&Appended {
+            ranges: Vec::new(),
+            records: 0,
+            repeated: false,
+            producer: None,
+            append_time_ms: None,
+        }));
     }
     // On a task of its own: a client that goes away does not break off a commit.
     let log = door.log.clone();

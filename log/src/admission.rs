@@ -80,7 +80,13 @@ impl Committer {
                         keys.insert((topic, key.key.clone()), accepted.len());
                     }
                     let records = pending.sealed.records;
-                    let appended = Appended { ranges: Vec::new(), records, repeated: false, producer };
+                    let appended = Appended {
+                        ranges: Vec::new(),
+                        records,
+                        repeated: false,
+                        producer,
+                        append_time_ms: None,
+                    };
                     accepted.push(Accepted { pending, topic_of_key, topics_of_offsets, appended });
                 }
             }
@@ -133,6 +139,7 @@ impl Committer {
                         records: sealed.records,
                         repeated: true,
                         producer: None,
+                        append_time_ms: None,
                     }));
                 }
             }

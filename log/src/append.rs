@@ -493,6 +493,16 @@ pub(crate) struct SealedBatch {
     pub(crate) is_marker: bool,
 }
 
+impl SealedBatch {
+    /// Gives all its records this time.
+    pub(crate) fn set_append_time(&mut self, now_ms: i64) {
+        if !self.is_marker {
+            batch::set_append_time(&mut self.bytes, now_ms);
+            self.max_timestamp = Some(now_ms);
+        }
+    }
+}
+
 /// Makes a repeated append answer like the first.
 ///
 /// The key belongs to a topic. A repeat with the same body hash commits nothing and returns the first answer with
@@ -520,4 +530,7 @@ pub struct Appended {
     /// Who the producer is after what it asked of its transaction.
     #[serde(skip)]
     pub producer: Option<ProducerEpoch>,
+    /// The time of the append, where the topic gives its records that.
+    #[serde(skip)]
+    pub append_time_ms: Option<i64>,
 }

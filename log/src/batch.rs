@@ -176,6 +176,15 @@ pub(crate) fn marker(producer: i64, epoch: i16, committed: bool, timestamp_ms: i
     batch
 }
 
+/// Gives all records of a sealed batch the time of their append; its CRC changes.
+pub(crate) fn set_append_time(batch: &mut [u8], now_ms: i64) {
+    let attributes = i16::from_be_bytes([batch[21], batch[22]]) | LOG_APPEND_TIME;
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    batch[35..43].copy_from_slice(&now_ms.to_be_bytes());
+    let crc = checksum(batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
 /// Gives a sealed batch its place in the log; the CRC stays right.
 pub(crate) fn place(batch: &mut [u8], base_offset: Offset, leader_epoch: i32) {
     batch[0..8].copy_from_slice(&base_offset.to_be_bytes());

@@ -225,6 +225,10 @@ impl Committer {
                     let committed = topic.partition(*partition).expect("partitions are never taken away");
                     Draft::new(topic.id, *partition, committed)
                 });
+                if part.topic.configs.append_time {
+                    part.batches.iter_mut().for_each(|batch| batch.set_append_time(now_ms));
+                    appended.append_time_ms = Some(now_ms);
+                }
                 let range = draft.write(
                     &mut part.batches,
                     self.leader_epoch,

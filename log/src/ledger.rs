@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! meta        name, value           commit (number of the last), leader_epoch, boot_id, next_producer
-//! topics      id, uuid, name, columns, retention_time_ms, retention_bytes
+//! topics      id, uuid, name, columns, retention_time_ms, retention_bytes, configs
 //! partitions  topic, partition, start
 //! segments    topic, partition, base, end, bytes, created_ms, last_append_ms, max_timestamp_ms, markers
 //! positions   source, key, value
@@ -45,12 +45,13 @@ use uuid::Uuid;
 
 pub(crate) use self::kafka::{OffsetRow, ProducerRow};
 use self::rows::{
-    SCHEMA, integer, load_topics, meta, put_extent, roll_back, set_meta, unsigned, write_dropped, write_keys,
-    write_new_partitions, write_partitions, write_positions,
+    SCHEMA, configs_column, integer, load_topics, meta, put_extent, roll_back, set_meta, unsigned,
+    write_dropped, write_keys, write_new_partitions, write_partitions, write_positions,
 };
 pub(crate) use self::transactions::{AbortedRow, TransactionRow};
 use crate::append::Position;
 use crate::error::LogError;
+use crate::options::TopicConfigs;
 use crate::producers::{ProducerKey, ProducerState};
 use crate::segment::Extent;
 use crate::visible::Aborted;
@@ -77,6 +78,7 @@ pub(crate) struct TopicRow {
     pub(crate) columns: Option<String>,
     pub(crate) retention_time_ms: Option<i64>,
     pub(crate) retention_bytes: Option<u64>,
+    pub(crate) configs: TopicConfigs,
     pub(crate) partitions: Vec<PartitionRow>,
 }
 
@@ -277,13 +279,15 @@ impl Ledger {
     pub(crate) fn create_topic(&mut self, topic: &TopicRow) -> Result<i64, LogError> {
         self.durable(|tx| {
             tx.execute(
-                "INSERT INTO topics (uuid, name, columns, retention_time_ms, retention_bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO topics (uuid, name, columns, retention_time_ms, retention_bytes, configs)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     topic.uuid.to_string(),
                     topic.name,
                     topic.columns,
                     topic.retention_time_ms,
-                    topic.retention_bytes.map(integer)
+                    topic.retention_bytes.map(integer),
+                    configs_column(&topic.configs)
                 ],
             )?;
             let id = tx.last_insert_rowid();
@@ -324,8 +328,14 @@ impl Ledger {
     pub(crate) fn update_topic(&mut self, topic: &TopicRow, first: usize) -> Result<(), LogError> {
         self.durable(|tx| {
             tx.execute(
-                "UPDATE topics SET columns = ?2, retention_time_ms = ?3, retention_bytes = ?4 WHERE id = ?1",
-                params![topic.id, topic.columns, topic.retention_time_ms, topic.retention_bytes.map(integer)],
+                "UPDATE topics SET columns = ?2, retention_time_ms = ?3, retention_bytes = ?4, configs = ?5 WHERE id = ?1",
+                params![
+                    topic.id,
+                    topic.columns,
+                    topic.retention_time_ms,
+                    topic.retention_bytes.map(integer),
+                    configs_column(&topic.configs)
+                ],
             )?;
             write_new_partitions(tx, topic.id, first, &topic.partitions[first.min(topic.partitions.len())..])
         })

@@ -53,7 +53,7 @@ use uuid::Uuid;
 pub use append::{Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER};
 pub use fetch::{Fetch, RecordView, Records};
 pub use offsets::{CommittedOffset, GroupOffset};
-pub use options::{LogOptions, TopicInfo, TopicOptions};
+pub use options::{LogOptions, TopicConfigs, TopicInfo, TopicOptions};
 pub use refused::Refused;
 pub use transacting::TransactionInfo;
 pub use transactions::{ProducerEpoch, TransactionState};
@@ -190,7 +190,18 @@ impl Log {
     /// Creates a topic, or returns it when it exists; more partitions than it has are added, fewer are refused. Blocking.
     pub fn create_topic(&self, name: &str, options: &TopicOptions) -> Result<Arc<TopicInfo>> {
         let (name, options) = (name.to_owned(), options.clone());
-        self.ask_blocking(move |committer| committer.create_topic(&name, &options))
+        self.ask_blocking(move |committer| committer.create_topic(&name, &options, None))
+    }
+
+    /// [`Log::create_topic`] with configs of its own; they replace those that it has. Blocking.
+    pub fn configure_topic(
+        &self,
+        name: &str,
+        options: &TopicOptions,
+        configs: &TopicConfigs,
+    ) -> Result<Arc<TopicInfo>> {
+        let (name, options, configs) = (name.to_owned(), options.clone(), configs.clone());
+        self.ask_blocking(move |committer| committer.create_topic(&name, &options, Some(&configs)))
     }
 
     /// Creates a topic with the identity and the first offsets that a lake knows it by, so that the log goes on where the
@@ -284,8 +295,13 @@ impl Log {
         let Packed { sealed, bytes, room } = packed;
         let (answer, answered) = oneshot::channel();
         if sealed.is_empty() {
-            let _ =
-                answer.send(Ok(Appended { ranges: Vec::new(), records: 0, repeated: false, producer: None }));
+            let _ = answer.send(Ok(Appended {
+                ranges: Vec::new(),
+                records: 0,
+                repeated: false,
+                producer: None,
+                append_time_ms: None,
+            }));
             return Submitted { answered, shared: self.handle.shared.clone() };
         }
         self.shared().queue.append(Pending { sealed, bytes, answer, room });

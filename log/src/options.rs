@@ -76,6 +76,17 @@ pub struct TopicOptions {
     pub retention_bytes: Option<u64>,
 }
 
+/// What a topic does otherwise than the log does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TopicConfigs {
+    /// Largest record batch that a client may send; never more than the log takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch_bytes: Option<usize>,
+    /// Whether records have the time of their append instead of their own.
+    #[serde(default)]
+    pub append_time: bool,
+}
+
 /// A topic as it is.
 #[derive(Debug, Clone)]
 pub struct TopicInfo {
@@ -93,6 +104,8 @@ pub struct TopicInfo {
     pub retention_time: Option<Duration>,
     /// Its own retention size, if it has one.
     pub retention_bytes: Option<u64>,
+    /// What else is its own.
+    pub configs: TopicConfigs,
 }
 
 /// What a batch may have beyond the largest record: the same as in Kafka, whose default thus is ours.
@@ -101,6 +114,7 @@ const BATCH_OVERHEAD_BYTES: usize = 12;
 impl TopicInfo {
     /// Largest record batch that a client may send.
     pub fn max_batch_bytes(&self) -> usize {
-        self.max_record_bytes + BATCH_OVERHEAD_BYTES
+        let limit = self.max_record_bytes + BATCH_OVERHEAD_BYTES;
+        self.configs.max_batch_bytes.map_or(limit, |own| own.min(limit))
     }
 }

@@ -139,6 +139,7 @@ pub(crate) fn info(row: &TopicRow, options: &LogOptions) -> Result<TopicInfo> {
         max_record_bytes: options.max_record_bytes,
         retention_time: row.retention_time_ms.map(|ms| Duration::from_millis(ms.unsigned_abs())),
         retention_bytes: row.retention_bytes,
+        configs: row.configs.clone(),
     })
 }
 

@@ -12,7 +12,7 @@ use crate::committer::Committer;
 use crate::draft::sync_dir;
 use crate::error::LogError;
 use crate::ledger::{PartitionRow, TopicRow};
-use crate::options::{TopicInfo, TopicOptions};
+use crate::options::{TopicConfigs, TopicInfo, TopicOptions};
 use crate::recovery;
 use crate::segment::{Extent, Segment};
 use crate::visible::{Partition, Placed, Topic};
@@ -24,7 +24,13 @@ const MOST_PARTITIONS: i32 = 10_000;
 
 impl Committer {
     /// Creates a topic, or makes an existing one as `options` say.
-    pub(crate) fn create_topic(&mut self, name: &str, options: &TopicOptions) -> Result<Arc<TopicInfo>> {
+    /// Its configs stay what they are unless some are given.
+    pub(crate) fn create_topic(
+        &mut self,
+        name: &str,
+        options: &TopicOptions,
+        configs: Option<&TopicConfigs>,
+    ) -> Result<Arc<TopicInfo>> {
         self.shared.check_running()?;
         check_name(name)?;
         if !(1..=MOST_PARTITIONS).contains(&options.partitions) {
@@ -34,7 +40,7 @@ impl Committer {
         }
         let count = usize::try_from(options.partitions).expect("checked above");
         match self.row(name) {
-            None => self.create(name, options, count),
+            None => self.create(name, options, configs, count),
             Some(row) if count < row.partitions.len() => {
                 let has = row.partitions.len();
                 Err(Error::invalid(format!(
@@ -42,7 +48,7 @@ impl Committer {
                 ))
                 .with_hint(format!("set `partitions = {has}` or more")))
             }
-            Some(row) => self.change(row, options, count),
+            Some(row) => self.change(row, options, configs, count),
         }
     }
 
@@ -130,18 +136,35 @@ impl Committer {
         Ok(())
     }
 
-    fn create(&mut self, name: &str, options: &TopicOptions, count: usize) -> Result<Arc<TopicInfo>> {
+    fn create(
+        &mut self,
+        name: &str,
+        options: &TopicOptions,
+        configs: Option<&TopicConfigs>,
+        count: usize,
+    ) -> Result<Arc<TopicInfo>> {
         let mut row = empty_row(name, new_id(), options);
+        row.configs = configs.cloned().unwrap_or_default();
         let added = self.create_partitions(&mut row, count, &Boundary::new())?;
         row.id = self.ledger.create_topic(&row).map_err(|cause| self.ledger_failed(&cause))?;
         tracing::info!(topic = name, uuid = %row.uuid, partitions = count, "created a topic");
         self.show(&row, added)
     }
 
-    fn change(&mut self, mut row: TopicRow, options: &TopicOptions, count: usize) -> Result<Arc<TopicInfo>> {
-        let (first, before) = (row.partitions.len(), (row.retention_time_ms, row.retention_bytes));
+    fn change(
+        &mut self,
+        mut row: TopicRow,
+        options: &TopicOptions,
+        configs: Option<&TopicConfigs>,
+        count: usize,
+    ) -> Result<Arc<TopicInfo>> {
+        let kept = |row: &TopicRow| (row.retention_time_ms, row.retention_bytes, row.configs.clone());
+        let (first, before) = (row.partitions.len(), kept(&row));
         set_retention(&mut row, options);
-        if count > first || before != (row.retention_time_ms, row.retention_bytes) {
+        if let Some(configs) = configs {
+            row.configs = configs.clone();
+        }
+        if count > first || before != kept(&row) {
             let added = self.create_partitions(&mut row, count, &Boundary::new())?;
             self.ledger.update_topic(&row, first).map_err(|cause| self.ledger_failed(&cause))?;
             tracing::info!(topic = row.name, partitions = count, "changed a topic");
@@ -210,6 +233,7 @@ impl Committer {
             columns: topic.info.columns.as_ref().map(Columns::to_string),
             retention_time_ms: topic.retention_time.map(millis),
             retention_bytes: topic.retention_bytes,
+            configs: topic.info.configs.clone(),
             partitions: topic.partitions.iter().map(partition).collect(),
         })
     }
@@ -232,6 +256,7 @@ fn empty_row(name: &str, uuid: Uuid, options: &TopicOptions) -> TopicRow {
         columns: None,
         retention_time_ms: None,
         retention_bytes: None,
+        configs: TopicConfigs::default(),
         partitions: Vec::new(),
     };
     set_retention(&mut row, options);

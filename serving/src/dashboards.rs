@@ -154,7 +154,7 @@ pub fn check_query(query: &str) -> Result<()> {
             _ => "NULL".to_owned(),
         })
     };
-    Statement::parse(&fill(query, value)).map(drop)
+    Statement::parse(&fill(query, value), None, &[]).map(drop)
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl Information {
     pub(crate) fn new(moment: &Arc<Moment>) -> Information {
         // A catalog of its own: the statement's holds on to this schema.
         let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(StatementCatalog::new(moment)));
+        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(StatementCatalog::new(moment, None)));
         Information { moment: moment.clone(), rest: InformationSchemaProvider::new(Arc::new(catalogs)) }
     }
 

@@ -84,6 +84,8 @@ impl Keeper {
 
     /// Keeps the chain of one definition until it changes; `false` when its table is gone.
     async fn keep(&mut self, definition: &Arc<Definition>, split: &Arc<Split>) -> bool {
+        // Another query may have another window.
+        self.late = None;
         let mut backoff = Backoff::default();
         let Some((hub, _)) = self.catalog.table(split.table()) else { return false };
         let (mut rows, mut states) = (hub.changes(), self.view.changes());

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """A producer and a consumer that keep account, while the broker is killed again and again.
 
-usage: kafka_verify.py produce BOOTSTRAP TOPIC PARTITIONS ACKED_FILE idempotent|plain
-       kafka_verify.py consume BOOTSTRAP TOPIC ACKED_FILE idempotent|plain
+usage: kafka_verify.py produce BOOTSTRAP TOPIC PARTITIONS ACKED_FILE idempotent|plain|transactional
+       kafka_verify.py consume BOOTSTRAP TOPIC ACKED_FILE idempotent|plain|transactional
 
 `produce` sends numbered records until SIGTERM; each that is acknowledged is a line `NUMBER PARTITION OFFSET` in ACKED_FILE. A
 record's value is {"n": NUMBER}. `consume` then reads the whole topic and checks: every acknowledged record is there, at the
 offset it was acknowledged with; idempotent: no record is there twice, and those of a partition are in the order in which they
-were sent. Prints what it found. Exit code: 0 all holds, 1 not.
+were sent. Transactional: records come in transactions of 20, of which every fourth is aborted; a record counts as acknowledged once its
+transaction is committed; no transaction is found in part, and none that was aborted. Prints what it found. Exit code: 0 all holds, 1 not.
 """
 
 import collections
@@ -16,7 +17,10 @@ import signal
 import sys
 import time
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+IN_ONE_TRANSACTION = 20
+RECONNECT = {"reconnect.backoff.max.ms": 200, "retry.backoff.ms": 50}
 
 
 def produce(bootstrap, topic, partitions, path, mode):
@@ -50,32 +54,84 @@ def produce(bootstrap, topic, partitions, path, mode):
     return 0 if not failed and not left else 1
 
 
+def transact(bootstrap, topic, partitions, path):
+    """Transactions until SIGTERM."""
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+    def begin():
+        producer = Producer({
+            "bootstrap.servers": bootstrap, "transactional.id": "verify", "transaction.timeout.ms": 60000, "linger.ms": 2,
+            "message.timeout.ms": 50000, "compression.type": "lz4", **RECONNECT})
+        producer.init_transactions(60)
+        return producer
+    producer, number, turn, again = begin(), 0, 0, 0
+    with open(path, "w") as acked:
+        while not stop:
+            turn += 1
+            commit, sent = turn % 4 != 0, []
+            try:
+                producer.begin_transaction()
+                for _ in range(IN_ONE_TRANSACTION):
+                    value = json.dumps({"n": number, "t": turn if commit else -turn})
+                    producer.produce(topic, value, partition=number % int(partitions),
+                                     on_delivery=lambda error, m: None if error else sent.append(m))
+                    number += 1
+                while True:
+                    try:
+                        (producer.commit_transaction if commit else producer.abort_transaction)(60)
+                        break
+                    except KafkaException as error:
+                        if not error.args[0].retriable():
+                            raise
+            except KafkaException as error:
+                again += 1
+                # Whether it was committed is not known: its records are not counted as acknowledged.
+                if error.args[0].txn_requires_abort():
+                    producer.abort_transaction(60)
+                else:
+                    producer = begin()
+                continue
+            if commit:
+                for m in sent:
+                    acked.write(f"{json.loads(m.value())['n']} {m.partition()} {m.offset()}\n")
+                acked.flush()
+    print(f"{number} sent in {turn} transactions, {again} begun again")
+    return 0
+
+
 def consume(bootstrap, topic, path, mode):
     with open(path) as file:
         acked = [tuple(map(int, line.split())) for line in file]
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "verify", "enable.auto.commit": False,
-                         "auto.offset.reset": "earliest", "enable.partition.eof": False})
+                         "auto.offset.reset": "earliest", "enable.partition.eof": True, "isolation.level": "read_committed"})
     partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-    ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=30)[1] for p in partitions}
     consumer.assign([TopicPartition(topic, p, 0) for p in partitions])
-    found, order = {}, collections.defaultdict(list)
-    left, until = sum(ends.values()), time.monotonic() + 120
+    found, order, parts = {}, collections.defaultdict(list), collections.Counter()
+    left, until = set(partitions), time.monotonic() + 120
     while left and time.monotonic() < until:
         for message in consumer.consume(1000, 1):
-            assert not message.error(), message.error()
+            if message.error():
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                left.discard(message.partition())
+                continue
+            if mode == "transactional":
+                parts[json.loads(message.value())["t"]] += 1
             found[(message.partition(), message.offset())] = number = json.loads(message.value())["n"]
             order[message.partition()].append(number)
-            left -= 1
     consumer.close()
     wrong = []
     if left:
-        wrong.append(f"{left} records could not be read")
+        wrong.append(f"the ends of partitions {left} were not reached")
     missing = [record for record in acked if found.get(record[1:]) != record[0]]
     if missing:
         wrong.append(f"{len(missing)} acknowledged records are not where they were acknowledged: {missing[:5]}")
     times = collections.Counter(found.values())
     twice = [number for number, count in times.items() if count > 1]
-    if mode == "idempotent":
+    aborted = [turn for turn in parts if turn < 0]
+    torn = [turn for turn, records in parts.items() if records != IN_ONE_TRANSACTION]
+    if aborted or torn:
+        wrong.append(f"aborted transactions are read: {aborted[:5]}, and parts of others: {torn[:5]}")
+    if mode != "plain":
         if twice:
             wrong.append(f"{len(twice)} records are there twice: {twice[:5]}")
         for partition, numbers in order.items():
@@ -87,4 +143,6 @@ def consume(bootstrap, topic, path, mode):
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
+    if what == "produce" and arguments[-1] == "transactional":
+        sys.exit(transact(*arguments[:-1]))
     sys.exit({"produce": produce, "consume": consume}[what](*arguments))

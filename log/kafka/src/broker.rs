@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::{self, ApiKey};
 use kafka_protocol::protocol::{Decodable, StrBytes};
-use tarn_log::{Log, TopicInfo, TopicOptions};
+use tarn_log::{Log, TopicConfigs, TopicInfo, TopicOptions};
 use tarn_model::clock::Clock;
 use tarn_model::{Error, Kind};
 
@@ -50,6 +50,7 @@ pub(crate) const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::EndTxn, 0, 5),
     (ApiKey::TxnOffsetCommit, 0, 5),
     (ApiKey::DescribeConfigs, 1, 4),
+    (ApiKey::AlterConfigs, 0, 2),
     (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::DeleteGroups, 0, 2),
     (ApiKey::IncrementalAlterConfigs, 0, 1),
@@ -156,6 +157,7 @@ impl Broker {
             ApiKey::IncrementalAlterConfigs => {
                 serve!(IncrementalAlterConfigsRequest, |r, v| self.alter_configs(r).await)
             }
+            ApiKey::AlterConfigs => serve!(AlterConfigsRequest, |r, v| self.replace_configs(r).await),
             ApiKey::DescribeCluster => {
                 serve!(DescribeClusterRequest, |r, v| Broker::describe_cluster(&r, peer))
             }
@@ -188,6 +190,17 @@ impl Broker {
     ) -> Result<Arc<TopicInfo>, Error> {
         let (log, name) = (self.log.clone(), name.to_owned());
         blocking(move || log.create_topic(&name, &options)).await
+    }
+
+    /// Creates a topic with these configs, or gives them to one, off the async threads.
+    pub(crate) async fn configure_topic(
+        &self,
+        name: &str,
+        options: TopicOptions,
+        configs: TopicConfigs,
+    ) -> Result<Arc<TopicInfo>, Error> {
+        let (log, name) = (self.log.clone(), name.to_owned());
+        blocking(move || log.configure_topic(&name, &options, &configs)).await
     }
 }
 

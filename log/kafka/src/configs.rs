@@ -1,7 +1,7 @@
 //! Configs of topics and of the broker, under Kafka's names.
 //!
-//! A topic's retention can be set; everything else is as the log does it, and setting it to something else is refused rather
-//! than stored without effect. A topic that the config file names gets its retention from there at every start.
+//! A topic's retention, its largest batch and whose time its records have can be set; everything else is as the log does it, and
+//! setting it to something else is refused rather than stored without effect. A topic that the config file names gets its retention from there at every start.
 
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::incremental_alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{
-    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, alter_configs_request,
+    alter_configs_response,
 };
 use kafka_protocol::protocol::StrBytes;
-use tarn_log::{TopicInfo, TopicOptions};
+use tarn_log::{TopicConfigs, TopicInfo, TopicOptions};
 
 use crate::broker::{BROKER_ID, Broker, code_of, text, told};
 
@@ -34,6 +35,8 @@ const LONG: i8 = 5;
 const LIST: i8 = 7;
 const SET: i8 = 0;
 const DELETE: i8 = 1;
+const CREATE_TIME: &str = "CreateTime";
+const APPEND_TIME: &str = "LogAppendTime";
 /// What stands for "without end" where the log wants a number.
 const WITHOUT_END: u64 = i64::MAX as u64;
 
@@ -62,8 +65,20 @@ impl Broker {
         vec![
             fixed("cleanup.policy", "delete", LIST),
             fixed("compression.type", "producer", STRING),
-            fixed("max.message.bytes", &info.max_batch_bytes().to_string(), INT),
-            fixed("message.timestamp.type", "CreateTime", STRING),
+            Setting {
+                name: "max.message.bytes",
+                value: info.max_batch_bytes().to_string(),
+                kind: INT,
+                source: own(info.configs.max_batch_bytes.is_some()),
+                read_only: false,
+            },
+            Setting {
+                name: "message.timestamp.type",
+                value: if info.configs.append_time { APPEND_TIME } else { CREATE_TIME }.to_owned(),
+                kind: STRING,
+                source: if info.configs.append_time { FROM_TOPIC } else { FROM_DEFAULT },
+                read_only: false,
+            },
             fixed("min.insync.replicas", "1", INT),
             Setting {
                 name: "retention.bytes",
@@ -153,14 +168,17 @@ impl Broker {
         validate_only: bool,
     ) -> Result<(), (Code, Option<StrBytes>)> {
         if resource.resource_type != TOPIC {
-            let why = "only topics can be altered; everything else stands in the config file";
-            return Err((Code::InvalidRequest, Some(text(why))));
+            return Err((Code::InvalidRequest, Some(text(ONLY_TOPICS))));
         }
         let info = self.log.topic(&resource.resource_name).ok_or((Code::UnknownTopicOrPartition, None))?;
-        let mut options = TopicOptions {
-            partitions: info.partitions,
-            retention_time: info.retention_time,
-            retention_bytes: info.retention_bytes,
+        let mut wanted = Wanted {
+            options: TopicOptions {
+                partitions: info.partitions,
+                retention_time: info.retention_time,
+                retention_bytes: info.retention_bytes,
+            },
+            configs: info.configs.clone(),
+            largest_batch: self.largest_batch(),
         };
         let settings = self.topic_settings(&info);
         for config in &resource.configs {
@@ -172,24 +190,69 @@ impl Broker {
             if config.config_operation == SET && value.is_none() {
                 return Err((Code::InvalidConfig, Some(text("a value is missing"))));
             }
-            apply(&mut options, &config.name, value, &settings)
+            apply(&mut wanted, &config.name, value, &settings)
                 .map_err(|why| (Code::InvalidConfig, Some(text(why))))?;
         }
+        self.make_so(&info, wanted, validate_only).await
+    }
+
+    async fn make_so(
+        &self,
+        info: &TopicInfo,
+        wanted: Wanted,
+        validate_only: bool,
+    ) -> Result<(), (Code, Option<StrBytes>)> {
         if validate_only {
             return Ok(());
         }
-        let changed = self.create_topic(&info.name, options).await;
+        let changed = self.configure_topic(&info.name, wanted.options, wanted.configs).await;
         changed.map(|_| ()).map_err(|error| (code_of(&error), told(&error)))
     }
 
-    /// Options of a new topic with these configs.
-    pub(crate) fn new_topic_options<'a>(
+    /// The older request: what it does not name becomes the log's own again.
+    pub(crate) async fn replace_configs(&self, request: AlterConfigsRequest) -> AlterConfigsResponse {
+        let _alone = self.admin.lock().await;
+        let mut answer = AlterConfigsResponse::default();
+        for resource in request.resources {
+            let replaced = self.replace(&resource, request.validate_only).await;
+            let (code, why) = replaced.err().map_or((0, None), |(code, why)| (code.code(), why));
+            answer.responses.push(
+                alter_configs_response::AlterConfigsResourceResponse::default()
+                    .with_error_code(code)
+                    .with_error_message(why)
+                    .with_resource_type(resource.resource_type)
+                    .with_resource_name(resource.resource_name),
+            );
+        }
+        answer
+    }
+
+    async fn replace(
         &self,
-        partitions: i32,
-        configs: impl Iterator<Item = (&'a str, Option<&'a str>)>,
-    ) -> Result<TopicOptions, String> {
-        let mut options = TopicOptions { partitions, retention_time: None, retention_bytes: None };
-        let like = TopicInfo {
+        resource: &alter_configs_request::AlterConfigsResource,
+        validate_only: bool,
+    ) -> Result<(), (Code, Option<StrBytes>)> {
+        if resource.resource_type != TOPIC {
+            return Err((Code::InvalidRequest, Some(text(ONLY_TOPICS))));
+        }
+        let info = self.log.topic(&resource.resource_name).ok_or((Code::UnknownTopicOrPartition, None))?;
+        let configs = resource.configs.iter();
+        let configs = configs.map(|c| (c.name.as_str(), c.value.as_ref().map(|value| value.as_str())));
+        let (options, configs) = self
+            .new_topic_options(info.partitions, configs)
+            .map_err(|why| (Code::InvalidConfig, Some(text(why))))?;
+        let largest_batch = self.largest_batch();
+        self.make_so(&info, Wanted { options, configs, largest_batch }, validate_only).await
+    }
+
+    /// The largest batch that any topic takes.
+    fn largest_batch(&self) -> usize {
+        self.any_topic(1).max_batch_bytes()
+    }
+
+    /// A topic without anything of its own.
+    fn any_topic(&self, partitions: i32) -> TopicInfo {
+        TopicInfo {
             name: String::new(),
             id: uuid::Uuid::nil(),
             partitions,
@@ -197,30 +260,70 @@ impl Broker {
             max_record_bytes: self.log.options().max_record_bytes,
             retention_time: None,
             retention_bytes: None,
-        };
-        let settings = self.topic_settings(&like);
-        for (name, value) in configs {
-            apply(&mut options, name, value, &settings)?;
+            configs: TopicConfigs::default(),
         }
-        Ok(options)
+    }
+
+    /// A topic with these configs and nothing else of its own.
+    pub(crate) fn new_topic_options<'a>(
+        &self,
+        partitions: i32,
+        configs: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+    ) -> Result<(TopicOptions, TopicConfigs), String> {
+        let mut wanted = Wanted {
+            options: TopicOptions { partitions, retention_time: None, retention_bytes: None },
+            configs: TopicConfigs::default(),
+            largest_batch: self.largest_batch(),
+        };
+        let settings = self.topic_settings(&self.any_topic(partitions));
+        for (name, value) in configs {
+            apply(&mut wanted, name, value, &settings)?;
+        }
+        Ok((wanted.options, wanted.configs))
     }
 }
 
+/// How a topic is to be.
+struct Wanted {
+    options: TopicOptions,
+    configs: TopicConfigs,
+    /// What `max.message.bytes` may be at most.
+    largest_batch: usize,
+}
+
+const ONLY_TOPICS: &str = "only topics can be altered; everything else stands in the config file";
+
 /// Sets a config, or with `None` lets the log's own value count again. What cannot be set may be set to what it is.
-fn apply(
-    options: &mut TopicOptions,
-    name: &str,
-    value: Option<&str>,
-    settings: &[Setting],
-) -> Result<(), String> {
+fn apply(wanted: &mut Wanted, name: &str, value: Option<&str>, settings: &[Setting]) -> Result<(), String> {
     let number = |value: &str| match value.parse::<i64>() {
         Ok(-1) => Ok(WITHOUT_END),
         Ok(number) if number >= 0 => Ok(number.unsigned_abs()),
         _ => Err(format!("`{name}` is a number, or -1 for no limit: not `{value}`")),
     };
     match name {
-        "retention.ms" => options.retention_time = value.map(number).transpose()?.map(Duration::from_millis),
-        "retention.bytes" => options.retention_bytes = value.map(number).transpose()?,
+        "retention.ms" => {
+            wanted.options.retention_time = value.map(number).transpose()?.map(Duration::from_millis);
+        }
+        "retention.bytes" => wanted.options.retention_bytes = value.map(number).transpose()?,
+        "max.message.bytes" => {
+            let limit = wanted.largest_batch;
+            let fits = |value: &str| match value.parse::<usize>() {
+                Ok(bytes) if bytes <= limit => Ok(bytes),
+                _ => Err(format!(
+                    "`{name}` is a number, at most {limit} (`log.max_record_size` plus 12): not `{value}`"
+                )),
+            };
+            wanted.configs.max_batch_bytes = value.map(fits).transpose()?;
+        }
+        "message.timestamp.type" => {
+            wanted.configs.append_time = match value {
+                None | Some(CREATE_TIME) => false,
+                Some(APPEND_TIME) => true,
+                Some(other) => {
+                    return Err(format!("`{name}` is `{CREATE_TIME}` or `{APPEND_TIME}`: not `{other}`"));
+                }
+            };
+        }
         _ => {
             let setting = settings.iter().find(|setting| setting.name == name);
             let Some(setting) = setting else { return Err(format!("`{name}` is not known here")) };

@@ -169,7 +169,10 @@ async fn finish_partition(log: &Log, index: i32, outcome: Outcome) -> PartitionP
                 return refused(Code::UnknownServerError, None);
             };
             let start = log.span(topic, *partition).map_or(-1, |span| span.from);
-            answer.with_base_offset(range.from).with_log_start_offset(start)
+            answer
+                .with_base_offset(range.from)
+                .with_log_start_offset(start)
+                .with_log_append_time_ms(appended.append_time_ms.unwrap_or(-1))
         }
     }
 }

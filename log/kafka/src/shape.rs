@@ -51,6 +51,7 @@ const SHAPES: &[(ApiKey, i16, &str)] = &[
     (ApiKey::DeleteRecords, 2, "[ s [ 4 8 ] ] 4"),
     (ApiKey::CreatePartitions, 2, "[ s 4 [ <4> ] ] 4 1"),
     (ApiKey::DescribeConfigs, 4, "[ 1 s <s> ] 1 1:3+"),
+    (ApiKey::AlterConfigs, 2, "[ 1 s [ s s ] ] 1"),
     (ApiKey::IncrementalAlterConfigs, 1, "[ 1 s [ s 1 s ] ] 1"),
     (ApiKey::DescribeCluster, 0, "1 1:1+ 1:2+"),
 ];

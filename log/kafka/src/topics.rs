@@ -106,12 +106,12 @@ impl Broker {
         }
         let configs =
             topic.configs.iter().map(|c| (c.name.as_str(), c.value.as_ref().map(|value| value.as_str())));
-        let options =
+        let (options, configs) =
             self.new_topic_options(partitions, configs).map_err(|why| refusal(Code::InvalidConfig, why))?;
         if validate_only {
             return Ok((Uuid::nil(), partitions));
         }
-        match self.create_topic(&topic.name, options).await {
+        match self.configure_topic(&topic.name, options, configs).await {
             Ok(info) => Ok((info.id, info.partitions)),
             Err(error) => Err((code_of(&error), told(&error))),
         }

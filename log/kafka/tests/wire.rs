@@ -416,6 +416,67 @@ async fn offsets_of_a_transaction_count_when_it_is_committed() {
 }
 
 #[tokio::test]
+async fn configs_of_a_topic_are_set_by_either_request_and_count_at_once() {
+    let bench = Bench::new().await;
+    let topic = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let fixed = StrBytes::from_static_str;
+    let alter = |configs: &[(&'static str, &'static str)]| {
+        let configs = configs.iter().map(|(name, value)| {
+            incremental_alter_configs_request::AlterableConfig::default()
+                .with_name(fixed(name))
+                .with_value(Some(fixed(value)))
+        });
+        let of = incremental_alter_configs_request::AlterConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(fixed("t"))
+            .with_configs(configs.collect());
+        IncrementalAlterConfigsRequest::default().with_resources(vec![of])
+    };
+    for (wrong, value) in [
+        ("max.message.bytes", "9999999999"),
+        ("message.timestamp.type", "Tomorrow"),
+        ("cleanup.policy", "compact"),
+    ] {
+        assert_eq!(wire.ask(&alter(&[(wrong, value)]), 1).await.responses[0].error_code, 40, "{wrong}");
+    }
+    let both = alter(&[("max.message.bytes", "200"), ("message.timestamp.type", "LogAppendTime")]);
+    assert_eq!(wire.ask(&both, 1).await.responses[0].error_code, 0);
+    let large = bench.batch(&["x".repeat(300).as_str()], -1, 0).await;
+    let code = |answer: &ProduceResponse| answer.responses[0].partition_responses[0].error_code;
+    assert_eq!(code(&wire.ask(&produce(&topic, 9, -1, &large), 9).await), 10);
+    let small = bench.batch(&["x"], -1, 0).await;
+    let answer = wire.ask(&produce(&topic, 9, -1, &small), 9).await;
+    let appended_at = answer.responses[0].partition_responses[0].log_append_time_ms;
+    assert!(code(&answer) == 0 && appended_at > 1000, "the batch says 1000");
+    let fetched = bench.log.fetch("t", 0, 0, 1).expect("fetch").records().expect("records");
+    assert_eq!(fetched.iter().next().expect("a record").timestamp_ms, appended_at);
+
+    // The older request takes back what it does not name.
+    let retention = alter_configs_request::AlterableConfig::default()
+        .with_name(fixed("retention.ms"))
+        .with_value(Some(fixed("60000")));
+    let of = alter_configs_request::AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(fixed("t"))
+        .with_configs(vec![retention]);
+    let replace = AlterConfigsRequest::default().with_resources(vec![of]);
+    assert_eq!(wire.ask(&replace, 2).await.responses[0].error_code, 0);
+    assert_eq!(code(&wire.ask(&produce(&topic, 9, -1, &large), 9).await), 0);
+    let resource = describe_configs_request::DescribeConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(fixed("t"))
+        .with_configuration_keys(None);
+    let described = wire.ask(&DescribeConfigsRequest::default().with_resources(vec![resource]), 4).await;
+    let value = |name: &str| {
+        let config = described.results[0].configs.iter().find(|config| config.name.as_str() == name);
+        config.and_then(|config| config.value.as_ref()).map(ToString::to_string)
+    };
+    assert_eq!(value("retention.ms").as_deref(), Some("60000"));
+    assert_eq!(value("message.timestamp.type").as_deref(), Some("CreateTime"));
+}
+
+#[tokio::test]
 async fn what_cannot_be_stored_is_refused_with_its_code() {
     let bench = Bench::new().await;
     let topic = bench.topic("t", 1).await;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Change, KeyRow, PartitionChange, PartitionRow, Sql, TopicRow, UNDO_TABLES};
 use crate::append::Position;
+use crate::options::TopicConfigs;
 use crate::segment::Extent;
 
 pub(super) const SCHEMA: &str = "
@@ -223,7 +224,7 @@ pub(super) fn put_extent(
 pub(super) fn load_topics(connection: &Connection) -> Sql<Vec<TopicRow>> {
     let mut topics = connection
         .prepare(
-            "SELECT id, uuid, name, columns, retention_time_ms, retention_bytes FROM topics ORDER BY id",
+            "SELECT id, uuid, name, columns, retention_time_ms, retention_bytes, configs FROM topics ORDER BY id",
         )?
         .query_map([], topic_row)?
         .collect::<Sql<Vec<TopicRow>>>()?;
@@ -257,8 +258,29 @@ pub(super) fn topic_row(row: &Row<'_>) -> Sql<TopicRow> {
         columns: row.get(3)?,
         retention_time_ms: row.get(4)?,
         retention_bytes: row.get::<_, Option<i64>>(5)?.map(unsigned),
+        configs: row.get::<_, Option<String>>(6)?.map_or(Ok(TopicConfigs::default()), |configs| {
+            serde_json::from_str(&configs).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(6, rusqlite::types::Type::Text, Box::new(error))
+            })
+        })?,
         partitions: Vec::new(),
     })
+}
+
+/// A topic's configs as JSON; nothing when they are the log's own.
+pub(super) fn configs_column(configs: &TopicConfigs) -> Option<String> {
+    let is_own = *configs != TopicConfigs::default();
+    is_own.then(|| serde_json::to_string(configs).expect("configs are plain data"))
+}
+
+/// Adds a column that a ledger of an older version lacks.
+pub(super) fn add_column(connection: &Connection, table: &str, column: &str, kind: &str) -> Sql<()> {
+    let count = format!("SELECT count(*) FROM pragma_table_info('{table}') WHERE name = '{column}'");
+    let known: i64 = connection.query_row(&count, [], |row| row.get(0))?;
+    if known > 0 {
+        return Ok(());
+    }
+    connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))
 }
 
 pub(super) fn extent_row(row: &Row<'_>) -> Sql<Extent> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, Transaction as Write, params};
 use tarn_model::{Offset, OffsetRange, PartitionId};
 
-use super::rows::{integer, unsigned};
+use super::rows::{add_column, integer, unsigned};
 use super::{Change, Ledger, Reader, Sql, TopicRow, open};
 use crate::error::LogError;
 use crate::transactions::Transaction;
@@ -39,19 +39,12 @@ pub(crate) struct AbortedRow {
     pub(crate) aborted: Aborted,
 }
 
-/// Creates what a ledger of before there were transactions lacks.
+/// Creates what a ledger of an older version lacks.
 pub(super) fn create(connection: &Connection) -> Sql<()> {
     connection.execute_batch(SCHEMA)?;
-    for table in ["segments", "undo_segments"] {
-        let count = format!("SELECT count(*) FROM pragma_table_info('{table}') WHERE name = 'markers'");
-        let known: i64 = connection.query_row(&count, [], |row| row.get(0))?;
-        if known == 0 {
-            connection.execute_batch(&format!(
-                "ALTER TABLE {table} ADD COLUMN markers INTEGER NOT NULL DEFAULT 0"
-            ))?;
-        }
-    }
-    Ok(())
+    add_column(connection, "topics", "configs", "TEXT")?;
+    add_column(connection, "segments", "markers", "INTEGER NOT NULL DEFAULT 0")?;
+    add_column(connection, "undo_segments", "markers", "INTEGER NOT NULL DEFAULT 0")
 }
 
 pub(super) fn write(tx: &Write<'_>, seq: i64, with_undo: bool, change: &Change<'_>) -> Sql<()> {

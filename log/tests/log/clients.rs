@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tarn_log::{Append, CommittedOffset, GroupOffset, Log, Refused, TopicInfo};
+use tarn_log::{Append, CommittedOffset, GroupOffset, Log, Refused, TopicConfigs, TopicInfo, TopicOptions};
 use tarn_model::config::{Compression, SyncMode};
 use tarn_model::{Boundary, Kind, OffsetRange, Result};
 
@@ -179,6 +179,37 @@ async fn a_deleted_topic_is_gone_with_its_producers_and_offsets_and_a_held_one_s
     assert_eq!(log.topics().len(), 2);
     drop(log);
     drop(bench.open_on(BOOT).expect("open"));
+}
+
+#[tokio::test]
+async fn configs_of_a_topic_stay_and_append_time_is_the_time_of_the_append() {
+    let bench = bench(SyncMode::Group);
+    let log = bench.open();
+    let options = TopicOptions { partitions: 1, retention_time: None, retention_bytes: None };
+    let configs = TopicConfigs { max_batch_bytes: Some(500), append_time: true };
+    log.configure_topic("t", &options, &configs).expect("created");
+    drop(log);
+
+    let log = bench.open();
+    let t = topic(&log, "t", 2);
+    assert_eq!((t.partitions, &t.configs), (2, &configs), "what is not named stays");
+    let sent = batch(&log, 7, 0, 0, &["a", "b"]).await;
+    bench.clock.advance(std::time::Duration::from_secs(5));
+    let now_ms = tarn_model::clock::Clock::now_ms(&*bench.clock);
+    let appended = log.append(append_of(&t, &sent)).await.expect("appended");
+    assert_eq!(appended.append_time_ms, Some(now_ms));
+    // The CRC is verified with each fetch.
+    let fetch = log.fetch("t", 0, 0, 1 << 20).expect("fetch");
+    let times: Vec<i64> =
+        fetch.records().expect("records").iter().map(|record| record.timestamp_ms).collect();
+    assert_eq!(times, [now_ms; 2]);
+    assert_eq!(log.newest_timestamp("t", 0).expect("newest"), Some(now_ms));
+    let long = batch(&log, 7, 0, 2, &["x".repeat(600).as_str()]).await;
+    let error = Append::new().push_batch(&t, 0, &long).expect_err("too large");
+    assert_eq!(Refused::of(&error), Some(Refused::TooLarge));
+    log.configure_topic("t", &TopicOptions { partitions: 2, ..options }, &TopicConfigs::default())
+        .expect("changed");
+    assert_eq!(log.topic("t").expect("a topic").configs, TopicConfigs::default());
 }
 
 #[test]

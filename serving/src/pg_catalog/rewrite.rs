@@ -467,6 +467,3 @@ fn call(name: &str, args: Vec<Expr>) -> Expr {
         within_group: Vec::new(),
     })
 }
-
-#[cfg(test)]
-mod tests;

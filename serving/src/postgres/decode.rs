@@ -131,7 +131,7 @@ fn bytea(text: &str) -> std::result::Result<Vec<u8>, String> {
                     .ok_or_else(|| "it is not hexadecimal".to_owned())
             })
             .collect::<std::result::Result<_, _>>()?;
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return Err("it has half a byte".to_owned());
         }
         return Ok(digits.chunks(2).map(|two| two[0] << 4 | two[1]).collect());

@@ -59,6 +59,12 @@ fn filled(key: ApiKey, version: i16) -> Bytes {
             put!(AddPartitionsToTxnRequest::default().with_v3_and_below_topics(vec![of.clone(), of]));
         }
         ApiKey::AddOffsetsToTxn => put!(AddOffsetsToTxnRequest::default().with_group_id(group())),
+        ApiKey::AlterConfigs => {
+            let of = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_name(name())
+                .with_configs(vec![alter_configs_request::AlterableConfig::default().with_name(name()); 2]);
+            put!(AlterConfigsRequest::default().with_resources(vec![of.clone(), of]));
+        }
         ApiKey::EndTxn => put!(EndTxnRequest::default()),
         ApiKey::TxnOffsetCommit => {
             let of = txn_offset_commit_request::TxnOffsetCommitRequestTopic::default()
@@ -251,7 +257,7 @@ impl RequestKind {
             DeleteRecords => DeleteRecordsRequest, CreatePartitions => CreatePartitionsRequest,
             DescribeConfigs => DescribeConfigsRequest, IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
             DescribeCluster => DescribeClusterRequest, AddPartitionsToTxn => AddPartitionsToTxnRequest,
-            AddOffsetsToTxn => AddOffsetsToTxnRequest, EndTxn => EndTxnRequest,
+            AlterConfigs => AlterConfigsRequest, AddOffsetsToTxn => AddOffsetsToTxnRequest, EndTxn => EndTxnRequest,
             TxnOffsetCommit => TxnOffsetCommitRequest,
         }
     }
