@@ -222,7 +222,7 @@ impl Maker {
             Err(error) => return Err(error),
         }
         fault::point(after)?;
-        let before = build.cached.as_ref().map_or(0, |cached| tarn_view::memory_bytes(cached));
+        let before = build.cached.as_ref().map_or(0, tarn_view::memory_bytes);
         build.cached = total.and_then(|total| self.room_for(total, before));
         tracing::debug!(view = self.view.name(), version = build.version.number, boundary = %to, "states committed");
         Ok(())

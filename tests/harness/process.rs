@@ -77,7 +77,6 @@ impl Running {
         self.other("postgres")
     }
 
-    #[cfg(feature = "servers")]
     fn other(&self, door: &str) -> Option<String> {
         let text = fs::read(&self.process_file).ok()?;
         let process: Value = serde_json::from_slice(&text).ok()?;

@@ -8,6 +8,8 @@
 //! | `a OPERATOR(pg_catalog.~) b`, `a COLLATE "C"` | `a ~ b`, `a` |
 //! | a `SELECT` over a catalog that never has rows | one that gives none, with the same columns |
 //! | a subquery for one value of a catalog | its `max`, which it is if it is one |
+//! | `ARRAY(SELECT …)` over catalogs | NULL: it gathers options and roles, of which there are none |
+//! | `a LIKE b ESCAPE '/'` | `a LIKE b`, with `\` put for `/` |
 //! | `count(*)` as an answer's column | the same, named `count` |
 //!
 //! *Why the empty ones*: two thirds of what tools ask is about indexes, constraints, triggers and policies, in the longest
@@ -19,8 +21,8 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart,
-    Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, Value, VisitMut,
-    VisitorMut, visit_relations,
+    Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, Value,
+    ValueWithSpan, VisitMut, VisitorMut, visit_relations,
 };
 
 use super::functions::{REGCLASS, REGCLASS_NAME, REGNAMESPACE, REGNAMESPACE_NAME, REGTYPE, is_known};
@@ -224,10 +226,9 @@ fn in_other_words(expr: &mut Expr) -> Option<Expr> {
             if function.name.0.len() == 2 && matches!(schema.as_str(), SCHEMA | INFORMATION_SCHEMA) {
                 function.name = ObjectName::from(vec![Ident::new(name.clone())]);
             }
-            if let (FunctionArguments::Subquery(query), "array") = (&function.args, name.as_str())
-                && matches!(query.body.as_ref(), SetExpr::Select(select) if is_emptied(select))
-            {
-                return Some(cast(null(), text_array()));
+            if let (FunctionArguments::Subquery(query), "array") = (&function.args, name.as_str()) {
+                let emptied = matches!(query.body.as_ref(), SetExpr::Select(select) if is_emptied(select));
+                return (emptied || is_over_catalogs(query)).then(|| cast(null(), text_array()));
             }
             if is_known(&name) && matches!(function.args, FunctionArguments::None) {
                 return Some(call(&name, Vec::new()));
@@ -276,25 +277,25 @@ fn in_other_words(expr: &mut Expr) -> Option<Expr> {
             nothing.then(|| Expr::value(Value::Boolean(*negated)))
         }
         Expr::Subquery(query) => one_value(query),
+        Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+            if let Some(escape) = escape_char.as_ref().and_then(escape_of).filter(|escape| escape != "\\") {
+                **pattern = escaped_by_backslash(pattern.as_ref().clone(), &escape);
+                *escape_char = None;
+            }
+            None
+        }
         _ => None,
     }
 }
 
 /// A subquery for one value of a catalog: nothing, or the greatest of the at most one value that there is.
 fn one_value(query: &mut Query) -> Option<Expr> {
-    let only_catalogs = visit_relations(query, |relation| {
-        let schema = relation.0.first().and_then(part_of);
-        if relation.0.len() == 2 && schema.as_deref() == Some(SCHEMA) {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    });
+    let only_catalogs = is_over_catalogs(query);
     let SetExpr::Select(select) = query.body.as_mut() else { return None };
     if is_emptied(select) {
         return Some(null());
     }
-    if only_catalogs.is_break() || select.from.is_empty() || select.projection.len() != 1 {
+    if !only_catalogs || select.from.is_empty() || select.projection.len() != 1 {
         return None;
     }
     let groups = !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty());
@@ -310,6 +311,36 @@ fn one_value(query: &mut Query) -> Option<Expr> {
     query.order_by = None;
     query.limit_clause = None;
     None
+}
+
+/// Whether a query reads nothing but catalogs.
+fn is_over_catalogs(query: &Query) -> bool {
+    let others = visit_relations(query, |relation| {
+        let schema = relation.0.first().and_then(part_of);
+        if relation.0.len() == 2 && schema.as_deref() == Some(SCHEMA) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
+    others.is_continue()
+}
+
+fn escape_of(value: &ValueWithSpan) -> Option<String> {
+    match &value.value {
+        Value::SingleQuotedString(escape) if escape.chars().count() == 1 => Some(escape.clone()),
+        _ => None,
+    }
+}
+
+/// A pattern with another escape character as one with a backslash. An escape that escapes itself is put aside meanwhile.
+fn escaped_by_backslash(pattern: Expr, escape: &str) -> Expr {
+    const ASIDE: &str = "\u{1}";
+    let text = |text: &str| Expr::value(Value::SingleQuotedString(text.to_owned()));
+    let replace = |of: Expr, from: &str, to: &str| call("replace", vec![of, text(from), text(to)]);
+    let doubled = replace(pattern, "\\", "\\\\");
+    let aside = replace(doubled, &escape.repeat(2), ASIDE);
+    replace(replace(aside, escape, "\\"), ASIDE, escape)
 }
 
 /// A cast to a type that only PostgreSQL has.
@@ -467,3 +498,6 @@ fn call(name: &str, args: Vec<Expr>) -> Expr {
         within_group: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;

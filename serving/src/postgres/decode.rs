@@ -66,10 +66,30 @@ fn from_text(text: &str, data_type: &DataType) -> std::result::Result<ScalarValu
             });
             list(&values.collect::<std::result::Result<Vec<_>, _>>()?, item.data_type())
         }
+        DataType::Interval(_) => ScalarValue::try_from_string(without_clock(trimmed), data_type)
+            .map_err(|error| error.strip_backtrace()),
         other => {
             ScalarValue::try_from_string(trimmed.to_owned(), other).map_err(|error| error.strip_backtrace())
         }
     }
+}
+
+/// `1 day -2:30:00.5` as `1 day -2 hours -30 mins -00.5 secs`: an interval whose clock has its units in words.
+fn without_clock(text: &str) -> String {
+    let word = |word: &str| {
+        let (sign, clock) = match word.strip_prefix('-') {
+            Some(clock) => ("-", clock),
+            None => ("", word.strip_prefix('+').unwrap_or(word)),
+        };
+        let mut parts = clock.split(':');
+        match (parts.next(), parts.next(), parts.next().unwrap_or("0"), parts.next()) {
+            (Some(hours), Some(minutes), seconds, None) => {
+                format!("{sign}{hours} hours {sign}{minutes} mins {sign}{seconds} secs")
+            }
+            _ => word.to_owned(),
+        }
+    };
+    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn list(values: &[ScalarValue], item: &DataType) -> std::result::Result<ScalarValue, String> {
