@@ -40,6 +40,8 @@ const KNOWN: &[(&str, &str, Rule)] = &[
     ("client_encoding", "UTF8", Rule::Only(&["utf8", "utf-8", "unicode"])),
     ("client_min_messages", "notice", Rule::Any),
     ("datestyle", "ISO, MDY", Rule::Begins("iso")),
+    ("default_table_access_method", "heap", Rule::Fixed),
+    ("default_tablespace", "", Rule::Any),
     ("default_transaction_isolation", "read committed", Rule::Only(LEVELS)),
     ("default_transaction_read_only", "on", Rule::Any),
     ("escape_string_warning", "on", Rule::Any),
