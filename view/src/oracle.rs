@@ -349,9 +349,10 @@ impl<'a> Walk<'a> {
         let rows = |name: &str| -> Option<Arc<dyn TableProvider>> {
             match name {
                 "t" => Some(Arc::new(TableScan::new(Arc::clone(&cut), Part::Both, upto.clone())) as _),
-                _ => MemTable::try_new(self.dimension.schema(), vec![vec![self.dimension.clone()]])
+                "d" => MemTable::try_new(self.dimension.schema(), vec![vec![self.dimension.clone()]])
                     .ok()
                     .map(|table| Arc::new(table) as _),
+                _ => None,
             }
         };
         let inputs = inputs.joined_with(&rows).expect("a join over its tables");
