@@ -8,6 +8,7 @@
 //! - Time, memory, concurrency, text and depth of a statement are bounded; nothing is spilled to disk.
 //! - Dropping an [`Answer`] ends its statement.
 
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -72,6 +73,8 @@ const QUEUE_BATCHES: usize = 2;
 /// Threads for statements per core. An operator that gives no row for long keeps its thread even when its statement has been
 /// cancelled; the others go on meanwhile.
 const THREADS_PER_CORE: usize = 4;
+/// An engine that is dropped gives its threads this long to end.
+const LAST_STATEMENTS: Duration = Duration::from_secs(30);
 /// The reader's own watch ends this long after the statement's, which says more.
 const LAST_WORD: Duration = Duration::from_millis(250);
 /// Address space of a thread's stack: plans are trees, and the deepest that a statement may have must fit.
@@ -153,8 +156,12 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        // On a thread of its own, since whoever drops this may not wait. Not `shutdown_background`: it detaches threads while they
+        // end, and glibc then reads what such a thread may have given back already.
+        if let Some(runtime) = self.runtime.take().map(ManuallyDrop::new) {
+            let end = move || ManuallyDrop::into_inner(runtime).shutdown_timeout(LAST_STATEMENTS);
+            // Without a thread the runtime stays, which harms less than a panic here.
+            let _ = std::thread::Builder::new().name("tarn-sql-end".to_owned()).spawn(end);
         }
     }
 }
