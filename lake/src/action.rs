@@ -72,6 +72,9 @@ pub(crate) struct Signature {
     pub(crate) writer: String,
     /// Number of lines in the commit: a commit torn at a line's end is noticed.
     pub(crate) lines: usize,
+    /// [`crate::Commit::marks`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) marks: BTreeMap<String, i64>,
 }
 
 /// What a reader and a writer must know.

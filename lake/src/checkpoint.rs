@@ -20,7 +20,7 @@ use crate::action::decode_path;
 use crate::checkpoint_writer::{self, Written};
 use crate::commit::Operation;
 use crate::log_reader::Listing;
-use crate::snapshot::{Actions, FOREIGN_VERSION};
+use crate::snapshot::{Actions, FOREIGN_VERSION, MARKS};
 use crate::{LakeSnapshot, LakeTable, checkpoint_reader, error};
 
 impl LakeTable {
@@ -32,7 +32,7 @@ impl LakeTable {
     }
 
     pub(crate) async fn write_checkpoint(&self) -> Result<()> {
-        self.remember_foreign_changes().await?;
+        self.remember().await?;
         let snapshot = {
             let state = self.lock_state().await;
             if state.checkpoint == Some(state.snapshot.version) {
@@ -109,19 +109,23 @@ impl LakeTable {
         parsed.await.map_err(error::task)?
     }
 
-    /// Commits below a checkpoint are not read again: that another engine changed rows is kept as a property.
-    async fn remember_foreign_changes(&self) -> Result<()> {
+    /// Commits below a checkpoint are not read again: what their `commitInfo` says (that another engine changed rows, the marks) is
+    /// kept as properties.
+    async fn remember(&self) -> Result<()> {
         let operation = Operation { name: "SET TBLPROPERTIES".into(), ..Operation::default() };
         let remembered = self.commit_on_newest(operation, |state, _| {
-            let Some(version) = state.snapshot.foreign_version.map(|version| version.to_string()) else {
-                return Ok(None);
-            };
-            if state.metadata.configuration.get(FOREIGN_VERSION) == Some(&version) {
-                return Ok(None);
-            }
+            let snapshot = &state.snapshot;
             let mut metadata = state.metadata.clone();
-            metadata.configuration.insert(FOREIGN_VERSION.into(), version);
-            Ok(Some(Actions { metadata: Some(metadata), ..Actions::default() }))
+            if let Some(version) = snapshot.foreign_version {
+                metadata.configuration.insert(FOREIGN_VERSION.into(), version.to_string());
+            }
+            if !snapshot.marks.is_empty() {
+                let marks = serde_json::to_string(&snapshot.marks);
+                let marks = marks.map_err(|e| error::internal("writing a table's marks", e))?;
+                metadata.configuration.insert(MARKS.into(), marks);
+            }
+            let is_new = metadata != state.metadata;
+            Ok(is_new.then(|| Actions { metadata: Some(metadata), ..Actions::default() }))
         });
         remembered.await.map(|_| ())
     }

@@ -88,7 +88,14 @@ impl LakeTable {
         actions.txns =
             advances.map(|advance| Txn { app_id: advance.app_id.clone(), version: advance.to }).collect();
         actions.metadata = changed_metadata(commit, state)?;
-        let is_empty = actions.adds.is_empty() && actions.txns.is_empty() && actions.metadata.is_none();
+        let marks = &state.snapshot.marks;
+        let higher = |(name, value): &(&String, &i64)| marks.get(*name).is_none_or(|known| known < value);
+        actions.marks =
+            commit.marks.iter().filter(higher).map(|(name, value)| (name.clone(), *value)).collect();
+        let is_empty = actions.adds.is_empty()
+            && actions.txns.is_empty()
+            && actions.marks.is_empty()
+            && actions.metadata.is_none();
         Ok((!is_empty).then_some(actions))
     }
 
@@ -261,6 +268,7 @@ impl LakeTable {
                 commit: id.clone(),
                 writer: self.writer_id().to_owned(),
                 lines: lines.len() + 1,
+                marks: std::mem::take(&mut actions.marks),
             }),
         };
         lines.insert(0, Line::of_commit_info(&info)?);

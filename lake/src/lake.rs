@@ -174,6 +174,7 @@ impl Lake {
                 commit: clock::new_id().to_string(),
                 writer: self.inner.writer.clone(),
                 lines: 3,
+                marks: BTreeMap::new(),
             }),
         };
         let lines = [

@@ -76,6 +76,8 @@ pub struct LakeSnapshot {
     pub properties: BTreeMap<String, String>,
     /// App id → `txn` version.
     pub txns: HashMap<String, i64>,
+    /// What the table's commits noted beside their rows: name → highest value. See [`Commit::marks`].
+    pub marks: BTreeMap<String, i64>,
     /// Live files.
     pub files: Vec<LakeFile>,
     /// Statistics of the live files, row i for file i.
@@ -134,6 +136,10 @@ pub struct Commit {
     pub removes: Vec<LakeFile>,
     /// Progress.
     pub advances: Vec<Advance>,
+    /// Numbers that go with the rows and never fall, such as the newest event time: name → value. No engine has to know them: they
+    /// stand in `commitInfo`, and before a checkpoint they become a table property. Those of commits that another engine's checkpoint
+    /// hides are lost, so whoever relies on one notes beside it how far it goes.
+    pub marks: BTreeMap<String, i64>,
     /// A changed schema (nullable columns added, types widened).
     pub schema: Option<SchemaRef>,
     /// Properties to set (`Some`) or remove (`None`).

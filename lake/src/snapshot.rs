@@ -1,6 +1,6 @@
 //! What a table is at one version, and how actions turn one version into the next.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::BooleanArray;
@@ -17,6 +17,9 @@ const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
 /// Property: newest version, below the checkpoints, in which another engine changed rows.
 pub(crate) const FOREIGN_VERSION: &str = "tarn.foreign_version";
 
+/// Property: [`LakeSnapshot::marks`] of the versions below the checkpoints, a JSON object.
+pub(crate) const MARKS: &str = "tarn.marks";
+
 /// The actions of one commit, or of a checkpoint, sorted by what they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Actions {
@@ -26,6 +29,8 @@ pub(crate) struct Actions {
     pub(crate) txns: Vec<Txn>,
     pub(crate) adds: Vec<Add>,
     pub(crate) removes: Vec<Remove>,
+    /// To be written; those that were read stand in `info`.
+    pub(crate) marks: BTreeMap<String, i64>,
 }
 
 impl Actions {
@@ -39,6 +44,11 @@ impl Actions {
         self.txns.extend(line.txn);
         self.adds.extend(line.add);
         self.removes.extend(line.remove);
+    }
+
+    /// The marks that were read.
+    fn noted(&self) -> impl Iterator<Item = (&String, &i64)> {
+        self.info.iter().filter_map(|info| info.tarn.as_ref()).flat_map(|signature| &signature.marks)
     }
 
     /// Whether another engine changed the table's rows.
@@ -74,6 +84,7 @@ pub(crate) struct Replay {
     pub(crate) live: Vec<Option<(String, Add)>>,
     /// Removed files: path → when, ms.
     pub(crate) tombstones: HashMap<String, i64>,
+    marks: BTreeMap<String, i64>,
     foreign_version: Option<u64>,
 }
 
@@ -85,6 +96,7 @@ impl Replay {
             if actions.is_foreign_change() {
                 replay.foreign_version = Some(version);
             }
+            note(&mut replay.marks, actions.noted());
             replay.protocol = actions.protocol.or(replay.protocol);
             replay.metadata = actions.metadata.or(replay.metadata);
             replay.txns.extend(actions.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
@@ -111,7 +123,7 @@ impl Replay {
 impl TableState {
     /// The state that `replay` leads to; `version` is that of its last actions.
     pub(crate) fn new(folder: &Path, version: u64, replay: Replay) -> Result<TableState> {
-        let Replay { protocol, metadata, txns, live, tombstones, foreign_version } = replay;
+        let Replay { protocol, metadata, txns, live, tombstones, mut marks, foreign_version } = replay;
         let missing = |what: &str| {
             Error::corrupt(format!("the table's log has no {what} action: table=`{folder}`"))
                 .with_hint("its first commits are missing and no checkpoint holds them: restore `_delta_log` from a backup")
@@ -122,6 +134,8 @@ impl TableState {
         check_properties(&metadata)?;
         let remembered = metadata.configuration.get(FOREIGN_VERSION).and_then(|version| version.parse().ok());
         let foreign_version = foreign_version.max(remembered);
+        let remembered = metadata.configuration.get(MARKS).and_then(|marks| serde_json::from_str(marks).ok());
+        note(&mut marks, remembered.iter().flat_map(|remembered: &BTreeMap<String, i64>| remembered));
         let schema = schema::parse(&metadata.schema_string)?;
         let partition_by = metadata.partition_columns.clone();
         let (paths, adds): (Vec<String>, Vec<Add>) = live.into_iter().flatten().unzip();
@@ -134,6 +148,7 @@ impl TableState {
             partition_by,
             properties: metadata.configuration.clone(),
             txns,
+            marks,
             foreign_version,
         };
         Ok(TableState { snapshot: Arc::new(snapshot), metadata, protocol, tombstones, checkpoint: None })
@@ -144,6 +159,8 @@ impl TableState {
         let old = &self.snapshot;
         debug_assert_eq!(version, old.version + 1, "versions follow one another");
         let foreign_version = if actions.is_foreign_change() { Some(version) } else { old.foreign_version };
+        let mut marks = old.marks.clone();
+        note(&mut marks, actions.noted());
         if let Some(protocol) = actions.protocol {
             protocol.check()?;
             self.protocol = protocol;
@@ -194,11 +211,20 @@ impl TableState {
             partition_by,
             properties: self.metadata.configuration.clone(),
             txns,
+            marks,
             files,
             statistics,
             foreign_version,
         });
         Ok(())
+    }
+}
+
+/// Takes `more` over where it is higher.
+fn note<'m>(marks: &mut BTreeMap<String, i64>, more: impl Iterator<Item = (&'m String, &'m i64)>) {
+    for (name, value) in more {
+        let known = marks.entry(name.clone()).or_insert(*value);
+        *known = (*known).max(*value);
     }
 }
 

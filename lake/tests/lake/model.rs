@@ -99,6 +99,7 @@ async fn run(steps: Vec<Step>, by: &[&str], inner: Arc<dyn ObjectStore>) {
         let snapshot = table.snapshot();
         for (partition, end) in &ends {
             assert_eq!(snapshot.txns.get(&app(*partition)).copied().unwrap_or(0), *end);
+            assert_eq!(snapshot.marks.get(&mark(*partition)).copied().unwrap_or(0), *end);
         }
         let mut all: Vec<_> = ends.iter().flat_map(|(partition, end)| expected(*partition, *end)).collect();
         all.sort();
@@ -106,6 +107,7 @@ async fn run(steps: Vec<Step>, by: &[&str], inner: Arc<dyn ObjectStore>) {
         // What is kept in memory is what a reader of the log finds.
         let fresh = lake().load("t", false).await.unwrap().unwrap();
         assert_eq!(fresh.snapshot().version, snapshot.version);
+        assert_eq!(fresh.snapshot().marks, snapshot.marks);
         assert_eq!(contents(&current, &fresh).await, all);
         assert_eq!(fresh.snapshot().statistics.rows.len(), snapshot.statistics.rows.len());
     }

@@ -76,6 +76,10 @@ pub(crate) fn app(partition: i32) -> String {
     format!("tarn/t/{partition}")
 }
 
+pub(crate) fn mark(partition: i32) -> String {
+    format!("end/{partition}")
+}
+
 pub(crate) fn advance(partition: i32, from: i64, to: i64) -> Advance {
     Advance { app_id: app(partition), expected: (from > 0).then_some(from), to }
 }
@@ -84,10 +88,12 @@ pub(crate) fn commit_of(files: Vec<NewFile>, advances: Vec<Advance>) -> Commit {
     Commit { files, advances, operation: "WRITE".into(), ..Commit::default() }
 }
 
-/// Writes and commits offsets `[from, to)` of `partition`.
+/// Writes and commits offsets `[from, to)` of `partition`, with a mark of how far they go.
 pub(crate) async fn append(table: &LakeTable, partition: i32, from: i64, to: i64) -> tarn_model::Result<()> {
     let files = table.write(vec![rows(partition, from, to)]).await?;
-    table.commit(commit_of(files, vec![advance(partition, from, to)])).await.map(|_| ())
+    let marks = BTreeMap::from([(mark(partition), to)]);
+    let commit = Commit { marks, ..commit_of(files, vec![advance(partition, from, to)]) };
+    table.commit(commit).await.map(|_| ())
 }
 
 /// `(_partition, _offset, origin)` of every row that the snapshot has, sorted.

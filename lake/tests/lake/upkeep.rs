@@ -47,12 +47,18 @@ async fn a_checkpoint_stands_for_all_that_is_below_it() {
     table.checkpoint().await.unwrap();
     assert_eq!(table.clean_log().await.unwrap(), 0, "younger than the retention");
     clock.advance(Duration::from_secs(31 * 24 * 3600));
-    assert_eq!(table.clean_log().await.unwrap(), 6, "commits 0 to 5; the checkpoint is at 6");
+    assert_eq!(
+        table.clean_log().await.unwrap(),
+        7,
+        "commits 0 to 6; the marks became a property, the checkpoint is at 7"
+    );
     append(&table, 0, 50, 60).await.unwrap();
 
     let again = local(folder.path()).await.load("t", true).await.unwrap().unwrap();
     let (a, b) = (again.snapshot(), table.snapshot());
     assert_eq!((a.version, &a.txns, &a.properties), (b.version, &b.txns, &b.properties));
+    assert_eq!((a.marks[&mark(0)], a.marks[&mark(1)]), (60, 10), "one from a commit, one from the property");
+    assert_eq!(a.marks, b.marks);
     let mut all = expected(0, 60);
     all.extend(expected(1, 10));
     assert_eq!(contents(&lake, &again).await, all);
@@ -75,7 +81,7 @@ async fn a_broken_checkpoint_is_passed_over() {
     let table = lake.create("t", &new_table(&[])).await.unwrap();
     append(&table, 0, 0, 10).await.unwrap();
     table.checkpoint().await.unwrap();
-    let checkpoint = Path::from(format!("t/_delta_log/{:020}.checkpoint.parquet", 1));
+    let checkpoint = Path::from(format!("t/_delta_log/{:020}.checkpoint.parquet", table.snapshot().version));
     lake.store().put(&checkpoint, "PAR1".into()).await.unwrap();
     let again = lake.load("t", true).await.unwrap().unwrap();
     assert_eq!(contents(&lake, &again).await, expected(0, 10));

@@ -47,6 +47,7 @@ fn snapshot(version: u64) -> Arc<LakeSnapshot> {
         partition_by: Vec::new(),
         properties: BTreeMap::new(),
         txns: HashMap::new(),
+        marks: BTreeMap::new(),
         files: Vec::new(),
         statistics: FileStatistics {
             rows: Int64Array::from(Vec::<i64>::new()),

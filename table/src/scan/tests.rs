@@ -56,6 +56,7 @@ fn lake(files: i64) -> Arc<LakeSnapshot> {
         partition_by: vec!["day".to_owned()],
         properties: BTreeMap::new(),
         txns: HashMap::new(),
+        marks: BTreeMap::new(),
         foreign_version: None,
         files: (0..files)
             .map(|i| LakeFile {
