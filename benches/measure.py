@@ -2,127 +2,23 @@
 """Runs one benchmark and prints its table; `benches/run` calls it with the binaries built.
 
 Each number is a median over RUNS runs. Where two programs are compared their runs take turns, so that what the machine does
-beside hits both.
+beside hits both. Other files beside this one have benchmarks of their own, in a dict `BENCHES` by letter.
 """
 
-import json
+import importlib.util
 import os
 import pathlib
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import time
-import urllib.request
 
-TARN, BENCH = os.environ["TARN"], os.environ["TARN_BENCH"]
-DIR = pathlib.Path(os.environ["BENCH_DIR"])
-RUNS = int(os.environ["RUNS"])
-COLUMNS = (
-    "id BIGINT NOT NULL, ts TIMESTAMP, user VARCHAR, session VARCHAR, event VARCHAR, page VARCHAR, country VARCHAR, "
-    "ms DOUBLE, agent VARCHAR"
+from harness import (  # noqa: F401  (for the other files, too)
+    BENCH, BYTES, COLUMNS, DIR, RUNS, TARN, Tarn, config, events_file, fresh, measured,
 )
-BYTES = int(os.environ.get("BYTES", 1_000_000_000))
+
 COMMITS = os.environ.get("COMMITS", "10000")
-
-
-def config(folder, source, commit_every="10s", more_table="", more=""):
-    """Writes a config for one topic `events` and returns its path."""
-    path = folder / "tarn.toml"
-    path.write_text(
-        f"""
-data_dir = "data"
-{more}
-[serving]
-http = "127.0.0.1:0"
-tail_memory = "{os.environ.get('TAIL_MEMORY', '128MiB')}"
-
-[[topic]]
-name = "events"
-partitions = 2
-
-[[source]]
-name = "events"
-topic = "events"
-{source}
-
-[[table]]
-name = "events"
-columns = "{COLUMNS}"
-commit_every = "{commit_every}"
-{more_table}
-"""
-    )
-    return path
-
-
-def fresh(name):
-    folder = DIR / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def measured(command, **options):
-    """Runs a command: seconds, and peak resident memory in MiB."""
-    begin = time.monotonic()
-    process = subprocess.Popen(command, **options)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{command} ended with {process.returncode}")
-    return time.monotonic() - begin, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
-
-
-class Tarn:
-    """A running process."""
-
-    def __init__(self, path):
-        self.folder = path.parent
-        self.said = open(self.folder / "stderr", "ab")
-        self.begin = time.monotonic()
-        self.process = subprocess.Popen([TARN, "run", str(path)], stderr=self.said, stdout=subprocess.DEVNULL)
-
-    def ready(self):
-        """Waits for /healthz: seconds since the start."""
-        while True:
-            if self.process.poll() is not None:
-                sys.exit(f"it ended: see {self.said.name}")
-            try:
-                file = json.loads((self.folder / "data/process.json").read_text())
-                if file["pid"] == self.process.pid:
-                    self.address = file["http"]
-                    with urllib.request.urlopen(f"http://{self.address}/healthz") as answer:
-                        if answer.status == 200:
-                            return time.monotonic() - self.begin
-            except (OSError, ValueError, KeyError):
-                pass
-            time.sleep(0.005)
-
-    def sql(self, query):
-        request = urllib.request.Request(f"http://{self.address}/v1/sql", query.encode(), {"Accept": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.loads(answer.read())
-
-    def rss_mib(self):
-        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-
-    def end(self, how=signal.SIGTERM):
-        self.process.send_signal(how)
-        self.process.wait()
-
-
-def events_file():
-    path = DIR / "events.ndjson"
-    if not path.exists() or path.stat().st_size // 215 != BYTES // 215:
-        subprocess.run([BENCH, "events", str(path), str(BYTES), "1"], check=True)
-    with open(path, "rb") as file:  # into the page cache
-        while file.read(1 << 24):
-            pass
-    return path
+OTHERS = ("views", "serving", "kafka")
 
 
 def a():
@@ -214,10 +110,24 @@ def d():
           f"{statistics.median(memory):.0f} MiB; log {log:.0f} MB, lake {lake:.0f} MB in {len(files)} files")
 
 
+def all_of_them():
+    """All benchmarks, by letter."""
+    found = {"a": a, "b": b, "c": c, "d": d}
+    for name in OTHERS:
+        path = pathlib.Path(__file__).with_name(f"{name}.py")
+        if path.exists():
+            spec = importlib.util.spec_from_file_location(f"benches_{name}", path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            found |= module.BENCHES
+    return found
+
+
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["a", "b", "c", "d"]
+    known = all_of_them()
+    chosen = sys.argv[1:] or sorted(known)
     for name in chosen:
-        if name not in ("a", "b", "c", "d"):
-            sys.exit("benches/run a|b|c|d")
-        print(f"--- {name}: {globals()[name].__doc__}", flush=True)
-        globals()[name]()
+        if name not in known:
+            sys.exit(f"benches/run {'|'.join(sorted(known))}")
+        print(f"--- {name}: {known[name].__doc__}", flush=True)
+        known[name]()

@@ -26,20 +26,7 @@ const QUERIES: [(&str, &str); 3] = [
 
 /// Prints the median of both and their ratio, per query.
 pub(crate) async fn run(folder: &str, table: &str, runs: u64) -> Result<()> {
-    let folder = std::fs::canonicalize(folder).with_context(|| format!("no lake at `{folder}`"))?;
-    let options = LakeOptions {
-        target_file_bytes: 128 << 20,
-        optimize_after_files: 8,
-        checkpoint_after_commits: 100,
-        vacuum_retention: Duration::from_secs(7 * 86_400),
-        log_retention: Duration::from_secs(7 * 86_400),
-    };
-    let url = format!("file:{}", folder.display());
-    let lake =
-        Lake::open(&url, &std::collections::BTreeMap::new(), options, tarn_model::clock::system()).await?;
-    let snapshot = lake.load(table, false).await?.context("no such table")?.snapshot();
-    let files: Vec<String> =
-        snapshot.files.iter().map(|file| folder.join(file.path.as_ref()).display().to_string()).collect();
+    let (lake, files) = opened(folder, table).await?;
     let engine = Engine::new(
         Catalog::at_rest(lake).await?,
         EngineOptions {
@@ -76,6 +63,24 @@ pub(crate) async fn run(folder: &str, table: &str, runs: u64) -> Result<()> {
     }
     println!("\n{} files, {runs} runs each, medians", files.len());
     Ok(())
+}
+
+/// The lake in `folder`, and the paths of the files that `table` has now.
+pub(crate) async fn opened(folder: &str, table: &str) -> Result<(Lake, Vec<String>)> {
+    let folder = std::fs::canonicalize(folder).with_context(|| format!("no lake at `{folder}`"))?;
+    let options = LakeOptions {
+        target_file_bytes: 128 << 20,
+        optimize_after_files: 8,
+        checkpoint_after_commits: 100,
+        vacuum_retention: Duration::from_secs(7 * 86_400),
+        log_retention: Duration::from_secs(7 * 86_400),
+    };
+    let url = format!("file:{}", folder.display());
+    let lake =
+        Lake::open(&url, &std::collections::BTreeMap::new(), options, tarn_model::clock::system()).await?;
+    let snapshot = lake.load(table, false).await?.context("no such table")?.snapshot();
+    let files = snapshot.files.iter().map(|file| folder.join(file.path.as_ref()).display().to_string());
+    Ok((lake, files.collect()))
 }
 
 /// Whether two answers say the same; floats are compared as printed, to nine digits.

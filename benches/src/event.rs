@@ -31,7 +31,12 @@ pub(crate) struct Events {
 impl Events {
     /// Events from number 0 on.
     pub(crate) fn new(seed: u64) -> Events {
-        Events { rng: StdRng::seed_from_u64(seed), next: 0, line: String::with_capacity(LINE_BYTES) }
+        Events::from_number(0, seed)
+    }
+
+    /// Events from number `first` on, which is also the millisecond of the year in which it happens.
+    pub(crate) fn from_number(first: u64, seed: u64) -> Events {
+        Events { rng: StdRng::seed_from_u64(seed), next: first, line: String::with_capacity(LINE_BYTES) }
     }
 
     /// Appends the next event to `out`.

@@ -136,17 +136,16 @@ async fn probe(
     }
 }
 
+/// The value below which `share` of the sorted `values` lie.
+pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
+    let index = (share * (values.len().saturating_sub(1)) as f64).round() as usize;
+    values.get(index).copied().unwrap_or(f64::NAN)
+}
+
 fn percentiles(values: &mut [f64]) -> String {
     values.sort_by(f64::total_cmp);
-    let at = |share: f64| {
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an index below the length"
-        )]
-        let index = (share * (values.len().saturating_sub(1)) as f64).round() as usize;
-        values.get(index).copied().unwrap_or(f64::NAN)
-    };
+    let at = |share: f64| percentile(values, share);
     format!(
         "p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1}",
         at(0.5),

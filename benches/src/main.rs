@@ -6,6 +6,11 @@
 //! tarn-bench freshness ADDRESS RATE SECONDS   acknowledgement to first answer, open loop
 //! tarn-bench commits ADDRESS COMMITS ROWS     pushes, each waited for until it is a lake commit of its own
 //! tarn-bench push ADDRESS BYTES               pushes as fast as they are acknowledged
+//! tarn-bench reads ADDRESS RATE FIRST SECONDS READS QUERY...
+//!                                             READS reads a second by turns while events from number FIRST on come in
+//! tarn-bench subscribe ADDRESS RATE SECONDS COUNT QUERY
+//!                                             COUNT subscribers to one query while events come in
+//! tarn-bench plain LAKE TABLE QUERY           plain DataFusion over a table's files, as `t`
 //! ```
 
 #![allow(clippy::print_stdout, reason = "a command line program")]
@@ -13,7 +18,11 @@
 mod aggregate;
 mod event;
 mod freshness;
+mod load;
+mod plain;
 mod pushes;
+mod reads;
+mod subscribers;
 
 use anyhow::{Context, Result, bail};
 
@@ -30,6 +39,16 @@ async fn main() -> Result<()> {
         ["commits", address, commits, rows] => {
             pushes::commits(address, number(commits)?, number(rows)?).await
         }
+        ["reads", address, rate, first, seconds, reads, queries @ ..] => {
+            let load =
+                load::Load { address, rate: number(rate)?, first: number(first)?, seconds: number(seconds)? };
+            reads::run(load, number(reads)?, queries).await
+        }
+        ["subscribe", address, rate, seconds, count, query] => {
+            let load = load::Load { address, rate: number(rate)?, first: 0, seconds: number(seconds)? };
+            subscribers::run(load, number(count)?, query).await
+        }
+        ["plain", lake, table, query] => plain::run(lake, table, query).await,
         ["push", address, bytes] => pushes::push(address, number(bytes)?).await,
         _ => bail!("see the head of benches/src/main.rs for the commands"),
     }
