@@ -5,6 +5,7 @@ Each number is a median over RUNS runs. Where two programs are compared their ru
 beside hits both.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -214,10 +215,19 @@ def d():
           f"{statistics.median(memory):.0f} MiB; log {log:.0f} MB, lake {lake:.0f} MB in {len(files)} files")
 
 
+def benches():
+    """Letter to function: the ones above, and `BENCHES` of every file beside this one."""
+    found = {"a": a, "b": b, "c": c, "d": d}
+    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
+        if path.stem != "measure":
+            found |= importlib.import_module(path.stem).BENCHES
+    return found
+
+
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["a", "b", "c", "d"]
-    for name in chosen:
-        if name not in ("a", "b", "c", "d"):
-            sys.exit("benches/run a|b|c|d")
-        print(f"--- {name}: {globals()[name].__doc__}", flush=True)
-        globals()[name]()
+    known = benches()
+    for name in sys.argv[1:] or sorted(known):
+        if name not in known:
+            sys.exit(f"benches/run {'|'.join(sorted(known))}")
+        print(f"--- {name}: {known[name].__doc__}", flush=True)
+        known[name]()
