@@ -9,6 +9,7 @@ mod harness;
 
 mod bad_input;
 mod cli;
+mod closed_doors;
 mod crash;
 mod database;
 mod exactly_once;
@@ -16,6 +17,7 @@ mod examples;
 mod flights;
 mod messages;
 mod serving;
+mod slow_readers;
 mod tidy;
 mod transactions;
 mod union_read;

@@ -1,4 +1,4 @@
-//! PostgreSQL's own clients against the real binary: psql, psycopg, psycopg2 and SQLAlchemy.
+//! PostgreSQL's own clients against the real binary: psql, psycopg, psycopg2, SQLAlchemy and JDBC.
 //!
 //! `tests/servers/run` brings the clients.
 
@@ -139,6 +139,21 @@ fn drivers_of_python_ask_in_their_ways() {
     let python = std::env::var("TARN_PYTHON").expect("TARN_PYTHON: start these tests with tests/servers/run");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/postgres_clients.py");
     let told = said(&Command::new(python).arg(script).arg(&address).output().expect("the script ends"));
+    print!("{told}");
+    assert!(told.trim_end().ends_with("all checks passed"), "{told}");
+    running.stop();
+    folder.never_panicked();
+}
+
+#[test]
+fn jdbc_prepares_fetches_looks_around_and_cancels() {
+    let folder = Folder::new(CONFIG);
+    let (running, address) = start(&folder);
+    let jar = std::env::var("TARN_JDBC").expect("TARN_JDBC: start these tests with tests/servers/run");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/Jdbc.java");
+    let told = said(
+        &Command::new("java").args(["-cp", &jar]).arg(program).arg(&address).output().expect("java ends"),
+    );
     print!("{told}");
     assert!(told.trim_end().ends_with("all checks passed"), "{told}");
     running.stop();

@@ -34,6 +34,8 @@ impl Sql {
 
     /// Runs a statement.
     pub(crate) async fn query(&self, sql: &str, as_of: Option<&OffsetVector>) -> anyhow::Result<Rows> {
+        // Who is asked would refuse it too, and hang up before it has read it all.
+        tarn_serving::check_length(sql.len())?;
         match self {
             Sql::Running(door) => door.sql(sql, as_of).await,
             Sql::AtRest(engine) => rest::sql(engine, sql, as_of).await,
@@ -117,14 +119,20 @@ fn skip_past(bytes: &[u8], from: usize, end: &[u8]) -> Option<usize> {
 
 /// Whether a text holds nothing but white space and comments.
 pub(crate) fn is_blank(text: &str) -> bool {
-    let text = text.trim_start();
-    if let Some(comment) = text.strip_prefix("--") {
-        return comment.split_once('\n').is_none_or(|(_, rest)| is_blank(rest));
+    let mut text = text.trim_start();
+    loop {
+        let rest = if let Some(comment) = text.strip_prefix("--") {
+            Some(comment.split_once('\n').map_or("", |(_, rest)| rest))
+        } else if let Some(comment) = text.strip_prefix("/*") {
+            comment.split_once("*/").map(|(_, rest)| rest)
+        } else {
+            None
+        };
+        match rest {
+            Some(rest) => text = rest.trim_start(),
+            None => return text.is_empty(),
+        }
     }
-    if let Some(comment) = text.strip_prefix("/*") {
-        return comment.split_once("*/").is_some_and(|(_, rest)| is_blank(rest));
-    }
-    text.is_empty()
 }
 
 #[cfg(test)]

@@ -20,6 +20,12 @@ export class Choices {
     this.place = place;
     this.changed = changed;
     this.options = [];
+    /** Name of the variable whose list is open. */
+    this.opened = null;
+    addEventListener("pointerdown", (event) => {
+      const list = place.querySelector("details[open]");
+      if (list && !list.contains(event.target)) list.open = false;
+    });
     addEventListener("popstate", () => {
       this.draw();
       changed();
@@ -34,7 +40,7 @@ export class Choices {
   get query() {
     const known = new Set(["range", "from", "to", ...(this.dashboard?.variables ?? this.dashboard?.variable ?? []).map((one) => one.name)]);
     const kept = new URLSearchParams();
-    for (const [name, value] of this.chosen) if (!this.dashboard || known.has(name)) kept.set(name, value);
+    for (const [name, value] of this.chosen) if (!this.dashboard || known.has(name)) kept.append(name, value);
     if (kept.has("from") && kept.has("to")) {
       const span = Math.max(1, Math.round((Date.parse(kept.get("to")) - Date.parse(kept.get("from"))) / 1000));
       if (Number.isFinite(span)) kept.set("range", `${span}s`);
@@ -53,7 +59,30 @@ export class Choices {
   offer(index, options) {
     if (JSON.stringify(this.options[index]) === JSON.stringify(options)) return;
     this.options[index] = options;
+    const variable = this.dashboard.variable[index];
+    if (!variable.all && !variable.default && options.length && !this.chosen.has(variable.name)) {
+      // Something must be chosen, and nothing says what: the first.
+      const chosen = this.chosen;
+      chosen.set(variable.name, options[0]);
+      history.replaceState(null, "", `?${chosen}`);
+      this.changed();
+    }
     this.draw();
+  }
+
+  /** Chooses values for a variable; what was chosen for those that depend on it is not meant any more. */
+  choose(variable, values) {
+    this.go((chosen) => {
+      chosen.delete(variable.name);
+      for (const value of values) chosen.append(variable.name, value);
+      const changed = new Set([variable.name]);
+      for (const other of this.dashboard.variable) {
+        const names = [...(other.query ?? "").matchAll(/\$([A-Za-z_]\w*)/g)].map((found) => found[1]);
+        if (!names.some((name) => changed.has(name))) continue;
+        changed.add(other.name);
+        chosen.delete(other.name);
+      }
+    });
   }
 
   go(change) {
@@ -82,19 +111,60 @@ export class Choices {
 
   draw() {
     if (!this.dashboard) return;
-    const parts = this.dashboard.variable.map((variable, at) => this.variable(variable, this.options[at] ?? []));
+    const focused = document.activeElement?.dataset?.choice;
+    const parts = this.dashboard.variable.map((variable, at) => (variable.multiple ? this.several : this.one).call(this, variable, this.options[at] ?? []));
     if (this.usesTime()) parts.push(this.time());
     this.place.replaceChildren(...parts);
+    // Who goes through the choices with the keyboard stays where they were.
+    if (focused) this.place.querySelector(`[data-choice="${CSS.escape(focused)}"]`)?.focus();
   }
 
-  variable(variable, options) {
-    const first = variable.default ?? (variable.all ? "" : (options[0] ?? ""));
-    const value = this.chosen.get(variable.name) ?? first;
+  /** A variable of one value. */
+  one(variable, options) {
+    const first = variable.default ?? (variable.all ? "" : variable.values[0]);
+    const value = this.chosen.get(variable.name) ?? first ?? options[0] ?? "";
     const shown = !options.includes(value) && value !== "" ? [value, ...options] : options;
-    const choose = (event) => this.go((chosen) => (event.target.value === first ? chosen.delete(variable.name) : chosen.set(variable.name, event.target.value)));
-    const select = element("select", { onchange: choose, name: variable.name }, variable.all ? element("option", { value: "" }, "All") : null, ...shown.map((option) => element("option", { value: option }, option)));
+    const choose = (event) => this.choose(variable, event.target.value === first ? [] : [event.target.value]);
+    const select = element("select", { onchange: choose, name: variable.name, "data-choice": variable.name }, variable.all ? element("option", { value: "" }, "All") : null, ...shown.map((option) => element("option", { value: option }, option)));
     select.value = value;
     return element("label", {}, element("span", {}, variable.label ?? variable.name), select);
+  }
+
+  /** A variable of several values: a list that opens, with a box for each. */
+  several(variable, options) {
+    const given = this.chosen.getAll(variable.name);
+    const first = variable.default ?? (variable.all ? null : (variable.values[0] ?? options[0] ?? null));
+    const values = given.length ? given.filter((value) => value !== "") : first === null ? [] : [first];
+    const shown = [...values.filter((value) => !options.includes(value)), ...options];
+    const label = variable.label ?? variable.name;
+    const box = (value, text, checked, press) => {
+      const input = element("input", { type: "checkbox", "data-choice": `${variable.name}=${value}`, onchange: press });
+      input.checked = checked;
+      return element("label", {}, input, element("span", {}, text));
+    };
+    const all = variable.all ? [box("", "All", values.length === 0, () => this.choose(variable, variable.default ? [""] : []))] : [];
+    const boxes = shown.map((option) =>
+      box(option, option, values.includes(option), (event) => {
+        const kept = shown.filter((one) => (one === option ? event.target.checked : values.includes(one)));
+        // The last one is not taken away where there must be one.
+        if (kept.length || variable.all) this.choose(variable, kept.length || !variable.default ? kept : [""]);
+        else this.draw();
+      }),
+    );
+    const said = values.length === 0 ? "All" : values.length > 2 ? `${values.length} of ${shown.length}` : values.join(", ");
+    const summary = element("summary", { "aria-label": `${label}: ${said}`, "data-choice": variable.name }, said);
+    const list = element("details", { class: "several", "data-name": variable.name }, summary, element("div", { class: "boxes", role: "group", "aria-label": label }, ...all, ...boxes));
+    list.open = this.opened === variable.name;
+    list.addEventListener("toggle", () => {
+      if (list.open) this.opened = variable.name;
+      else if (this.opened === variable.name) this.opened = null;
+    });
+    list.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !list.open) return;
+      list.open = false;
+      summary.focus();
+    });
+    return element("span", { class: "choice" }, element("span", {}, label), list);
   }
 
   time() {
@@ -107,6 +177,7 @@ export class Choices {
       "select",
       {
         name: "range",
+        "data-choice": "range",
         onchange: (event) => {
           const value = event.target.value;
           if (value === "custom") return this.between(Date.now() - 3600e3, Date.now());
@@ -130,6 +201,7 @@ export class Choices {
         type: "datetime-local",
         step: "1",
         name,
+        "data-choice": name,
         "aria-label": `${name} (UTC)`,
         onchange: (event) => event.target.value && this.go((into) => into.set(name, `${event.target.value}Z`.replace(/(T\d\d:\d\d)Z$/, "$1:00Z"))),
       });

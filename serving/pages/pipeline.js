@@ -51,7 +51,7 @@ function model(status, views, reads, at) {
     const id = `topic/${topic.name}`;
     const end = topic.partitions.reduce((sum, one) => sum + one.end, 0);
     const size = topic.partitions.reduce((sum, one) => sum + one.size_bytes, 0);
-    found.push({ lane: 1, id, name: topic.name, kind: `${topic.partitions.length} × partition`, rate: rate(id, end, at), facts: [[`${plain(end)} records`], [withUnit(size, "bytes")]], spark: true });
+    found.push({ lane: 1, id, name: topic.name, kind: `${topic.partitions.length} partition${topic.partitions.length === 1 ? "" : "s"}`, rate: rate(id, end, at), facts: [[`${plain(end)} records`], [withUnit(size, "bytes")]], spark: true });
   }
   for (const table of status.tables) {
     const id = `table/${table.name}`;
@@ -104,7 +104,7 @@ function drawNode(node) {
   box.replaceChildren(
     element("div", { class: "top" }, element("b", {}, node.name), node.rate === undefined ? null : element("span", { class: "rate" }, `${short(node.rate >= 10 ? Math.round(node.rate) : Math.round(node.rate * 10) / 10)}/s`)),
     element("div", { class: "kind" }, node.kind, node.state && node.state !== "running" ? ` · ${node.state}` : ""),
-    ...(node.spark ? [spark(history.get(node.id).rates)] : []),
+    ...(node.spark && history.get(node.id).rates.length > 1 ? [spark(history.get(node.id).rates)] : []),
     ...node.facts.filter(Boolean).map(([fact, alarming]) => element("div", { class: alarming ? "fact bad" : "fact" }, fact)),
     node.to.length ? element("div", { class: "via" }, `→ ${node.to.join(", ")}`) : "",
     ...(node.error ? [element("div", { class: "fact bad" }, `${node.error.message}${node.error.at_ms ? ` (${ago(node.error.at_ms)})` : ""}`)] : []),

@@ -34,12 +34,32 @@ pub(crate) struct Questions {
     pub(crate) panels: Vec<String>,
 }
 
-/// The questions of `dashboard` under `choices`, as they stand in the page's address.
-pub(crate) fn questions(
-    dashboard: &DashboardConfig,
-    choices: &BTreeMap<String, String>,
-) -> Result<Questions> {
-    for name in choices.keys() {
+/// What was chosen on a page, as it stands in its address: a name may be there more than once.
+#[derive(Debug, Default)]
+pub(crate) struct Choices(BTreeMap<String, Vec<String>>);
+
+impl Choices {
+    pub(crate) fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Choices {
+        let mut choices = Choices::default();
+        for (name, value) in pairs {
+            choices.0.entry(name).or_default().push(value);
+        }
+        choices
+    }
+
+    fn all(&self, name: &str) -> &[String] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The last word on `name`.
+    fn one(&self, name: &str) -> Option<&str> {
+        self.all(name).last().map(String::as_str)
+    }
+}
+
+/// The questions of `dashboard` under `choices`.
+pub(crate) fn questions(dashboard: &DashboardConfig, choices: &Choices) -> Result<Questions> {
+    for name in choices.0.keys() {
         let variables = dashboard.variables.iter().map(|variable| variable.name.as_str());
         let mut known = variables.chain(TIME_CHOICES);
         if known.clone().any(|one| one == name) {
@@ -58,7 +78,7 @@ pub(crate) fn questions(
         "interval" => Some(time.interval.clone()),
         name => {
             let variable = dashboard.variables.iter().find(|variable| variable.name == name)?;
-            Some(chosen(variable, choices.get(name).map(String::as_str)))
+            Some(chosen(variable, choices.all(name)))
         }
     };
     Ok(Questions {
@@ -71,13 +91,21 @@ pub(crate) fn questions(
     })
 }
 
-/// A variable's value as SQL: a string, or NULL for all. Nothing chosen is the default, and an empty choice is all.
-fn chosen(variable: &VariableConfig, choice: Option<&str>) -> String {
-    let first = || if variable.all { None } else { variable.values.first().map(String::as_str) };
-    match choice {
-        Some("") => "NULL".to_owned(),
-        Some(choice) => literal(choice),
-        None => variable.default.as_deref().or_else(first).map_or("NULL".to_owned(), literal),
+/// A variable's value as SQL: a string, or a list of them where several can be chosen; NULL for all. Nothing chosen is the
+/// default, and an empty choice is all.
+fn chosen(variable: &VariableConfig, choices: &[String]) -> String {
+    let first = || if variable.all { None } else { variable.values.first() };
+    let choices = match choices {
+        [] => variable.default.as_ref().or_else(first).map_or(&[][..], std::slice::from_ref),
+        choices => choices,
+    };
+    let values: Vec<String> =
+        choices.iter().filter(|choice| !choice.is_empty()).map(|choice| literal(choice)).collect();
+    match (variable.multiple, values.as_slice()) {
+        (false, []) => "NULL".to_owned(),
+        (false, [.., last]) => last.clone(),
+        (true, []) => "CAST(NULL AS VARCHAR[])".to_owned(),
+        (true, values) => format!("[{}]", values.join(", ")),
     }
 }
 
@@ -89,14 +117,14 @@ struct TimeRange {
 }
 
 impl TimeRange {
-    fn chosen(dashboard: &DashboardConfig, choices: &BTreeMap<String, String>) -> Result<TimeRange> {
-        if let Some(from) = choices.get("from") {
-            let to = choices.get("to").map_or_else(|| Ok("now()".to_owned()), |to| moment("to", to));
+    fn chosen(dashboard: &DashboardConfig, choices: &Choices) -> Result<TimeRange> {
+        if let Some(from) = choices.one("from") {
+            let to = choices.one("to").map_or_else(|| Ok("now()".to_owned()), |to| moment("to", to));
             // How long that is, only the engine could say; the page says it.
-            let span = choices.get("range").map(|range| seconds(range)).transpose()?.flatten();
+            let span = choices.one("range").map(|range| seconds(range)).transpose()?.flatten();
             return Ok(TimeRange { from: moment("from", from)?, to: to?, interval: interval(span) });
         }
-        let span = match choices.get("range") {
+        let span = match choices.one("range") {
             Some(range) => seconds(range)?,
             None => dashboard.range.map(|range| range.0),
         };
@@ -164,15 +192,20 @@ mod tests {
     fn dashboard() -> DashboardConfig {
         let json = serde_json::json!({
             "name": "d", "range": "1h",
-            "variable": [{"name": "city", "query": "SELECT 1"}, {"name": "kind", "values": ["a", "b"], "all": false}],
-            "panel": [{"title": "p", "query": "SELECT date_bin($interval, ts) FROM t WHERE ts > $from AND city = $city AND kind = $kind"}],
+            "variable": [{"name": "city", "query": "SELECT 1"}, {"name": "kind", "values": ["a", "b"], "all": false},
+                {"name": "street", "query": "SELECT street FROM streets WHERE city = $city", "multiple": true}],
+            "panel": [{"title": "p", "query": "SELECT date_bin($interval, ts) FROM t WHERE ts > $from AND city = $city AND kind = $kind AND street = ANY($street)"}],
         });
         serde_json::from_value(json).expect("a dashboard")
     }
 
+    fn asked(choices: &[(&str, &str)]) -> Result<Questions> {
+        let pairs = choices.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        questions(&dashboard(), &Choices::new(pairs))
+    }
+
     fn ask(choices: &[(&str, &str)]) -> Result<String> {
-        let choices = choices.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        questions(&dashboard(), &choices).map(|questions| questions.panels[0].clone())
+        asked(choices).map(|questions| questions.panels[0].clone())
     }
 
     #[test]
@@ -184,6 +217,22 @@ mod tests {
         assert!(sql.contains("INTERVAL '60 seconds'"), "{sql}");
         assert!(ask(&[]).expect("a question").contains("city = NULL"));
         assert!(ask(&[("city", "")]).expect("a question").contains("city = NULL"));
+    }
+
+    #[test]
+    fn several_choices_are_a_list_and_a_choice_narrows_those_behind_it() {
+        let found = asked(&[("city", "Oslo"), ("street", "A"), ("street", "O'B")]).expect("questions");
+        assert!(found.panels[0].ends_with("street = ANY(['A', 'O''B'])"), "{}", found.panels[0]);
+        assert_eq!(
+            found.variables[2].as_deref(),
+            Some("SELECT street FROM streets WHERE city = 'Oslo'"),
+            "its query follows the choice before it"
+        );
+        for nothing in [&[][..], &[("street", "")]] {
+            let sql = ask(nothing).expect("a question");
+            assert!(sql.ends_with("street = ANY(CAST(NULL AS VARCHAR[]))"), "{sql}");
+        }
+        assert!(ask(&[("city", "Oslo"), ("city", "Lima")]).expect("a question").contains("city = 'Lima'"));
     }
 
     #[test]

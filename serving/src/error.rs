@@ -68,12 +68,16 @@ pub(crate) fn into_datafusion(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// The name among `known` that `name` was probably meant to be.
+/// The name among `known` that `name` was probably meant to be; of several that are as near, the one that begins like it.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
-    let distances =
-        known.into_iter().map(|other| (strsim::damerau_levenshtein(&name, &other.to_lowercase()), other));
-    let (distance, other) = distances.min_by_key(|(distance, _)| *distance)?;
+    let shared = |other: &str| name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let distances = known.into_iter().map(|other| {
+        let lower = other.to_lowercase();
+        let away = name.len().saturating_sub(shared(&lower));
+        ((strsim::damerau_levenshtein(&name, &lower), away, other), other)
+    });
+    let ((distance, ..), other) = distances.min_by_key(|(rank, _)| *rank)?;
     (distance <= 1 + name.chars().count() / 3).then_some(other)
 }
 

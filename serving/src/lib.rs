@@ -23,3 +23,4 @@ pub use engine::{Answer, Engine, EngineOptions, StatementCounts};
 pub use error::{from_datafusion, nearest};
 pub use http::{Hosts, StatusSource, router};
 pub use postgres::PostgresServer;
+pub use statement::check_length;

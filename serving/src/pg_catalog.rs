@@ -29,7 +29,7 @@ use tarn_table::scan::Part;
 use crate::postgres::settings::Settings;
 use crate::session::{Moment, SCHEMAS};
 
-pub(crate) use rewrite::rewrite;
+pub(crate) use rewrite::{rewrite, without_marks};
 
 /// The schema of these tables.
 pub(crate) const SCHEMA: &str = "pg_catalog";
@@ -96,20 +96,26 @@ impl Facts {
         if let Ok(oid) = text.parse::<i32>() {
             return self.relations().iter().find(|relation| relation.oid == oid);
         }
-        let mut parts: Vec<String> = Vec::new();
-        let mut is_quoted = false;
-        let mut part = String::new();
-        for c in text.chars() {
-            match c {
-                '"' => is_quoted = !is_quoted,
-                '.' if !is_quoted => parts.push(std::mem::take(&mut part)),
-                c if is_quoted => part.push(c),
-                c => part.extend(c.to_lowercase()),
-            }
-        }
+        let mut parts = identifiers(text);
+        let name = parts.pop()?;
         let schema = parts.last().map_or("public", String::as_str);
-        self.relations().iter().find(|relation| relation.schema == schema && relation.name == part)
+        self.relations().iter().find(|relation| relation.schema == schema && relation.name == name)
     }
+}
+
+/// The names of `a."B".c`, folded as PostgreSQL folds them.
+fn identifiers(text: &str) -> Vec<String> {
+    let (mut parts, mut is_quoted) = (vec![String::new()], false);
+    for c in text.chars() {
+        let part = parts.last_mut().expect("there is always one");
+        match c {
+            '"' => is_quoted = !is_quoted,
+            '.' if !is_quoted => parts.push(String::new()),
+            c if is_quoted => part.push(c),
+            c => part.extend(c.to_lowercase()),
+        }
+    }
+    parts
 }
 
 /// A number for a table: the same whenever it is asked for.

@@ -35,6 +35,16 @@ const MAX_DEPTH: usize = 50;
 /// Most operators in one chain, parentheses around it included.
 const MAX_OPERATORS: usize = 500;
 
+/// Refuses a statement of so many bytes, if that is too many.
+pub fn check_length(bytes: usize) -> Result<()> {
+    if bytes <= MAX_TEXT_BYTES {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("a statement has at most {MAX_TEXT_BYTES} bytes, this one has {bytes}"))
+        .with_sqlstate("54000")
+        .with_hint("bring long lists into a table, and join with it"))
+}
+
 /// A statement that may be planned.
 #[derive(Debug)]
 pub(crate) struct Statement {
@@ -66,13 +76,7 @@ impl Statement {
         visitor: Option<&Visitor>,
         types: &[Option<DataType>],
     ) -> Result<Statement> {
-        if sql.len() > MAX_TEXT_BYTES {
-            return Err(Error::invalid(format!(
-                "a statement has at most {MAX_TEXT_BYTES} bytes, this one has {}",
-                sql.len()
-            ))
-            .with_sqlstate("54000"));
-        }
+        check_length(sql.len())?;
         let dialect = GenericDialect {};
         let tokens = Tokenizer::new(&dialect, sql)
             .tokenize_with_location()

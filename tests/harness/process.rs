@@ -52,6 +52,11 @@ impl Running {
         String::from_utf8_lossy(&fs::read(&self.said).unwrap_or_default()).into_owned()
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
@@ -72,7 +77,6 @@ impl Running {
     }
 
     /// The address at which it speaks PostgreSQL's protocol.
-    #[cfg(feature = "servers")]
     pub(crate) fn postgres(&self) -> Option<String> {
         self.other("postgres")
     }

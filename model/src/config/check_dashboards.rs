@@ -31,7 +31,9 @@ impl Checker<'_, '_> {
                 self.wrong(&format!("{at}.panel"), format!("a page has at most {MAX_PANELS} panels"));
             }
             for (j, variable) in dashboard.variables.iter().enumerate() {
-                self.variable(&format!("{at}.variable[{j}]"), variable);
+                let before: Vec<&str> =
+                    dashboard.variables[..j].iter().map(|variable| variable.name.as_str()).collect();
+                self.variable(&format!("{at}.variable[{j}]"), variable, &before);
             }
             self.unique(
                 &format!("{at}.variable"),
@@ -44,7 +46,8 @@ impl Checker<'_, '_> {
         self.unique("dashboard", dashboards.iter().map(|dashboard| dashboard.name.as_str()));
     }
 
-    fn variable(&mut self, at: &str, variable: &VariableConfig) {
+    /// `before` are the variables that its query may name.
+    fn variable(&mut self, at: &str, variable: &VariableConfig, before: &[&str]) {
         let field = format!("{at}.name");
         let mut letters = variable.name.chars();
         let starts_well = letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
@@ -65,7 +68,7 @@ impl Checker<'_, '_> {
             (None, true) => self.wrong(&format!("{at}.query"), "a variable needs `query` or `values`"),
             (Some(query), true) => {
                 self.not_empty(&format!("{at}.query"), query.trim().is_empty());
-                self.known_placeholders(&format!("{at}.query"), query, &[]);
+                self.known_placeholders(&format!("{at}.query"), query, before);
             }
             (None, false) => {}
         }

@@ -54,7 +54,8 @@ pub struct VariableConfig {
     /// What stands beside it. Default: its name.
     #[serde(default)]
     pub label: Option<String>,
-    /// A query whose first column is what can be chosen. Either this or `values`.
+    /// A query whose first column is what can be chosen. Either this or `values`. It may name variables before it, and is asked
+    /// again when another value is chosen for them.
     #[serde(default)]
     pub query: Option<String>,
     /// What can be chosen.
@@ -67,6 +68,10 @@ pub struct VariableConfig {
     /// `true`.
     #[serde(default = "defaults::yes")]
     pub all: bool,
+    /// Whether several values can be chosen at once. `$NAME` is then a list of strings: `WHERE $country IS NULL OR country =
+    /// ANY($country)`. Default: `false`.
+    #[serde(default)]
+    pub multiple: bool,
 }
 
 /// `[[dashboard.panel]]`: a query, and how its answer is drawn.

@@ -12,7 +12,6 @@
 //! *Why the page waits for `progress`*: it never shows half of an update. *Why no queue*: a reader that is slow is told the
 //! difference between what it was last told and the newest answer, however many there were in between.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -33,7 +32,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::subscribe::event;
 use super::{Doors, error_response};
-use crate::dashboards::questions;
+use crate::dashboards::{Choices, questions};
 use crate::error::nearest;
 use crate::feeds::{FeedState, Feeds};
 
@@ -66,13 +65,13 @@ pub(super) async fn one(State(doors): State<Doors>, Path(name): Path<String>) ->
 pub(super) async fn stream(
     State(doors): State<Doors>,
     Path(name): Path<String>,
-    Query(choices): Query<BTreeMap<String, String>>,
+    Query(choices): Query<Vec<(String, String)>>,
 ) -> Response {
     let dashboard = match find(&doors, &name) {
         Ok(dashboard) => dashboard,
         Err(error) => return super::error_with_status(StatusCode::NOT_FOUND, &error),
     };
-    let questions = match questions(dashboard, &choices) {
+    let questions = match questions(dashboard, &Choices::new(choices)) {
         Ok(questions) => questions,
         Err(error) => return error_response(&error),
     };

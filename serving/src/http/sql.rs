@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use arrow::datatypes::Schema;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,10 +14,11 @@ use serde::Deserialize;
 use tarn_model::{Error, OffsetVector, Result};
 
 use super::format::{Encoder, Format};
-use super::{Doors, error_response, error_with_status};
+use super::{Doors, MAX_SQL_BODY_BYTES, error_response, error_with_status};
 use crate::columns::columns_of;
 use crate::engine::{Answer, Engine, is_not_ready};
 use crate::error::from_datafusion;
+use crate::statement::MAX_TEXT_BYTES;
 
 /// The vector that an answer saw.
 const VECTOR: HeaderName = HeaderName::from_static("tarn-vector");
@@ -48,8 +50,17 @@ pub(super) async fn sql(
     State(doors): State<Doors>,
     Query(url): Query<UrlParameters>,
     headers: HeaderMap,
-    body: Bytes,
+    body: std::result::Result<Bytes, BytesRejection>,
 ) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return error_with_status(StatusCode::PAYLOAD_TOO_LARGE, &too_large());
+        }
+        Err(rejection) => {
+            return error_response(&Error::invalid("the request broke off").with_source(rejection));
+        }
+    };
     let Some(format) = Format::accepted(&headers) else {
         let error = Error::invalid("no format that `Accept` names is known").with_hint(
             "application/json, application/x-ndjson, text/csv, application/vnd.apache.arrow.stream and \
@@ -64,6 +75,14 @@ pub(super) async fn sql(
         }
         Err(error) => error_response(&error),
     }
+}
+
+fn too_large() -> Error {
+    Error::invalid(format!(
+        "a statement has at most {MAX_TEXT_BYTES} bytes, with its parameters {MAX_SQL_BODY_BYTES}; this one has more"
+    ))
+    .with_sqlstate("54000")
+    .with_hint("bring long lists into a table, and join with it")
 }
 
 async fn answer(

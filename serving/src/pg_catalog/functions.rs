@@ -13,7 +13,7 @@ use datafusion::logical_expr::{
 use tarn_model::Error;
 
 use super::relations::{more_type, schema_name, schema_oid, type_oid};
-use super::{Facts, is_visible};
+use super::{Facts, identifiers, is_visible};
 use crate::error::into_datafusion;
 use crate::postgres::settings::SERVER_VERSION;
 use crate::postgres::types::ColumnKind;
@@ -46,6 +46,7 @@ const FUNCTIONS: &[(&str, DataType)] = &[
     ("current_schema", TEXT),
     ("current_setting", TEXT),
     ("current_user", TEXT),
+    ("format", TEXT),
     ("format_type", TEXT),
     ("getdatabaseencoding", TEXT),
     ("has_any_column_privilege", FLAG),
@@ -94,6 +95,7 @@ const FUNCTIONS: &[(&str, DataType)] = &[
     ("pg_size_pretty", TEXT),
     ("pg_table_is_visible", FLAG),
     ("pg_table_size", LONG),
+    ("pg_stat_get_numscans", LONG),
     ("pg_tablespace_location", TEXT),
     ("pg_total_relation_size", LONG),
     ("pg_type_is_visible", FLAG),
@@ -107,10 +109,13 @@ const FUNCTIONS: &[(&str, DataType)] = &[
     ("version", TEXT),
 ];
 
+/// Those that give lists of texts.
+const LISTS: &[&str] = &["current_schemas", "parse_ident"];
+
 /// All of them, for one statement.
 pub(super) fn all(facts: &Arc<Facts>) -> impl Iterator<Item = ScalarUDF> {
-    let schemas = ("current_schemas", DataType::new_list(TEXT, true));
-    FUNCTIONS.iter().cloned().chain([schemas]).map(|(name, gives)| {
+    let lists = LISTS.iter().map(|name| (*name, DataType::new_list(TEXT, true)));
+    FUNCTIONS.iter().cloned().chain(lists).map(|(name, gives)| {
         let signature = TypeSignature::OneOf(vec![TypeSignature::Nullary, TypeSignature::VariadicAny]);
         ScalarUDF::new_from_impl(CatalogFunction {
             name,
@@ -123,7 +128,7 @@ pub(super) fn all(facts: &Arc<Facts>) -> impl Iterator<Item = ScalarUDF> {
 
 /// Whether `name` is one of these.
 pub(super) fn is_known(name: &str) -> bool {
-    name == "current_schemas" || FUNCTIONS.iter().any(|(known, _)| *known == name)
+    LISTS.contains(&name) || FUNCTIONS.iter().any(|(known, _)| *known == name)
 }
 
 #[derive(Debug)]
@@ -209,12 +214,15 @@ impl CatalogFunction {
             "current_catalog" | "current_database" => text(Some(visitor.database.clone())),
             "current_schema" => text(Some("public".to_owned())),
             "current_schemas" => {
-                let schemas =
-                    ["pg_catalog", "public"].map(|schema| ScalarValue::Utf8(Some(schema.to_owned())));
+                let schemas = ["pg_catalog", "public"].map(str::to_owned);
                 let with_implicit = args.text(0).is_none_or(|flag| flag == "true");
-                let schemas = if with_implicit { &schemas[..] } else { &schemas[1..] };
-                Ok(ScalarValue::List(ScalarValue::new_list(schemas, &DataType::Utf8, true)))
+                Ok(list(if with_implicit { &schemas[..] } else { &schemas[1..] }))
             }
+            "parse_ident" => Ok(match args.text(0) {
+                Some(name) => list(&identifiers(&name)),
+                None => ScalarValue::try_new_null(&self.gives)?,
+            }),
+            "format" => text(args.text(0).map(|pattern| formatted(&pattern, args))),
             "current_user" | "current_role" | "session_user" | "user" => text(Some(visitor.user.clone())),
             "current_setting" => {
                 let Some(name) = args.text(0) else { return text(None) };
@@ -257,7 +265,7 @@ impl CatalogFunction {
                 }))
             }
             "quote_ident" => text(args.text(0).map(|name| quote_ident(&name))),
-            "quote_literal" => text(args.text(0).map(|value| format!("'{}'", value.replace('\'', "''")))),
+            "quote_literal" => text(args.text(0).map(|value| quote_literal(&value))),
             "pg_size_pretty" => text(args.long(0).map(size)),
             "array_upper" => int(length_of(&args.0).filter(|length| *length > 0)),
             "array_lower" => int(length_of(&args.0).filter(|length| *length > 0).map(|_| 1)),
@@ -302,6 +310,37 @@ impl CatalogFunction {
     }
 }
 
+fn list(texts: &[String]) -> ScalarValue {
+    let texts: Vec<ScalarValue> = texts.iter().map(|text| ScalarValue::Utf8(Some(text.clone()))).collect();
+    ScalarValue::List(ScalarValue::new_list(&texts, &DataType::Utf8, true))
+}
+
+/// `%s`, `%I` (a name), `%L` (a string) and `%%`, filled one after another.
+fn formatted(pattern: &str, args: &Args) -> String {
+    let (mut out, mut next) = (String::new(), 1);
+    let mut letters = pattern.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '%' {
+            out.push(letter);
+            continue;
+        }
+        let kind = letters.next().unwrap_or('%');
+        if kind == '%' {
+            out.push('%');
+            continue;
+        }
+        let value = args.text(next);
+        next += 1;
+        match (kind, value) {
+            ('I', Some(name)) => out.push_str(&quote_ident(&name)),
+            ('L', Some(value)) => out.push_str(&quote_literal(&value)),
+            ('L', None) => out.push_str("NULL"),
+            (_, value) => out.push_str(&value.unwrap_or_default()),
+        }
+    }
+    out
+}
+
 fn length_of(args: &[ScalarValue]) -> Option<i32> {
     let Some(ScalarValue::List(list)) = args.first() else { return None };
     if list.is_null(0) {
@@ -315,6 +354,10 @@ fn quote_ident(name: &str) -> String {
     let is_plain = name.chars().next().is_some_and(|first| first.is_ascii_lowercase() || first == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+fn quote_literal(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
 }
 
 fn size(bytes: i64) -> String {

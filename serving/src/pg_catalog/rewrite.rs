@@ -10,12 +10,13 @@
 //! | a subquery for one value of a catalog | its `max`, which it is if it is one |
 //! | `ARRAY(SELECT …)` over catalogs | NULL: it gathers options and roles, of which there are none |
 //! | `a LIKE b ESCAPE '/'` | `a LIKE b`, with `\` put for `/` |
-//! | `count(*)` as an answer's column | the same, named `count` |
+//! | `generate_series(1, array_upper(x, 1)) AS s(r)` | `(SELECT unnest(generate_series(1, array_upper(x, 1))) AS r) AS s` |
+//! | `x IN (SELECT ... current_setting('search_path') ...)`, the path taken apart by hand | `x IN ('ann', 'public')` |
+//! | `count(*)`, and `oid` beside `*`, as an answer's column | the same, named `count`, and `oid` a second time (`names`) |
 //!
 //! *Why the empty ones*: two thirds of what tools ask is about indexes, constraints, triggers and policies, in the longest
 //! words. There are none here, and what joins with nothing is nothing, whatever else it says.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
@@ -24,9 +25,16 @@ use datafusion::sql::sqlparser::ast::{
     Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, Value,
     ValueWithSpan, VisitMut, VisitorMut, visit_relations,
 };
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 
 use super::functions::{REGCLASS, REGCLASS_NAME, REGNAMESPACE, REGNAMESPACE_NAME, REGTYPE, is_known};
 use super::{SCHEMA, Visitor, empty, relations};
+
+mod names;
+
+pub(crate) use names::without_marks;
+use names::{Taken, name_columns, name_of};
 
 const INFORMATION_SCHEMA: &str = "information_schema";
 
@@ -37,13 +45,13 @@ pub(crate) fn rewrite(statement: &mut Statement, visitor: &Visitor) {
         Statement::Explain { statement, .. } => return rewrite(statement, visitor),
         _ => return,
     };
-    let mut catalogs = Catalogs { database: &visitor.database };
+    let mut catalogs = Catalogs { visitor };
     let _ = query.visit(&mut catalogs);
     name_columns(query);
 }
 
 struct Catalogs<'v> {
-    database: &'v str,
+    visitor: &'v Visitor,
 }
 
 impl VisitorMut for Catalogs<'_> {
@@ -57,6 +65,10 @@ impl VisitorMut for Catalogs<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let Some(rows) = series(factor) {
+            *factor = rows;
+            return ControlFlow::Continue(());
+        }
         if let TableFactor::Table { name, alias, .. } = factor
             && alias.is_none()
             && let Some(known) = self.catalog(name)
@@ -86,6 +98,9 @@ impl VisitorMut for Catalogs<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(schemas) = self.search_path(expr) {
+            *expr = schemas;
+        }
         if let Some(other) = in_other_words(expr) {
             *expr = other;
         }
@@ -97,7 +112,7 @@ impl Catalogs<'_> {
     /// The catalog that a name means, without its schema.
     fn catalog(&self, name: &ObjectName) -> Option<String> {
         let mut parts: Vec<String> = name.0.iter().map(part_of).collect::<Option<_>>()?;
-        if parts.len() == 3 && parts[0] == self.database {
+        if parts.len() == 3 && parts[0] == self.visitor.database {
             parts.remove(0);
         }
         let known = match parts.as_slice() {
@@ -108,6 +123,50 @@ impl Catalogs<'_> {
         };
         (relations::NAMES.contains(&known.as_str()) || empty::is_empty(&known)).then_some(known)
     }
+
+    /// `x IN (SELECT ...)` whose query reads the search path and nothing else.
+    fn search_path(&self, expr: &Expr) -> Option<Expr> {
+        let Expr::InSubquery { expr, subquery, negated } = expr else { return None };
+        let reads_tables = visit_relations(subquery.as_ref(), |relation| match last_of(relation).as_str() {
+            "string_to_array" | "generate_series" | "unnest" => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        });
+        if reads_tables.is_break() || !subquery.to_string().contains("current_setting('search_path')") {
+            return None;
+        }
+        let path = self.visitor.settings.get("search_path").unwrap_or("public");
+        let schema = |name: &str| match name.trim().trim_matches('"') {
+            "$user" => self.visitor.user.clone(),
+            name => name.to_owned(),
+        };
+        let text = |name: String| Expr::value(Value::SingleQuotedString(name));
+        let list = path.split(',').map(schema).map(text).collect();
+        Some(Expr::InList { expr: expr.clone(), list, negated: *negated })
+    }
+}
+
+/// `generate_series` from and to what only a running statement knows, as the rows of a list.
+fn series(factor: &TableFactor) -> Option<TableFactor> {
+    let TableFactor::Table { name, args: Some(args), alias: Some(alias), .. } = factor else { return None };
+    let is_constant = |arg: &FunctionArg| {
+        let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = arg else { return false };
+        matches!(expr, Expr::Value(_) | Expr::UnaryOp { .. })
+    };
+    if last_of(name) != "generate_series" || args.args.iter().all(is_constant) {
+        return None;
+    }
+    let column = alias.columns.first().map_or(&alias.name, |column| &column.name);
+    let list: Vec<String> = args.args.iter().map(ToString::to_string).collect();
+    let sql = format!(
+        "SELECT * FROM (SELECT unnest(generate_series({})) AS {column}) AS {}",
+        list.join(", "),
+        alias.name
+    );
+    let Statement::Query(query) = Parser::parse_sql(&GenericDialect {}, &sql).ok()?.pop()? else {
+        return None;
+    };
+    let SetExpr::Select(select) = *query.body else { return None };
+    Some(select.from.into_iter().next()?.relation)
 }
 
 fn part_of(part: &ObjectNamePart) -> Option<String> {
@@ -165,7 +224,7 @@ fn empty_out(select: &mut Select) {
         _ => false,
     };
     let gives_a_row = !groups && select.projection.iter().any(aggregates);
-    let mut taken = HashSet::new();
+    let mut taken = Taken::default();
     for item in &mut select.projection {
         let (expr, name) = match item {
             SelectItem::UnnamedExpr(expr) => (expr.clone(), name_of(expr)),
@@ -175,11 +234,7 @@ fn empty_out(select: &mut Select) {
         let is_count = matches!(&expr, Expr::Function(function) if last_of(&function.name) == "count");
         let value =
             if is_count && gives_a_row { Expr::value(Value::Number("0".to_owned(), false)) } else { null() };
-        let mut alias = name;
-        while !taken.insert(alias.clone()) {
-            alias.push('_');
-        }
-        *item = SelectItem::ExprWithAlias { expr: value, alias: Ident::with_quote('"', alias) };
+        *item = SelectItem::ExprWithAlias { expr: value, alias: taken.take(name) };
     }
     select.from = Vec::new();
     select.distinct = None;
@@ -350,6 +405,13 @@ fn casted(expr: &Expr, data_type: &DataType) -> Option<Expr> {
         Expr::Cast { expr, .. } => {
             matches!(expr.as_ref(), Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_) | Value::Placeholder(_)))
         }
+        Expr::Function(function) => {
+            matches!(last_of(&function.name).as_str(), "format" | "quote_ident" | "concat")
+        }
+        Expr::BinaryOp { op, .. } => *op == BinaryOperator::StringConcat,
+        Expr::Nested(expr) => {
+            matches!(expr.as_ref(), Expr::BinaryOp { op: BinaryOperator::StringConcat, .. })
+        }
         _ => false,
     };
     let name = match data_type {
@@ -378,6 +440,13 @@ fn casted(expr: &Expr, data_type: &DataType) -> Option<Expr> {
         "regnamespace" if is_a_name => of(REGNAMESPACE),
         "regnamespace" => of(REGNAMESPACE_NAME),
         "regrole" => of("pg_get_userbyid"),
+        "regproc" if is_a_name => {
+            let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(name), .. }) = expr else {
+                return Some(cast(expr.clone(), DataType::Varchar(None)));
+            };
+            let short = name.trim_start_matches("pg_catalog.").to_owned();
+            Some(Expr::value(Value::SingleQuotedString(short)))
+        }
         other => Some(cast(expr.clone(), plain_type(other)?)),
     }
 }
@@ -408,65 +477,6 @@ fn array_literal(expr: &Expr) -> Option<Expr> {
     let item = |item: &str| Expr::value(Value::SingleQuotedString(item.trim().to_owned()));
     let elem = inside.split(',').filter(|item| !item.trim().is_empty()).map(item).collect();
     Some(Expr::Array(datafusion::sql::sqlparser::ast::Array { elem, named: true }))
-}
-
-/// Names an answer's columns as PostgreSQL does, where that names each differently.
-fn name_columns(query: &mut Query) {
-    let SetExpr::Select(select) = query.body.as_mut() else { return };
-    let names: Vec<Option<String>> = select
-        .projection
-        .iter()
-        .map(|item| match item {
-            SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => None,
-            SelectItem::UnnamedExpr(expr) => Some(name_of(expr)),
-            _ => None,
-        })
-        .collect();
-    let mut taken: HashSet<String> = select
-        .projection
-        .iter()
-        .filter_map(|item| match item {
-            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(ident.value.to_lowercase()),
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
-                parts.last().map(|part| part.value.to_lowercase())
-            }
-            SelectItem::ExprWithAlias { alias, .. } => Some(alias.value.to_lowercase()),
-            _ => None,
-        })
-        .collect();
-    // `GROUP BY count` and the like would mean the new name.
-    let has_wildcard = select
-        .projection
-        .iter()
-        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
-    for (item, name) in select.projection.iter_mut().zip(names) {
-        let (SelectItem::UnnamedExpr(expr), Some(name)) = (&item, name) else { continue };
-        if has_wildcard || !taken.insert(name.to_lowercase()) {
-            continue;
-        }
-        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', name) };
-    }
-}
-
-/// The name that PostgreSQL gives a column.
-fn name_of(expr: &Expr) -> String {
-    match expr {
-        Expr::Identifier(ident) => ident.value.clone(),
-        Expr::CompoundIdentifier(parts) => parts.last().map_or_else(String::new, |part| part.value.clone()),
-        Expr::Function(function) => match last_of(&function.name).as_str() {
-            REGCLASS | REGCLASS_NAME => "regclass".to_owned(),
-            REGTYPE => "regtype".to_owned(),
-            REGNAMESPACE | REGNAMESPACE_NAME => "regnamespace".to_owned(),
-            name => name.to_owned(),
-        },
-        Expr::Nested(expr) | Expr::Cast { expr, .. } if name_of(expr) != "?column?" => name_of(expr),
-        Expr::Cast { data_type, .. } => data_type.to_string().to_lowercase(),
-        Expr::Case { .. } => "case".to_owned(),
-        Expr::Exists { .. } => "exists".to_owned(),
-        Expr::Array(_) => "array".to_owned(),
-        Expr::Extract { .. } => "extract".to_owned(),
-        _ => "?column?".to_owned(),
-    }
 }
 
 fn null() -> Expr {

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 use tarn_model::{Error, Result};
 
 use crate::error::unparsed;
-use crate::statement::MAX_TEXT_BYTES;
+use crate::statement::check_length;
 
 /// A statement by what it does.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,10 +56,18 @@ pub(super) enum Command {
     Nothing(&'static str),
 }
 
+/// In which of PostgreSQL's formats rows are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopyKind {
+    Text,
+    Csv,
+    Binary,
+}
+
 /// How copied rows are written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CopyFormat {
-    pub(super) is_csv: bool,
+    pub(super) kind: CopyKind,
     pub(super) delimiter: u8,
     pub(super) null: String,
     pub(super) has_header: bool,
@@ -67,22 +75,16 @@ pub(super) struct CopyFormat {
 }
 
 impl CopyFormat {
-    fn new(is_csv: bool) -> CopyFormat {
-        let (delimiter, null) = if is_csv { (b',', "") } else { (b'\t', "\\N") };
-        CopyFormat { is_csv, delimiter, null: null.to_owned(), has_header: false, quote: b'"' }
+    fn new(kind: CopyKind) -> CopyFormat {
+        let (delimiter, null) = if kind == CopyKind::Csv { (b',', "") } else { (b'\t', "\\N") };
+        CopyFormat { kind, delimiter, null: null.to_owned(), has_header: false, quote: b'"' }
     }
 }
 
 impl Command {
     /// What `sql` is.
     pub(super) fn parse(sql: &str) -> Result<Command> {
-        if sql.len() > MAX_TEXT_BYTES {
-            return Err(Error::invalid(format!(
-                "a statement has at most {MAX_TEXT_BYTES} bytes, this one has {}",
-                sql.len()
-            ))
-            .with_sqlstate("54000"));
-        }
+        check_length(sql.len())?;
         let tokens = Tokenizer::new(&GenericDialect {}, sql)
             .tokenize_with_location()
             .map_err(|error| unparsed(&error.to_string()))?;
@@ -312,12 +314,14 @@ impl Words<'_> {
 
     fn copy_format(&mut self) -> Result<CopyFormat> {
         let _ = self.takes("with");
-        let mut format = CopyFormat::new(false);
         let rest: Vec<String> = self.rest();
-        let is_csv = rest.iter().any(|word| word.eq_ignore_ascii_case("csv"));
-        if is_csv {
-            format = CopyFormat::new(true);
-        }
+        let names = |kind: &str| rest.iter().any(|word| word.eq_ignore_ascii_case(kind));
+        let kind = match (names("csv"), names("binary")) {
+            (true, _) => CopyKind::Csv,
+            (false, true) => CopyKind::Binary,
+            (false, false) => CopyKind::Text,
+        };
+        let mut format = CopyFormat::new(kind);
         let mut words = rest.iter().map(String::as_str).peekable();
         let one_byte = |value: Option<&str>| match value.map(str::as_bytes) {
             Some([byte]) => Ok(*byte),
@@ -325,11 +329,10 @@ impl Words<'_> {
         };
         while let Some(word) = words.next() {
             match word.to_lowercase().as_str() {
-                "(" | ")" | "," | "format" | "csv" | "text" | "as" => {}
-                "binary" => {
-                    return Err(Error::invalid("COPY in binary is not there")
-                        .with_sqlstate("0A000")
-                        .with_hint("text and csv are"));
+                "(" | ")" | "," | "format" | "csv" | "text" | "binary" | "as" => {}
+                option @ ("header" | "delimiter" | "null" | "quote") if kind == CopyKind::Binary => {
+                    return Err(Error::invalid(format!("`{option}` means nothing to COPY in binary"))
+                        .with_sqlstate("42601"));
                 }
                 "header" => {
                     let value = words.peek().map(|value| value.to_lowercase());
@@ -360,7 +363,9 @@ impl Words<'_> {
                 other => {
                     return Err(Error::invalid(format!("`{other}` is no option of COPY that is known"))
                         .with_sqlstate("0A000")
-                        .with_hint("FORMAT text or csv, HEADER, DELIMITER, NULL, QUOTE and ENCODING are"));
+                        .with_hint(
+                            "FORMAT text, csv or binary, HEADER, DELIMITER, NULL, QUOTE and ENCODING are",
+                        ));
                 }
             }
         }
@@ -494,9 +499,12 @@ mod tests {
         let copy = "COPY (SELECT a, (b) FROM t) TO STDOUT WITH (FORMAT csv, HEADER, DELIMITER ';')";
         let Command::Copy { sql, format } = query(copy) else { panic!("a copy") };
         assert_eq!(sql, "SELECT a, (b) FROM t");
-        assert!(format.is_csv && format.has_header && format.delimiter == b';');
+        assert!(format.kind == CopyKind::Csv && format.has_header && format.delimiter == b';');
         let Command::Copy { sql, format } = query("copy lake.t (a, b) to stdout") else { panic!("a copy") };
-        assert_eq!((sql.as_str(), format), ("SELECT a, b FROM lake.t", CopyFormat::new(false)));
+        assert_eq!((sql.as_str(), format), ("SELECT a, b FROM lake.t", CopyFormat::new(CopyKind::Text)));
+        let Command::Copy { format, .. } = query("COPY t TO STDOUT WITH BINARY") else { panic!("a copy") };
+        assert_eq!(format.kind, CopyKind::Binary);
+        assert!(Command::parse("COPY t TO STDOUT (FORMAT binary, HEADER)").is_err());
         for refused in ["COPY t TO '/tmp/x'", "COPY t FROM STDIN", "COPY (SELECT 1) TO PROGRAM 'sh'"] {
             assert_eq!(Command::parse(refused).expect_err(refused).sqlstate(), Some("25006"), "{refused}");
         }

@@ -413,8 +413,8 @@ impl Connection {
     ) -> Outcome<()> {
         let mut running = self.start(sql, params, "COPY").await?;
         let columns = running.columns.len();
-        self.replies.copy_out(columns);
         let mut copier = Copier::new(format);
+        self.replies.copy_out(columns, copier.format_code());
         let mut sent = 0_u64;
         if copier.has_header() {
             self.replies.message(b'd', |bytes| copier.header(&running.columns, bytes));
@@ -430,6 +430,9 @@ impl Connection {
                     self.send().await?;
                 }
             }
+        }
+        if let Some(trailer) = copier.trailer() {
+            self.replies.message(b'd', |bytes| bytes.extend_from_slice(trailer));
         }
         self.replies.copy_done();
         self.replies.complete(&format!("COPY {sent}"));

@@ -66,6 +66,15 @@ fn from_text(text: &str, data_type: &DataType) -> std::result::Result<ScalarValu
             });
             list(&values.collect::<std::result::Result<Vec<_>, _>>()?, item.data_type())
         }
+        // JDBC writes a day and a zone behind it.
+        DataType::Date32 => {
+            let day = trimmed.split([' ', 'T']).next().unwrap_or(trimmed);
+            ScalarValue::try_from_string(day.to_owned(), data_type).map_err(|error| error.strip_backtrace())
+        }
+        DataType::Time64(_) => {
+            let clock = trimmed.split(['+', '-', 'Z']).next().unwrap_or(trimmed).trim_end();
+            ScalarValue::try_from_string(clock.to_owned(), data_type).map_err(|error| error.strip_backtrace())
+        }
         DataType::Interval(_) => ScalarValue::try_from_string(without_clock(trimmed), data_type)
             .map_err(|error| error.strip_backtrace()),
         other => {
@@ -328,6 +337,20 @@ fn numeric(mut bytes: &[u8]) -> Option<ScalarValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_and_times_of_day_may_have_a_zone_behind_them() {
+        let day = from_text("2026-05-01", &DataType::Date32).expect("a day");
+        for text in ["2026-05-01 +00", "2026-05-01 00:00:00+00", "2026-05-01T00:00:00Z", " 2026-05-01 "] {
+            assert_eq!(from_text(text, &DataType::Date32).expect(text), day);
+        }
+        assert!(from_text("tomorrow", &DataType::Date32).is_err());
+        let clock = from_text("08:30:00.5", &DataType::Time64(TimeUnit::Microsecond)).expect("a time");
+        assert_eq!(
+            from_text("08:30:00.5+00", &DataType::Time64(TimeUnit::Microsecond)).expect("a time"),
+            clock
+        );
+    }
 
     #[test]
     fn arrays_numbers_and_bytes_are_read_as_postgres_writes_them() {

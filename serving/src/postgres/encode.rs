@@ -93,6 +93,13 @@ impl Rows {
         out.put_u8(b'D');
         let at = out.len();
         out.put_i32(0);
+        self.fields(row, formats, out)?;
+        set_length(out, at, at);
+        Ok(())
+    }
+
+    /// Row `row` as the number of its values, and each with its length before it.
+    pub(super) fn fields(&self, row: usize, formats: &[i16], out: &mut BytesMut) -> Result<()> {
         out.put_u16(u16::try_from(self.columns.len()).unwrap_or(u16::MAX));
         for (column, values) in self.columns.iter().enumerate() {
             if values.is_null(row) {
@@ -107,7 +114,6 @@ impl Rows {
             }
             set_length(out, begin, begin + 4);
         }
-        set_length(out, at, at);
         Ok(())
     }
 

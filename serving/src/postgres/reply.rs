@@ -119,12 +119,12 @@ impl Replies {
         });
     }
 
-    /// Copied rows follow, as text.
-    pub(super) fn copy_out(&mut self, columns: usize) {
+    /// Copied rows follow, as text (0) or binary (1).
+    pub(super) fn copy_out(&mut self, columns: usize, format: u8) {
         self.message(b'H', |bytes| {
-            bytes.put_u8(0);
+            bytes.put_u8(format);
             bytes.put_u16(u16::try_from(columns).unwrap_or(u16::MAX));
-            (0..columns).for_each(|_| bytes.put_i16(0));
+            (0..columns).for_each(|_| bytes.put_i16(i16::from(format)));
         });
     }
 

@@ -9,6 +9,8 @@ use super::*;
 use crate::fixture::{Shop, options};
 use crate::{Engine, EngineOptions};
 
+mod tools;
+
 /// A client that says exactly what it is told to, byte by byte.
 struct Client {
     stream: TcpStream,
@@ -406,6 +408,14 @@ async fn copies_come_as_text_and_csv() {
     assert_eq!(text(said[said.len() - 2].1.clone()), "COPY 2\0");
     let said = client.query("COPY (SELECT n, day, E'x\\ty\\\\' FROM clicks ORDER BY n) TO STDOUT").await;
     assert_eq!(copied(&said), "0\t\\N\tx\\ty\\\\\n1\t2026-01-01\tx\\ty\\\\\n");
+    let said = client.query("COPY (SELECT n, day FROM clicks ORDER BY n) TO STDOUT (FORMAT binary)").await;
+    let pieces: Vec<&[u8]> = said.iter().filter(|(tag, _)| *tag == b'd').map(|(_, body)| &body[..]).collect();
+    assert_eq!(said[0].1, [1, 0, 2, 0, 1, 0, 1], "both columns are in binary");
+    assert_eq!(pieces[0], b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
+    let (zero, one) = (0_i64.to_be_bytes(), 1_i64.to_be_bytes());
+    assert_eq!(pieces[1], [&[0, 2, 0, 0, 0, 8][..], &zero, &[0xff; 4]].concat());
+    assert_eq!(pieces[2], [&[0, 2, 0, 0, 0, 8][..], &one, &[0, 0, 0, 10], b"2026-01-01"].concat());
+    assert_eq!(pieces[3..], [&[0xff, 0xff][..]]);
     server.stop().await;
 }
 

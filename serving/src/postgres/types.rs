@@ -11,6 +11,8 @@
 
 use arrow::datatypes::{DataType, Field, IntervalUnit, Schema};
 
+use crate::pg_catalog;
+
 /// A type that PostgreSQL knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PgType {
@@ -183,7 +185,7 @@ pub(super) fn columns(schema: &Schema) -> Vec<Column> {
         .fields()
         .iter()
         .map(|field| Column {
-            name: field.name().clone(),
+            name: pg_catalog::without_marks(field.name()).to_owned(),
             kind: kind_of(field),
             modifier: modifier(field.data_type()),
         })
