@@ -5,6 +5,7 @@ Each number is a median over RUNS runs. Where two programs are compared their ru
 beside hits both.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -214,10 +215,23 @@ def d():
           f"{statistics.median(memory):.0f} MiB; log {log:.0f} MB, lake {lake:.0f} MB in {len(files)} files")
 
 
+BENCHES = {"a": a, "b": b, "c": c, "d": d}
+
+
+def registry():
+    """The benchmarks of this file, and those of the files beside it that have some."""
+    found = dict(BENCHES)
+    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
+        if path.name != pathlib.Path(__file__).name:
+            found.update(getattr(importlib.import_module(path.stem), "BENCHES", {}))
+    return found
+
+
 if __name__ == "__main__":
+    benches = registry()
     chosen = sys.argv[1:] or ["a", "b", "c", "d"]
     for name in chosen:
-        if name not in ("a", "b", "c", "d"):
-            sys.exit("benches/run a|b|c|d")
-        print(f"--- {name}: {globals()[name].__doc__}", flush=True)
-        globals()[name]()
+        if name not in benches:
+            sys.exit(f"benches/run {'|'.join(sorted(benches))}")
+        print(f"--- {name}: {benches[name].__doc__}", flush=True)
+        benches[name]()
