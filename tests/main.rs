@@ -16,6 +16,7 @@ mod examples;
 mod flights;
 mod messages;
 mod serving;
+mod streams;
 mod tidy;
 mod transactions;
 mod union_read;
