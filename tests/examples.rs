@@ -75,6 +75,74 @@ fn database_comes_whole_and_then_only_what_is_new() {
 }
 
 #[test]
+fn access_is_taken_apart_filtered_hashed_and_routed() {
+    let folder = example("access");
+    let line = |path: &str, status: u32| {
+        format!(
+            "203.0.113.9 - - [22/Nov/2026:11:00:00 +0100] \"GET {path} HTTP/1.1\" {status} 512 \"-\" \"curl/8.5\"\n"
+        )
+    };
+    let health = line("/health", 200);
+    folder.grow("logs/access.log", line("/", 200) + &health + &line("/pay", 503) + "torn\n" + &health);
+    folder.drained();
+    let rows = folder
+        .sql("SELECT time, path, status, size, host, _timestamp = time AS same FROM access ORDER BY _offset");
+    assert_eq!(rows.len(), 2);
+    assert_eq!(
+        (&rows[1]["path"], &rows[1]["status"], &rows[1]["size"]),
+        (&json!("/pay"), &json!(503), &json!(512))
+    );
+    assert!(
+        rows[0]["time"].as_str().is_some_and(|time| time.starts_with("2026-11-22T10:00:00")),
+        "{}",
+        rows[0]
+    );
+    assert_eq!((&rows[0]["same"], &rows[0]["host"]), (&json!(true), &rows[1]["host"]));
+    assert!(rows[0]["host"].as_str().is_some_and(|host| host.len() == 32), "{}", rows[0]);
+    assert_eq!(folder.sql("SELECT path FROM failures"), [json!({"path": "/pay"})]);
+    let dead = folder.sql("SELECT reason FROM access_dead_letters");
+    let reason = dead[0]["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.starts_with("line 4 of ") && reason.ends_with("the line ends before the field `host`"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn applog_keeps_stack_traces_together() {
+    let folder = example("applog");
+    folder.grow(
+        "logs/app.log",
+        "2026-11-22 10:00:00.250 ERROR [checkout] payment failed\njava.io.IOException: no\n    at A.b(A.java:1)\n\
+         2026-11-22 10:00:01 INFO  [main] up\n",
+    );
+    folder.drained();
+    assert_eq!(
+        folder.sql("SELECT level, logger, message, host IS NOT NULL AS host FROM app ORDER BY _offset"),
+        [
+            json!({"level": "ERROR", "logger": "checkout", "host": true,
+                "message": "payment failed\njava.io.IOException: no\n    at A.b(A.java:1)"}),
+            json!({"level": "INFO", "logger": "main", "message": "up", "host": true})
+        ]
+    );
+    let at = folder.number(
+        "SELECT count(*) FROM app WHERE _timestamp = TIMESTAMP '2026-11-22T09:00:01Z' AND ts = _timestamp",
+    );
+    assert_eq!(at, 1, "the zone is Berlin's");
+}
+
+#[test]
+fn disks_are_what_df_says() {
+    let folder = example("disks");
+    let mut running = folder.start();
+    let client = running.ready();
+    let rows = wait_for("rows", seconds(60), || count(&client, "disks").filter(|n| *n > 0));
+    let whole = "SELECT count(*) AS n FROM disks WHERE device IS NOT NULL AND kib >= used AND mount LIKE '/%' AND host IS NOT NULL";
+    assert_eq!(client.sql(whole), [json!({"n": rows})]);
+    assert_eq!(running.stop().code, Some(0));
+}
+
+#[test]
 fn shop_makes_orders_up_and_goes_on_with_them() {
     let folder = example("shop");
     let mut running = folder.start();

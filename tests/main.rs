@@ -18,6 +18,7 @@ mod flights;
 mod messages;
 mod serving;
 mod slow_readers;
+mod streams;
 mod tidy;
 mod transactions;
 mod union_read;

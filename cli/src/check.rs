@@ -38,7 +38,10 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         let mut grid = Grid::new(&["source", "type", "reads", "topic", "key"]);
         for source in &config.sources {
             let key = source.key.as_deref().unwrap_or("-");
-            grid.row([source.name.as_str(), source.kind.name(), &reads(source, &folder), &source.topic, key]);
+            let topics: Vec<&str> = source.topics().collect();
+            let row =
+                [source.name.as_str(), source.kind.name(), &reads(source, &folder), &topics.join(", "), key];
+            grid.row(row);
         }
         write!(out, "\n{grid}")?;
     }
@@ -92,6 +95,11 @@ fn reads(source: &SourceConfig, folder: &Path) -> String {
             };
             format!("{what}, {when}")
         }
+        SourceKind::Syslog(syslog) => listens(syslog.tcp.as_deref(), syslog.udp.as_deref()),
+        SourceKind::Netcat(netcat) => listens(netcat.tcp.as_deref(), netcat.udp.as_deref()),
+        SourceKind::Exec(exec) => {
+            format!("what `{}` writes", exec.command.first().map_or("", String::as_str))
+        }
         SourceKind::Generator(generator) => {
             let count = generator.count.map(|count| format!(", {count} in all")).unwrap_or_default();
             let rate = if generator.rate == 0 {
@@ -102,6 +110,13 @@ fn reads(source: &SourceConfig, folder: &Path) -> String {
             format!("{rate}{count}")
         }
     }
+}
+
+fn listens(tcp: Option<&str>, udp: Option<&str>) -> String {
+    let doors = [("tcp", tcp), ("udp", udp)];
+    let doors: Vec<_> =
+        doors.iter().filter_map(|(name, address)| Some(format!("{name} {}", (*address)?))).collect();
+    doors.join(", ")
 }
 
 fn columns(table: &TableConfig) -> String {

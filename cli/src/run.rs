@@ -310,11 +310,11 @@ async fn open_log(config: &Config) -> anyhow::Result<Log> {
 fn without_refused(config: &Config, pipeline: &Pipeline) -> Config {
     let mut config = config.clone();
     config.sources.retain(|source| {
-        let held = pipeline.is_refused(&source.topic);
-        if held {
-            tracing::error!(source = %source.name, topic = %source.topic, "source does not start: a table on its topic was refused");
+        let held = source.topics().find(|topic| pipeline.is_refused(topic));
+        if let Some(topic) = held {
+            tracing::error!(source = %source.name, topic, "source does not start: a table on its topic was refused");
         }
-        !held
+        held.is_none()
     });
     config
 }

@@ -7,12 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tarn_log::{Append, Appended, OVERSIZE_HEADER, RecordRef, TopicInfo, XXH3_HEADER};
+use tarn_log::{Append, Appended, RecordRef, TopicInfo};
 use tarn_model::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::lines::Oversize;
+use crate::shaper::Sink;
 use crate::source::Source;
 
 /// Size at which an append is handed to an idle log.
@@ -22,26 +22,6 @@ const MOST: usize = 4;
 /// Appends that were handed over and are not committed.
 const UNDER_WAY: usize = 2;
 
-/// Header of a record that could not be what its source's format says: it becomes a dead letter.
-pub(crate) const ERROR_HEADER: &str = "tarn.error";
-
-/// Where in a file a record stands.
-pub(crate) struct Place<'a> {
-    pub(crate) file: &'a str,
-    /// From 1; unknown in a file that was begun at its end.
-    pub(crate) line: Option<u64>,
-}
-
-/// What was found there.
-pub(crate) struct Found<'a> {
-    pub(crate) value: &'a [u8],
-    pub(crate) key: Option<&'a str>,
-    /// When `value` is only the head of it.
-    pub(crate) oversize: Option<Oversize>,
-    /// Why `value` is not what the source's format says.
-    pub(crate) error: Option<&'a str>,
-}
-
 /// Builds and submits the appends of one source.
 pub(crate) struct Appender<'a> {
     source: &'a Source,
@@ -49,12 +29,32 @@ pub(crate) struct Appender<'a> {
     under_way: VecDeque<UnderWay>,
     /// Whether records were pushed since the last position.
     behind: bool,
+    /// Records that were dropped since the last append was handed over.
+    dropped: u64,
+    /// Appends that were handed over, and those of them that are committed.
+    submitted: u64,
+    committed: u64,
+}
+
+impl Sink for Appender<'_> {
+    #[inline]
+    fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
+        self.behind = true;
+        self.building.push(topic, record)
+    }
+
+    fn dropped(&mut self) {
+        self.behind = true;
+        self.dropped += 1;
+        self.building.dropped(&self.source.name, 1);
+    }
 }
 
 /// An append that was handed over.
 struct UnderWay {
     stage: watch::Receiver<Stage>,
     task: JoinHandle<Result<Appended>>,
+    dropped: u64,
 }
 
 /// How far an append is; one whose sender is gone before `Committed` has failed.
@@ -67,49 +67,8 @@ enum Stage {
 
 impl<'a> Appender<'a> {
     pub(crate) fn new(source: &'a Source) -> Appender<'a> {
-        Appender { source, building: Append::new(), under_way: VecDeque::new(), behind: false }
-    }
-
-    #[inline]
-    pub(crate) fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
-        self.behind = true;
-        self.building.push(topic, record)
-    }
-
-    /// Pushes a record of a file, with headers that say where it stands and what is wrong with it.
-    pub(crate) fn push_found(
-        &mut self,
-        topic: &Arc<TopicInfo>,
-        timestamp_ms: i64,
-        place: &Place<'_>,
-        found: &Found<'_>,
-    ) -> Result<()> {
-        const NO_HEADER: (&str, &[u8]) = ("", b"");
-        let (mut line, mut size) = (itoa::Buffer::new(), itoa::Buffer::new());
-        let mut headers = [NO_HEADER; 5];
-        let mut count = 0;
-        let mut add = |name, value| {
-            headers[count] = (name, value);
-            count += 1;
-        };
-        add("file", place.file.as_bytes());
-        if let Some(number) = place.line {
-            add("line", line.format(number).as_bytes());
-        }
-        let hash;
-        if let Some(oversize) = found.oversize {
-            hash = format!("{:032x}", oversize.hash);
-            add(OVERSIZE_HEADER, size.format(oversize.size).as_bytes());
-            add(XXH3_HEADER, hash.as_bytes());
-        }
-        if let Some(error) = found.error {
-            add(ERROR_HEADER, error.as_bytes());
-        }
-        let key = found.key.map(str::as_bytes);
-        self.push(
-            topic,
-            &RecordRef { timestamp_ms, key, value: Some(found.value), headers: &headers[..count] },
-        )
+        let (building, under_way) = (Append::new(), VecDeque::new());
+        Appender { source, building, under_way, behind: false, dropped: 0, submitted: 0, committed: 0 }
     }
 
     /// Whether it is time to set positions and [`Appender::submit`].
@@ -123,6 +82,16 @@ impl<'a> Appender<'a> {
     /// Whether there is nothing to submit.
     pub(crate) fn is_empty(&self) -> bool {
         self.building.is_empty()
+    }
+
+    /// Appends that were handed over so far.
+    pub(crate) fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
+    /// Those of them that are known to be committed: the first so many.
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed
     }
 
     /// Whether records were pushed whose position is not set yet.
@@ -139,6 +108,7 @@ impl<'a> Appender<'a> {
     pub(crate) fn discard(&mut self) {
         self.building = Append::new();
         self.behind = false;
+        self.dropped = 0;
     }
 
     /// Hands the append over; waits while there are too many under way.
@@ -174,7 +144,8 @@ impl<'a> Appender<'a> {
             reached.send_replace(Stage::Committed);
             Ok(appended)
         });
-        self.under_way.push_back(UnderWay { stage, task });
+        self.under_way.push_back(UnderWay { stage, task, dropped: std::mem::take(&mut self.dropped) });
+        self.submitted += 1;
         Ok(())
     }
 
@@ -198,7 +169,9 @@ impl<'a> Appender<'a> {
             .runtime
             .block_on(first.task)
             .map_err(|error| Error::unavailable("the append was cancelled").with_source(error))??;
+        self.committed += 1;
         self.source.monitor.committed(appended.records);
+        self.source.monitor.dropped(first.dropped);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tarn_log::{Log, TopicOptions};
 use tarn_model::clock::Clock;
-use tarn_model::config::{Config, SourceConfig, SourceKind};
+use tarn_model::config::{Config, RestartPolicy, SourceConfig, SourceKind};
 use tarn_model::status::SourceStatus;
 use tarn_model::{Error, Result};
 use tokio::runtime::Handle;
@@ -12,8 +12,10 @@ use tokio::sync::watch;
 
 use crate::appender::ENOUGH_BYTES;
 use crate::database::Database;
+use crate::exec::Exec;
 use crate::generator::Generator;
 use crate::http::Door;
+use crate::listener::Listener;
 use crate::monitor::{Monitor, State};
 use crate::source::{Collector, Ended, Source, Stop, spawn};
 use crate::spooldir::Spooldir;
@@ -88,8 +90,8 @@ impl Collectors {
                     None => told,
                 }
             };
-            if !source_config.topic.contains("{table}") {
-                create_topic(&log, config, &source_config.topic).map_err(in_source)?;
+            for topic in source_config.topics().filter(|topic| !topic.contains("{table}")) {
+                create_topic(&log, config, topic).map_err(in_source)?;
             }
             let monitor = Monitor::new(
                 &source_config.name,
@@ -101,7 +103,7 @@ impl Collectors {
             let source = Source {
                 name: source_config.name.clone(),
                 topic: source_config.topic.clone(),
-                key: source_config.key.clone(),
+                config: source_config.clone(),
                 log: log.clone(),
                 clock: clock.clone(),
                 monitor,
@@ -126,7 +128,12 @@ impl Collectors {
                 let door = Arc::get_mut(&mut self.door)
                     .ok_or_else(|| Error::internal("the door is in use before it has all its topics"))?;
                 source.monitor.state(State::Running);
-                door.open(&source.topic, source.key, source.monitor)
+                door.open(&source.config, source.monitor)
+            }
+            SourceKind::Syslog(kind) => self.run(source, false, Listener::of_syslog(kind.clone())),
+            SourceKind::Netcat(kind) => self.run(source, false, Listener::of_netcat(kind.clone())?),
+            SourceKind::Exec(kind) => {
+                self.run(source, kind.restart == RestartPolicy::Never, Exec::new(kind.clone())?)
             }
             SourceKind::Database(kind) => self.run(source, true, Database::new(kind.clone(), config)?),
         }

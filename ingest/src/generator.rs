@@ -6,12 +6,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tarn_log::RecordRef;
 use tarn_model::config::{GeneratorConfig, GeneratorStream};
 use tarn_model::{Error, Result};
 
 use crate::appender::Appender;
 use crate::monitor::State;
+use crate::shaper::{Found, Place, Shaper};
 use crate::source::{Collector, Source};
 
 mod dice;
@@ -64,11 +64,12 @@ impl Generator {
     fn fill(
         &mut self,
         source: &Source,
+        shaper: &mut Shaper,
         appender: &mut Appender<'_>,
         made: &mut u64,
         upto: u64,
     ) -> Result<bool> {
-        let topic = source.topic_info()?;
+        shaper.begin(source, source.topic_info()?)?;
         let now_ms = source.clock.now_ms();
         while *made < upto {
             let n = *made;
@@ -77,12 +78,10 @@ impl Generator {
             } else {
                 FIRST_TIME_MS.saturating_add(i64::try_from(n).unwrap_or(i64::MAX).saturating_mul(STEP_MS))
             };
-            self.make(n, time_ms, source.key.as_deref());
-            let key = (!self.key.is_empty()).then_some(self.key.as_slice());
-            appender.push(
-                &topic,
-                &RecordRef { timestamp_ms: time_ms, key, value: Some(&self.value), headers: &[] },
-            )?;
+            self.make(n, time_ms, source.config.key.as_deref());
+            let key = std::str::from_utf8(&self.key).ok().filter(|key| !key.is_empty());
+            let place = Place { origin: (u128::from(self.config.seed), n), ..Place::default() };
+            shaper.push(appender, time_ms, &place, &Found { key, ..Found::value(&self.value) })?;
             source.monitor.read(self.value.len() as u64);
             *made += 1;
             if appender.is_full() {
@@ -111,8 +110,9 @@ impl Collector for Generator {
         };
         let count = self.config.count.unwrap_or(u64::MAX);
         let mut appender = Appender::new(source);
+        let mut shaper = Shaper::of_objects(&source.config)?;
         if self.config.rate == 0 {
-            let all = self.fill(source, &mut appender, &mut made, count)?;
+            let all = self.fill(source, &mut shaper, &mut appender, &mut made, count)?;
             return if all { appender.finish() } else { Ok(()) };
         }
         let rate = u128::from(self.config.rate);
@@ -128,7 +128,7 @@ impl Collector for Generator {
             let upto = due.min(count);
             if upto > made {
                 source.monitor.state(State::Running);
-                if !self.fill(source, &mut appender, &mut made, upto)? {
+                if !self.fill(source, &mut shaper, &mut appender, &mut made, upto)? {
                     return Ok(());
                 }
             }

@@ -30,14 +30,17 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use parking_lot::Mutex;
 use serde_json::json;
-use tarn_log::{Append, Appended, Idempotency, Log};
-use tarn_model::clock::Clock;
+use tarn_log::{Append, Appended, Idempotency, Log, RecordRef, TopicInfo};
+use tarn_model::clock::{self, Clock};
+use tarn_model::config::SourceConfig;
 use tarn_model::{Error, Kind, Result};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::monitor::{Monitor, tell};
+use crate::shaper::{Shaper, Sink};
 
 mod body;
 #[cfg(test)]
@@ -71,8 +74,34 @@ pub(crate) struct Door {
 /// One topic that takes pushes.
 #[derive(Debug, Clone)]
 struct Entrance {
-    key: Option<Arc<str>>,
+    config: Arc<SourceConfig>,
+    /// Shapers that no request uses; as many as there were requests at once.
+    shapers: Arc<Mutex<Vec<Shaper>>>,
     monitor: Arc<Monitor>,
+}
+
+impl Entrance {
+    fn shaper(&self) -> Result<Shaper> {
+        let idle = self.shapers.lock().pop();
+        idle.map_or_else(|| Shaper::of_objects(&self.config), Ok)
+    }
+}
+
+/// What the records of a request became.
+#[derive(Debug, Default)]
+struct Pushed {
+    append: Append,
+    dropped: u64,
+}
+
+impl Sink for Pushed {
+    fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
+        self.append.push(topic, record)
+    }
+
+    fn dropped(&mut self) {
+        self.dropped += 1;
+    }
 }
 
 /// A request that is turned down.
@@ -115,9 +144,11 @@ impl Door {
     }
 
     /// Lets records for `topic` in.
-    pub(crate) fn open(&mut self, topic: &str, key: Option<String>, monitor: Arc<Monitor>) -> Result<()> {
-        let entrance = Entrance { key: key.map(Arc::from), monitor };
-        match self.entrances.insert(topic.to_owned(), entrance) {
+    pub(crate) fn open(&mut self, config: &SourceConfig, monitor: Arc<Monitor>) -> Result<()> {
+        let topic = &config.topic;
+        let shapers = Arc::new(Mutex::new(vec![Shaper::of_objects(config)?]));
+        let entrance = Entrance { config: Arc::new(config.clone()), shapers, monitor };
+        match self.entrances.insert(topic.clone(), entrance) {
             None => Ok(()),
             Some(_) => Err(Error::invalid(format!("two `http` sources fill the topic `{topic}`"))
                 .with_hint("one is enough: any number of clients may post to it")),
@@ -222,12 +253,13 @@ async fn ingest(
         let (door, entrance) = (door.clone(), entrance.clone());
         move || build(&door, &entrance, &topic, idempotency_key, packing, &bytes)
     };
-    let append = if packing != body::Encoding::Plain || announced_large(&headers) {
+    let pushed = if packing != body::Encoding::Plain || announced_large(&headers) {
         let built = tokio::task::spawn_blocking(build).await;
         built.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??
     } else {
         build()?
     };
+    let Pushed { append, dropped } = pushed;
     if append.is_empty() {
         return Ok(answer(&Appended {
             ranges: Vec::new(),
@@ -244,7 +276,10 @@ async fn ingest(
         .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     match appended {
         Ok(appended) => {
-            entrance.monitor.committed(if appended.repeated { 0 } else { appended.records });
+            if !appended.repeated {
+                entrance.monitor.committed(appended.records);
+                entrance.monitor.dropped(dropped);
+            }
             Ok(answer(&appended))
         }
         Err(error) => {
@@ -278,7 +313,7 @@ fn build(
     idempotency_key: Option<String>,
     packing: body::Encoding,
     bytes: &[u8],
-) -> std::result::Result<Append, Refusal> {
+) -> std::result::Result<Pushed, Refusal> {
     let unpacked;
     let bytes = match packing {
         body::Encoding::Plain => bytes,
@@ -291,14 +326,28 @@ fn build(
         .log
         .topic(topic)
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("the topic `{topic}` was deleted")))?;
-    let mut append = Append::new();
-    body::push_all(&mut append, &info, entrance.key.as_deref(), door.clock.now_ms(), bytes)?;
+    let mut shaper = entrance.shaper().map_err(|error| refusal_of(&error))?;
+    let named = |name: &str| {
+        door.log.topic(name).ok_or_else(|| Error::unavailable(format!("the topic `{name}` was deleted")))
+    };
+    shaper.begin_with(info.clone(), named).map_err(|error| refusal_of(&error))?;
+    // A request that is repeated under its key gives its records the identities that they had.
+    let seed = match &idempotency_key {
+        Some(key) => xxh3_128(key.as_bytes()),
+        None => clock::new_id().as_u128(),
+    };
+    let mut pushed = Pushed::default();
+    let key_field = entrance.config.key.as_deref();
+    let taken = body::push_all(&mut pushed, &mut shaper, &info, key_field, door.clock.now_ms(), seed, bytes);
+    entrance.shapers.lock().push(shaper);
+    taken?;
+    pushed.append.dropped(&entrance.config.name, pushed.dropped);
     if let Some(key) = idempotency_key
-        && append.records() > 0
+        && !pushed.append.is_empty()
     {
-        append.idempotency(Idempotency { topic: topic.to_owned(), key, body_hash: xxh3_128(bytes) });
+        pushed.append.idempotency(Idempotency { topic: topic.to_owned(), key, body_hash: xxh3_128(bytes) });
     }
-    Ok(append)
+    Ok(pushed)
 }
 
 fn answer(appended: &Appended) -> Response {

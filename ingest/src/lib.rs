@@ -10,7 +10,10 @@
 //! source     what a collector is given: topic, log, clock, monitor, stop signal; the retry loop around it
 //! appender   appends of about 1 MiB, the next one built while the last commits; never two under way
 //! feed       a reader's bytes in one growing block;  lines, rows: its lines and CSV rows;  unpack: gzip and zstd
-//! spooldir, taildir, http, database, generator       the collectors
+//! joiner     several lines that are one record;  format: a line's fields;  fields: those of one record
+//! shaper     from what was found to records: format, interceptors, routes to topics
+//! framer     messages of a byte stream;  inlet: messages that cannot be asked for again, until they are committed
+//! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec       the collectors
 //! monitor    counters and state, as `tarn status` shows them
 //! ```
 //!
@@ -21,20 +24,31 @@
 //! *Failure*: an error that is worth another try ([`tarn_model::Kind::Unavailable`]) makes the source wait and collect
 //! again from its committed position; any other error ends the source and is what [`Collectors::drained`] returns.
 //!
-//! *Not here*: the meaning of a record. Values pass as they came; tables decode them.
+//! What sockets and commands gave is held until it is committed, for it is nowhere else (`inlet`).
+//!
+//! *Not here*: the meaning of a record. Values pass as they came, or as the strings that a format finds in a line; tables
+//! decode them.
 
 mod appender;
 mod collectors;
 mod database;
+mod exec;
 mod feed;
+mod fields;
 #[cfg(test)]
 mod fixture;
+mod format;
+mod framer;
 mod generator;
 mod http;
+mod inlet;
+mod joiner;
 mod json;
 mod lines;
+mod listener;
 mod monitor;
 mod rows;
+mod shaper;
 mod source;
 mod spooldir;
 mod taildir;

@@ -47,8 +47,11 @@ pub(crate) struct Monitor {
     clock: Arc<dyn Clock>,
     records: AtomicU64,
     bytes: AtomicU64,
+    dropped: AtomicU64,
     lag_bytes: AtomicU64,
     total_bytes: AtomicU64,
+    /// Where it listens.
+    addresses: Mutex<Vec<String>>,
     now: Mutex<Now>,
 }
 
@@ -69,6 +72,8 @@ impl Monitor {
             clock,
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            addresses: Mutex::new(Vec::new()),
             lag_bytes: AtomicU64::new(UNKNOWN),
             total_bytes: AtomicU64::new(UNKNOWN),
             now: Mutex::new(Now { state: State::Idle, last_error: None, passing: false }),
@@ -83,6 +88,15 @@ impl Monitor {
 
     pub(crate) fn read(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A filter dropped records, and that is committed.
+    pub(crate) fn dropped(&self, records: u64) {
+        self.dropped.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub(crate) fn listens(&self, addresses: Vec<String>) {
+        *self.addresses.lock() = addresses;
     }
 
     pub(crate) fn lag(&self, bytes: u64) {
@@ -146,6 +160,8 @@ impl Monitor {
             state: state.as_str().to_owned(),
             records: self.records(),
             bytes: self.bytes.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            addresses: self.addresses.lock().clone(),
             lag_bytes: known(&self.lag_bytes),
             total_bytes: known(&self.total_bytes),
             last_error,

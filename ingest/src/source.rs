@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tarn_log::{Log, TopicInfo};
 use tarn_model::clock::Clock;
+use tarn_model::config::SourceConfig;
 use tarn_model::{Error, Kind, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -34,8 +35,8 @@ pub(crate) struct Source {
     pub(crate) name: String,
     /// Topic that it fills.
     pub(crate) topic: String,
-    /// Field that becomes the record's key.
-    pub(crate) key: Option<String>,
+    /// All that the config says of it.
+    pub(crate) config: SourceConfig,
     pub(crate) log: Log,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) monitor: Arc<Monitor>,

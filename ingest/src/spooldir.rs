@@ -29,6 +29,7 @@ use tracing::{info, warn};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::monitor::{State, tell};
+use crate::shaper::Shaper;
 use crate::source::{Collector, Source};
 
 mod reading;
@@ -43,6 +44,7 @@ const FAILED_SUFFIX: &str = ".failed";
 pub(crate) struct Spooldir {
     config: SpooldirConfig,
     pattern: glob::Pattern,
+    shaper: Option<Shaper>,
     /// In a drain: the files of the first look that are still to be read.
     to_drain: Option<BTreeSet<OsString>>,
     /// Files that were begun and not ended, by name: a file of that name with another content was changed meanwhile.
@@ -124,7 +126,14 @@ impl Spooldir {
         if config.done == DoneAction::Rename && config.done_suffix.is_empty() {
             return Err(Error::invalid("`done_suffix` is empty: a finished file would look like a new one"));
         }
-        Ok(Spooldir { config, pattern, to_drain: None, begun: HashMap::new(), finished_bytes: 0 })
+        Ok(Spooldir {
+            config,
+            pattern,
+            shaper: None,
+            to_drain: None,
+            begun: HashMap::new(),
+            finished_bytes: 0,
+        })
     }
 
     /// Names and sizes of the files that are to be read, in the order of their names.
@@ -161,6 +170,10 @@ impl Spooldir {
     fn take(&mut self, source: &Source, name: &OsString) -> Result<bool> {
         let path = self.config.path.join(name);
         let Some(mut spool) = identify(&path, source)? else { return Ok(false) };
+        let shaper = match &mut self.shaper {
+            Some(shaper) => shaper,
+            none => none.insert(Shaper::of_lines(&source.config, self.config.format, &self.config.lines)?),
+        };
         let position = match position_of(source, &spool.identity)? {
             Some(position) if position.state != Progress::Reading => {
                 if position.state == Progress::Retired {
@@ -176,9 +189,9 @@ impl Spooldir {
             None if self.begun.contains_key(&spool.name) => {
                 let Some(begun) = self.begun.remove(&spool.name) else { return Ok(false) };
                 spool.identity = begun.identity;
-                reading::give_up(source, &spool, begun.position)?
+                reading::give_up(source, &spool, shaper, begun.position)?
             }
-            resumed => match reading::read(source, &self.config, &mut spool, resumed)? {
+            resumed => match reading::read(source, &self.config, &mut spool, shaper, resumed)? {
                 Some(position) => position,
                 None => return Ok(false),
             },

@@ -14,10 +14,12 @@
 //! | deleted | what is left, through the open file; then it is forgotten |
 //! | made anew under the same inode | from its start, unless it begins with all that had been read |
 //! | the last line has no newline yet | held back until it has |
+//! | the last record may go on (`multiline`) | held back until the next one begins, or its time is over |
 //!
 //! *Invariants*: files take turns of about 1 MiB, so none starves, the one written to longest ago first, so that the rest of
 //! a rotated file (when it fits into a turn) comes before its successor. The position of a file is after a newline, and in the
-//! same commit as the lines before it.
+//! same commit as the lines before it. A record of several lines that may go on is read again with each look, so nothing of
+//! it is in memory only.
 //!
 //! *Failure*: an error has everything read again from the committed positions, through the files that are open still.
 //!
@@ -36,7 +38,9 @@ use tarn_model::{Error, Kind, Result};
 use tracing::{info, warn};
 
 use crate::appender::Appender;
+use crate::joiner::Joining;
 use crate::monitor::{State, tell};
+use crate::shaper::Shaper;
 use crate::source::{Collector, Source};
 use crate::unpack::Packing;
 
@@ -89,6 +93,9 @@ impl FileId {
 /// Follows the files of one pattern.
 pub(crate) struct Taildir {
     config: TaildirConfig,
+    shaper: Option<Shaper>,
+    /// Which lines are one record.
+    joining: Option<Joining>,
     copy_watch: Duration,
     gone_close: Duration,
     files: BTreeMap<FileId, Tailed>,
@@ -126,10 +133,13 @@ impl Taildir {
                 .with_source(error)
         })?;
         if config.format == FileFormat::Csv {
-            return Err(Error::invalid("a growing file is read as `ndjson` or `lines`, not as `csv`"));
+            return Err(Error::invalid("a growing file is not read as `csv`"));
         }
+        let joining = config.lines.multiline.as_ref().map(Joining::new).transpose()?;
         Ok(Taildir {
             config,
+            shaper: None,
+            joining,
             copy_watch: COPY_WATCH,
             gone_close: GONE_CLOSE,
             files: BTreeMap::new(),
@@ -412,9 +422,8 @@ impl Taildir {
     /// Every file has turns until none has more, the one that was written to longest ago first: the rest of a rotated file
     /// comes before its successor. Whether any gave lines.
     fn read(&mut self, source: &Source, appender: &mut Appender<'_>) -> Result<bool> {
-        let topic = source.topic_info()?;
-        let key = source.key.as_deref().filter(|_| self.config.format == FileFormat::Ndjson);
-        let mut turn = Turn::new(topic, key.map(str::to_owned), self.config.format, source.clock.clone());
+        let mut shaper = self.shaper(source)?;
+        let mut turn = Turn::new(source, &mut shaper, self.joining.as_ref(), &self.config)?;
         let looked = Instant::now();
         let mut any = false;
         let mut order: Vec<_> = self.files.iter().map(|(id, file)| (file.modified(), *id)).collect();
@@ -448,8 +457,18 @@ impl Taildir {
             }
             // A file that never ends must not keep others from being found.
             if !more || looked.elapsed() > self.config.every.0 {
-                return Ok(any);
+                break;
             }
+        }
+        self.shaper = Some(shaper);
+        Ok(any)
+    }
+
+    /// The shaper, which is compiled once; whoever takes it puts it back.
+    fn shaper(&mut self, source: &Source) -> Result<Shaper> {
+        match self.shaper.take() {
+            Some(shaper) => Ok(shaper),
+            None => Shaper::of_lines(&source.config, self.config.format, &self.config.lines),
         }
     }
 
@@ -466,7 +485,8 @@ impl Taildir {
         if self.drain_ends.is_some() {
             return Ok(());
         }
-        let mut turn = Turn::new(source.topic_info()?, None, self.config.format, source.clock.clone());
+        let mut shaper = self.shaper(source)?;
+        let mut turn = Turn::new(source, &mut shaper, self.joining.as_ref(), &self.config)?;
         let mut open = self.files.values().filter(|file| file.is_open()).count();
         let (mut deleted, mut gone) = (Vec::new(), Vec::new());
         for (id, file) in &mut self.files {
@@ -484,6 +504,7 @@ impl Taildir {
                 open -= 1;
             }
         }
+        self.shaper = Some(shaper);
         for id in gone {
             self.let_go(id)?;
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 mod check;
 mod check_dashboards;
+mod check_streams;
 mod dashboards;
 mod load;
 mod patterns;
@@ -18,6 +19,7 @@ mod problem;
 mod reference;
 mod replace;
 mod shape;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -31,6 +33,11 @@ pub use load::Loader;
 pub use patterns::fills;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
+pub use streams::{
+    ExecConfig, ExtractConfig, FieldsConfig, FilterConfig, HashConfig, HeaderConfig, HostConfig,
+    InterceptorConfig, LineConfig, MaskConfig, MultilineConfig, NetcatConfig, RenameConfig, ReplaceConfig,
+    RestartPolicy, RouteConfig, SampleConfig, StaticConfig, SyslogConfig, TimestampConfig, UuidConfig,
+};
 pub use units::{ByteSize, Span};
 
 /// A whole config file.
@@ -204,9 +211,22 @@ pub struct SourceConfig {
     /// take turns.
     #[serde(default)]
     pub key: Option<String>,
+    /// What is done to its records, in this order. Default: nothing.
+    #[serde(default, rename = "interceptor")]
+    pub interceptors: Vec<InterceptorConfig>,
+    /// Other topics that records go to. Default: none.
+    #[serde(default, rename = "route")]
+    pub routes: Vec<RouteConfig>,
     /// What it is; each type has its own keys.
     #[serde(flatten)]
     pub kind: SourceKind,
+}
+
+impl SourceConfig {
+    /// Every topic that it fills.
+    pub fn topics(&self) -> impl Iterator<Item = &str> + Clone {
+        std::iter::once(self.topic.as_str()).chain(self.routes.iter().map(|route| route.topic.as_str()))
+    }
 }
 
 /// What a source is, by its `type`.
@@ -221,6 +241,12 @@ pub enum SourceKind {
     Http(HttpConfig),
     /// Tables of a database.
     Database(DatabaseConfig),
+    /// Messages of RFC 3164 and RFC 5424.
+    Syslog(SyslogConfig),
+    /// Lines over TCP, datagrams over UDP.
+    Netcat(NetcatConfig),
+    /// The lines that a command writes.
+    Exec(ExecConfig),
     /// Made-up shop orders and clicks.
     Generator(GeneratorConfig),
 }
@@ -233,6 +259,9 @@ impl SourceKind {
             SourceKind::Taildir(_) => "taildir",
             SourceKind::Http(_) => "http",
             SourceKind::Database(_) => "database",
+            SourceKind::Syslog(_) => "syslog",
+            SourceKind::Netcat(_) => "netcat",
+            SourceKind::Exec(_) => "exec",
             SourceKind::Generator(_) => "generator",
         }
     }
@@ -251,6 +280,9 @@ pub struct SpooldirConfig {
     /// How the CSV is written.
     #[serde(flatten)]
     pub csv: CsvConfig,
+    /// How lines become records.
+    #[serde(flatten)]
+    pub lines: LineConfig,
     /// What happens to a file that is in the log. Default: `rename`.
     #[serde(default)]
     pub done: DoneAction,
@@ -275,6 +307,17 @@ pub enum FileFormat {
     Ndjson,
     /// Plain lines; the table's column `line` holds them.
     Lines,
+    /// Lines that fit `regex`; its named groups are the fields.
+    Regex,
+    /// NCSA's common log format: `host`, `ident`, `user`, `time`, `request`, `method`, `path`, `protocol`, `status`, `size`.
+    Common,
+    /// The combined format of Apache and nginx: the same, `referer` and `agent`.
+    Combined,
+    /// `key=value` pairs.
+    Logfmt,
+    /// Messages of RFC 3164 and RFC 5424: `priority`, `facility`, `severity`, `time`, `host`, `app`, `pid`, `msgid`, `data`,
+    /// `message`.
+    Syslog,
 }
 
 /// How a CSV file is written.
@@ -317,9 +360,12 @@ pub enum DoneAction {
 pub struct TaildirConfig {
     /// Files to follow, with `*`, `?`, `[...]` and `**`.
     pub path: PathBuf,
-    /// `ndjson` or `lines`. Default: `lines`.
+    /// How a line is written; not `csv`. Default: `lines`.
     #[serde(default = "defaults::lines")]
     pub format: FileFormat,
+    /// How lines become records.
+    #[serde(flatten)]
+    pub lines: LineConfig,
     /// Where a file that was not seen before is begun: `start` or `end`. Default: `start`.
     #[serde(default)]
     pub from: TailFrom,

@@ -36,13 +36,16 @@ pub struct SourceStatus {
     pub kind: String,
     /// Topic that it fills.
     pub topic: String,
+    /// Where it listens, e.g. `tcp 127.0.0.1:5514`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
     /// `running`, `idle`, `waiting` (something is wrong, it tries again), `done`, `stopped` or `at rest`.
     pub state: String,
     /// Records committed since start.
     pub records: u64,
     /// Bytes read since start.
     pub bytes: u64,
-    /// Records that a filter dropped since start.
+    /// Records that a filter dropped since start; at rest, all that it ever dropped.
     pub dropped: u64,
     /// What is left to read, in bytes, where that is known.
     pub lag_bytes: Option<u64>,

@@ -50,7 +50,9 @@ pub(super) async fn status(config: &Config) -> anyhow::Result<Status> {
 
 fn source_status(log: &Log, source: &tarn_model::config::SourceConfig) -> tarn_model::Result<SourceStatus> {
     let positions = log.positions(&source.name)?;
+    let dropped = log.dropped()?.into_iter().find(|(name, _)| *name == source.name);
     Ok(SourceStatus {
+        dropped: dropped.map_or(0, |(_, records)| records),
         name: source.name.clone(),
         kind: source.kind.name().to_owned(),
         topic: source.topic.clone(),

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tarn_log::{RecordRef, TopicInfo};
+use tarn_log::TopicInfo;
 use tarn_model::{Error, Result};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::row::{Cursor, RowWriter};
 use super::{After, Rows, Selection, from_json, to_json};
-use crate::appender::{Appender, ERROR_HEADER};
+use crate::appender::Appender;
 use crate::json;
+use crate::shaper::{Found, Place, Shaper};
 use crate::source::Source;
 
 /// Rows with one cursor that are remembered; more than that is no cursor.
@@ -45,6 +46,7 @@ pub(super) fn run(
     }
     let writer = RowWriter::new(&database.columns(what)?);
     let mut appender = Appender::new(source);
+    let (mut shaper, seed) = (shaper(source, topic)?, xxh3_128(key.as_bytes()));
     let mut value = Vec::new();
     let mut stopped = false;
     let after = After { column, from: bound.as_ref() };
@@ -69,7 +71,7 @@ pub(super) fn run(
         }
         reached.ties.push(hash);
         reached.rows += 1;
-        push(source, topic, &mut appender, &value, wrong.as_deref())?;
+        push(source, &mut shaper, &mut appender, (seed, reached.rows), &value, wrong.as_deref())?;
         if appender.is_full() {
             stopped = source.stopping();
             if stopped {
@@ -102,24 +104,26 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Pushes a row, with what is wrong with it.
+/// The shaper of a table's rows.
+pub(super) fn shaper(source: &Source, topic: &Arc<TopicInfo>) -> Result<Shaper> {
+    let mut shaper = Shaper::of_objects(&source.config)?;
+    shaper.begin(source, topic.clone())?;
+    Ok(shaper)
+}
+
+/// Pushes a row, with what is wrong with it; `origin` is the run and the row's number in it.
 pub(super) fn push(
     source: &Source,
-    topic: &Arc<TopicInfo>,
+    shaper: &mut Shaper,
     appender: &mut Appender<'_>,
+    origin: (u128, u64),
     value: &[u8],
     wrong: Option<&str>,
 ) -> Result<()> {
     source.monitor.read(value.len() as u64);
-    let key = source.key.as_deref().and_then(|name| json::field(value, name).ok().flatten());
-    let header = wrong.map(|wrong| (ERROR_HEADER, wrong.as_bytes()));
-    appender.push(
-        topic,
-        &RecordRef {
-            timestamp_ms: source.clock.now_ms(),
-            key: key.as_deref().map(str::as_bytes),
-            value: Some(value),
-            headers: header.as_slice(),
-        },
-    )
+    let key = source.config.key.as_deref().filter(|_| wrong.is_some());
+    let key = key.and_then(|name| json::field(value, name).ok().flatten());
+    let found = Found { value, key: key.as_deref(), oversize: None, error: wrong };
+    let place = Place { origin, ..Place::default() };
+    shaper.push(appender, source.clock.now_ms(), &place, &found).map(drop)
 }

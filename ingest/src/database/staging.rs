@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use tarn_log::TopicInfo;
 use tarn_model::{Error, Result};
 use tracing::info;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::appending::push;
+use super::appending::{push, shaper};
 use super::row::RowWriter;
 use super::{Rows, Selection, from_json, to_json};
 use crate::appender::Appender;
@@ -126,9 +126,10 @@ fn ingest(
     let limits = Limits { whole: usize::MAX, head: 0 };
     let mut cutter = LineCutter::new(file, staged.offset, staged.rows + 1, limits);
     let mut appender = Appender::new(source);
+    let (mut shaper, seed) = (shaper(source, topic)?, xxh3_128(format!("{key}/{}", staged.run).as_bytes()));
     while let Some(line) = cutter.next().map_err(failed)? {
         let (wrong, value) = split(line.bytes);
-        push(source, topic, &mut appender, value, wrong.as_deref())?;
+        push(source, &mut shaper, &mut appender, (seed, staged.rows), value, wrong.as_deref())?;
         staged.rows += 1;
         if appender.is_full() {
             if source.stopping() {

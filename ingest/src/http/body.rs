@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use memchr::memchr;
 use serde_json::value::RawValue;
-use tarn_log::RecordRef;
 use tarn_log::TopicInfo;
 
-use super::{Append, HeaderMap, Read, Refusal, StatusCode, header};
+use super::{HeaderMap, Pushed, Read, Refusal, StatusCode, header};
 use crate::json;
+use crate::shaper::{Found, Place, Shaper};
 
 /// How a body is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +53,12 @@ impl Encoding {
 
 /// Pushes every record of a body, or says which line is wrong.
 pub(super) fn push_all(
-    append: &mut Append,
+    pushed: &mut Pushed,
+    shaper: &mut Shaper,
     topic: &Arc<TopicInfo>,
     key_field: Option<&str>,
     timestamp_ms: i64,
+    seed: u128,
     body: &[u8],
 ) -> Result<(), Refusal> {
     let text = std::str::from_utf8(body).map_err(|error| {
@@ -64,6 +66,7 @@ pub(super) fn push_all(
         Refusal::new(StatusCode::BAD_REQUEST, format!("line {line} is not valid UTF-8"))
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut count = 0;
     let mut push = |object: &str, place: &dyn Fn() -> String| {
         // Without a key field the object is only checked: no field has this name's value taken.
         let key = json::field(object.as_bytes(), key_field.unwrap_or_default()).map_err(|error| {
@@ -78,10 +81,10 @@ pub(super) fn push_all(
             )
             .with_hint("raise `log.max_record_size`, or send less in one record"));
         }
-        let key = key.map(str::as_bytes);
-        append
-            .push(topic, &RecordRef { timestamp_ms, key, value: Some(object.as_bytes()), headers: &[] })
-            .map_err(|error| super::refusal_of(&error))
+        let place = Place { origin: (seed, count), ..Place::default() };
+        count += 1;
+        let found = Found { key, ..Found::value(object.as_bytes()) };
+        shaper.push(pushed, timestamp_ms, &place, &found).map(drop).map_err(|error| super::refusal_of(&error))
     };
     if text.trim_start().starts_with('[') {
         let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| {

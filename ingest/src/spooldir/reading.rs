@@ -9,11 +9,12 @@ use tarn_model::{Error, Result};
 use tracing::{info, warn};
 
 use super::{Position, Progress, SpoolFile, at_path};
-use crate::appender::{Appender, Found, Place};
-use crate::json;
+use crate::appender::Appender;
+use crate::joiner::{Joiner, Joining};
 use crate::lines::{Limits, LineCutter, Oversize};
 use crate::monitor::Monitor;
 use crate::rows::{RowCutter, Shape};
+use crate::shaper::{Found, Place, Shaper};
 use crate::source::Source;
 use crate::unpack::{self, Packing};
 
@@ -22,6 +23,7 @@ pub(super) fn read(
     source: &Source,
     config: &SpooldirConfig,
     spool: &mut SpoolFile,
+    shaper: &mut Shaper,
     resumed: Option<Position>,
 ) -> Result<Option<Position>> {
     let begun = resumed.is_some();
@@ -40,9 +42,12 @@ pub(super) fn read(
         Packing::detect(&mut spool.file).map_err(|error| at_path("cannot read", &spool.path, error))?;
     let topic = source.topic_info()?;
     let limits = Limits::of_topic(topic.max_record_bytes);
+    shaper.begin(source, topic.clone())?;
     let mut writer = Writer {
         source,
         spool,
+        shaper,
+        seed: seed_of(spool),
         appender: Appender::new(source),
         topic,
         submitted: begun.then(|| position.clone()),
@@ -52,8 +57,10 @@ pub(super) fn read(
     };
     let end = match config.format {
         FileFormat::Csv => writer.rows(config, limits)?,
-        FileFormat::Ndjson => writer.lines(limits, true)?,
-        FileFormat::Lines => writer.lines(limits, false)?,
+        _ => match &config.lines.multiline {
+            Some(multiline) => writer.joined_lines(limits, Joining::new(multiline)?)?,
+            None => writer.lines(limits)?,
+        },
     };
     match end {
         End::Stopped => Ok(None),
@@ -77,6 +84,9 @@ enum End {
 struct Writer<'a> {
     source: &'a Source,
     spool: &'a SpoolFile,
+    shaper: &'a mut Shaper,
+    /// The file's identity, as a number.
+    seed: u128,
     appender: Appender<'a>,
     topic: Arc<TopicInfo>,
     position: Position,
@@ -87,13 +97,12 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn lines(&mut self, limits: Limits, is_ndjson: bool) -> Result<End> {
+    fn lines(&mut self, limits: Limits) -> Result<End> {
         let reader = match self.open(self.position.offset) {
             Ok(reader) => reader,
             Err(error) => return self.end_of(error, &[]),
         };
         let mut cutter = LineCutter::new(reader, self.position.offset, self.position.lines, limits);
-        let key_field = self.source.key.as_deref().filter(|_| is_ndjson);
         loop {
             let line = match cutter.next() {
                 Ok(Some(line)) => line,
@@ -104,12 +113,7 @@ impl Writer<'_> {
                     return self.end_of(error, &remainder);
                 }
             };
-            if is_ndjson && line.bytes.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            // A line that is not JSON keeps no key; the tables say what is wrong with it.
-            let key = key_field.and_then(|name| json::field(line.bytes, name).ok().flatten());
-            self.push(line.bytes, key.as_deref(), line.number, line.oversize, None)?;
+            self.push(line.bytes, None, line.number, line.oversize, None)?;
             if self.appender.is_full() {
                 (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
                 if let Some(end) = self.submit()? {
@@ -119,6 +123,54 @@ impl Writer<'_> {
         }
         (self.position.offset, self.position.lines) = (cutter.offset(), cutter.lines());
         Ok(End::Whole)
+    }
+
+    /// The position stays before a record whose lines are still being joined.
+    fn joined_lines(&mut self, limits: Limits, joining: Joining) -> Result<End> {
+        let reader = match self.open(self.position.offset) {
+            Ok(reader) => reader,
+            Err(error) => return self.end_of(error, &[]),
+        };
+        let mut cutter = LineCutter::new(reader, self.position.offset, self.position.lines, limits);
+        let mut joiner = Joiner::new(joining);
+        let (mut before, mut first) = ((cutter.offset(), cutter.lines()), 0);
+        loop {
+            let after = (cutter.offset(), cutter.lines());
+            let (line, error) = match cutter.next() {
+                Ok(line) => (line, None),
+                Err(error) => (None, Some(error)),
+            };
+            let ends = line.is_none_or(|line| line.oversize.is_some() || joiner.ends_before(line.bytes));
+            if ends && joiner.is_pending() {
+                self.push(joiner.pending(), None, first, None, None)?;
+                joiner.clear();
+            }
+            let Some(line) = line else {
+                (self.position.offset, self.position.lines) = after;
+                return match error {
+                    Some(error) => {
+                        let remainder = cutter.remainder().to_vec();
+                        self.end_of(error, &remainder)
+                    }
+                    None => Ok(End::Whole),
+                };
+            };
+            if line.oversize.is_some() {
+                self.push(line.bytes, None, line.number, line.oversize, None)?;
+            } else {
+                if !joiner.is_pending() {
+                    (before, first) = (after, line.number);
+                }
+                joiner.add(line.bytes);
+            }
+            if self.appender.is_full() {
+                (self.position.offset, self.position.lines) =
+                    if joiner.is_pending() { before } else { (cutter.offset(), cutter.lines()) };
+                if let Some(end) = self.submit()? {
+                    return Ok(end);
+                }
+            }
+        }
     }
 
     fn rows(&mut self, config: &SpooldirConfig, limits: Limits) -> Result<End> {
@@ -132,7 +184,7 @@ impl Writer<'_> {
         if self.position.offset == 0 {
             (self.position.offset, self.position.lines) = (first_offset, first_lines);
         }
-        if let Some(key) = self.source.key.as_deref().filter(|_| !shape.has_key()) {
+        if let Some(key) = self.source.config.key.as_deref().filter(|_| !shape.has_key()) {
             warn!(
                 source = self.source.name,
                 file = self.spool.name,
@@ -182,7 +234,7 @@ impl Writer<'_> {
         delimiter: u8,
         limits: Limits,
     ) -> io::Result<Option<(Shape, u64, u64)>> {
-        let key = self.source.key.as_deref();
+        let key = self.source.config.key.as_deref();
         if matches!(config.csv.header, CsvHeader::Names(_)) {
             return Ok(Some((Shape::new(&config.csv, None, key).0, 0, 0)));
         }
@@ -208,10 +260,9 @@ impl Writer<'_> {
         oversize: Option<Oversize>,
         error: Option<&str>,
     ) -> Result<()> {
-        let place = Place { file: &self.spool.name, line: Some(line) };
-        let record = Found { value, key, oversize, error };
-        self.appender.push_found(&self.topic, self.timestamp_ms, &place, &record)?;
-        self.position.records += 1;
+        let place = Place::of_file(&self.spool.name, Some(line), (self.seed, line));
+        let found = Found { value, key, oversize, error };
+        self.position.records += self.shaper.push(&mut self.appender, self.timestamp_ms, &place, &found)?;
         Ok(())
     }
 
@@ -284,18 +335,31 @@ impl Writer<'_> {
 const CHANGED: &str = "the file changed while it was read";
 
 /// Ends a file that was begun and has changed since: a record says so.
-pub(super) fn give_up(source: &Source, spool: &SpoolFile, begun: Position) -> Result<Position> {
+pub(super) fn give_up(
+    source: &Source,
+    spool: &SpoolFile,
+    shaper: &mut Shaper,
+    begun: Position,
+) -> Result<Position> {
+    let topic = source.topic_info()?;
+    shaper.begin(source, topic.clone())?;
     let writer = Writer {
         source,
         spool,
+        shaper,
+        seed: seed_of(spool),
         appender: Appender::new(source),
-        topic: source.topic_info()?,
+        topic,
         submitted: Some(begun.clone()),
         position: begun.clone(),
         packing: Packing::Plain,
         timestamp_ms: source.clock.now_ms(),
     };
     Ok(writer.end(End::Changed)?.unwrap_or(begun))
+}
+
+fn seed_of(spool: &SpoolFile) -> u128 {
+    u128::from_str_radix(&spool.identity, 16).unwrap_or_default()
 }
 
 pub(super) fn to_json(position: &Position) -> Result<serde_json::Value> {

@@ -364,3 +364,43 @@ fn spool_rate() {
     fixture.drain(&csv("")).unwrap();
     rate("the same rows as csv of six columns (MB of JSON without names)", since);
 }
+
+#[test]
+fn records_of_several_lines_are_joined_over_appends_and_restarts() {
+    let trace = |n: usize| format!("E {n}\n  at a\n\n  at b{n}");
+    let text: String = (0..3000).map(|n| trace(n) + "\n").collect();
+    let config = NDJSON.replace("ndjson", "lines") + "[source.multiline]\nstart = '^E'\n";
+    let mut fixture = Fixture::new();
+    fixture.put("in/a.log", &text);
+    for stop in [50, 1000] {
+        let collectors = fixture.start(&config, RunMode::Continuous);
+        fixture.wait_for_count("events", stop);
+        fixture.stop(&collectors);
+        drop(collectors);
+        fixture.reopen();
+    }
+    fixture.drain(&config).unwrap();
+    let records = fixture.records("events");
+    assert_eq!(records.len(), 3000);
+    for (n, record) in records.iter().enumerate() {
+        assert_eq!((record.text(), record.header("line")), (trace(n), (4 * n + 1).to_string().as_str()));
+    }
+}
+
+#[test]
+fn an_access_log_becomes_objects_and_what_does_not_fit_keeps_its_bytes() {
+    let fixture = Fixture::new();
+    let line = |n: usize| {
+        format!("10.0.0.1 - - [22/Nov/2026:10:00:00 +0000] \"GET /{n} HTTP/1.1\" 200 {n} \"-\" \"curl/8\"\n")
+    };
+    fixture.put("in/access.log", gzip((line(1) + "not one\n" + &line(2)).as_bytes()));
+    let config = NDJSON.replace("ndjson", "combined") + "key = \"path\"\n";
+    let status = fixture.drain(&config).unwrap();
+    assert_eq!(status[0].records, 3);
+    let mut records = fixture.records("events");
+    records.sort_by_key(|record| record.header("line").to_owned());
+    assert_eq!((records[0].key.as_deref(), records[2].key.as_deref()), (Some("/1"), Some("/2")));
+    assert!(records[2].text().contains(r#""time":"2026-11-22T10:00:00+00:00""#), "{}", records[2].text());
+    assert_eq!((records[1].text().as_str(), records[1].header("line")), ("not one", "2"));
+    assert!(records[1].header("tarn.error").starts_with("the line "));
+}

@@ -4,23 +4,22 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use memchr::{memchr, memrchr};
 use serde::{Deserialize, Serialize};
-use tarn_log::TopicInfo;
-use tarn_model::clock::Clock;
-use tarn_model::config::FileFormat;
+use tarn_model::config::TaildirConfig;
 use tarn_model::{Error, Result};
 use tracing::info;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::prints::Prints;
 use super::{FileId, StoredPrints, at_path};
-use crate::appender::{Appender, Found, Place};
-use crate::json;
+use crate::appender::Appender;
+use crate::joiner::{Joiner, Joining};
 use crate::lines::{Limits, Oversize};
+use crate::shaper::{Found, Place, Shaper};
+use crate::source::Source;
 
 /// What one file may give before the next one has its turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -37,8 +36,16 @@ pub(super) struct Stored {
     /// What had been read of the content that was truncated last: a copy of it goes on there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cut: Option<Box<Stored>>,
+    /// How often it was truncated.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) cuts: u64,
     #[serde(skip)]
     pub(super) looked_for: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A file that is followed.
@@ -57,6 +64,11 @@ pub(super) struct Tailed {
     stamp: Option<Stamp>,
     /// A line that is longer than a turn, as far as it was seen.
     long_line: Option<LongLine>,
+    /// Since when a record that may go on has been waiting for its next line.
+    held_since: Option<Instant>,
+    /// How often it was truncated, and when it was made: with offset and content they tell its lines from all others.
+    cuts: u64,
+    born: u128,
     active: Instant,
     in_pattern: bool,
 }
@@ -80,24 +92,40 @@ struct LongLine {
 }
 
 /// What a round of turns shares.
-pub(super) struct Turn {
-    topic: Arc<TopicInfo>,
-    key: Option<String>,
-    is_ndjson: bool,
-    clock: Arc<dyn Clock>,
+pub(super) struct Turn<'a> {
+    shaper: &'a mut Shaper,
+    joiner: Option<Joiner>,
+    /// How long a record waits for its next line.
+    timeout: Duration,
+    timestamp_ms: i64,
+    source: &'a Source,
     block: Vec<u8>,
+    block_bytes: usize,
     limits: Limits,
 }
 
-impl Turn {
+impl<'a> Turn<'a> {
     pub(super) fn new(
-        topic: Arc<TopicInfo>,
-        key: Option<String>,
-        format: FileFormat,
-        clock: Arc<dyn Clock>,
-    ) -> Turn {
+        source: &'a Source,
+        shaper: &'a mut Shaper,
+        joining: Option<&Joining>,
+        config: &TaildirConfig,
+    ) -> Result<Turn<'a>> {
+        let topic = source.topic_info()?;
         let limits = Limits::of_topic(topic.max_record_bytes);
-        Turn { topic, key, is_ndjson: format == FileFormat::Ndjson, clock, block: Vec::new(), limits }
+        // Room for a record that is joined (an empty line takes two bytes here and one there), and for the line that ends it.
+        let joined = joining.map_or(0, Joining::max_bytes).min(limits.whole);
+        shaper.begin(source, topic)?;
+        Ok(Turn {
+            shaper,
+            joiner: joining.cloned().map(Joiner::new),
+            timeout: config.lines.multiline.as_ref().map_or(Duration::ZERO, |multiline| multiline.timeout.0),
+            timestamp_ms: source.clock.now_ms(),
+            source,
+            block: Vec::new(),
+            block_bytes: TURN_BYTES.max(limits.whole + 2 * joined + 4),
+            limits,
+        })
     }
 }
 
@@ -113,7 +141,12 @@ pub(super) struct Outcome {
 
 impl Tailed {
     pub(super) fn at_start(key: String, path: PathBuf, file: File) -> Tailed {
+        let born = file.metadata().and_then(|metadata| metadata.created()).ok();
+        let born = born.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         Tailed {
+            held_since: None,
+            cuts: 0,
+            born: born.map_or(0, |since| since.as_nanos()),
             key,
             name: path.to_string_lossy().into_owned(),
             path,
@@ -136,13 +169,15 @@ impl Tailed {
             lines: stored.lines,
             prints,
             cut,
+            cuts: stored.cuts,
             ..Tailed::at_start(key, path, file)
         }
     }
 
     /// From the start of a content that came after `cut`.
     pub(super) fn after_cut(key: String, path: PathBuf, file: File, cut: Stored) -> Tailed {
-        Tailed { cut: Some(Stored { cut: None, ..cut }), ..Tailed::at_start(key, path, file) }
+        let cuts = cut.cuts + 1;
+        Tailed { cut: Some(Stored { cut: None, ..cut }), cuts, ..Tailed::at_start(key, path, file) }
     }
 
     /// After the last newline there is: a line is not begun in its middle.
@@ -234,6 +269,7 @@ impl Tailed {
             lines: self.lines,
             prints: self.prints.to_stored(),
             cut: self.cut.clone().map(Box::new),
+            cuts: self.cuts,
             looked_for: false,
         }
     }
@@ -255,7 +291,7 @@ impl Tailed {
     /// Reads on for about 1 MiB, not beyond `end`.
     pub(super) fn take_turn(
         &mut self,
-        turn: &mut Turn,
+        turn: &mut Turn<'_>,
         appender: &mut Appender<'_>,
         end: Option<u64>,
     ) -> Result<Outcome> {
@@ -263,26 +299,38 @@ impl Tailed {
             let path = path.to_owned();
             move |error| at_path(&path, error)
         };
+        // A record that may go on is complete when its time is over and nothing came; in a drain nothing will.
+        let overdue = self.held_since.is_some_and(|since| end.is_some() || since.elapsed() >= turn.timeout);
+        let held = self.stamp.filter(|_| overdue);
+        if overdue {
+            self.stamp = None;
+        }
         let Some(stamp) = self.look().map_err(failed(&self.path))? else { return Ok(Outcome::default()) };
         let Some(file) = &self.file else { return Ok(Outcome::default()) };
         let from = self.offset + self.long_line.as_ref().map_or(0, |line| line.size);
         let wanted = end.unwrap_or(u64::MAX).min(stamp.size).saturating_sub(from);
-        turn.block.resize(TURN_BYTES.max(turn.limits.whole + 2), 0);
+        turn.block.resize(turn.block_bytes, 0);
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).min(turn.block.len());
         let count = read_up_to(file, &mut turn.block[..wanted], from).map_err(failed(&self.path))?;
         // After the read: what was read belongs to the content that the prints are of.
         if stamp.size < from || !self.prints.are_in(file, self.offset).map_err(failed(&self.path))? {
             return self.cut(appender).map(|cut| Outcome { bytes: 0, more: true, cut: Some(cut) });
         }
+        let at_end = count < turn.block.len();
+        let completes = at_end && (held == Some(stamp) || end.is_some());
         let block = std::mem::take(&mut turn.block);
-        let taken = self.take_lines(turn, appender, &block[..count]);
+        let taken = self.take_lines(turn, appender, &block[..count], completes);
         turn.block = block;
-        let taken = taken?;
+        let (taken, is_held) = taken?;
+        self.held_since = match self.held_since.filter(|_| taken == 0 && held == Some(stamp)) {
+            _ if !is_held => None,
+            Some(since) => Some(since),
+            None => Some(Instant::now()),
+        };
         if taken > 0 {
             self.active = Instant::now();
             appender.position(&self.key, Some(self.to_json()?));
         }
-        let at_end = count < turn.block.len();
         self.stamp = at_end.then_some(stamp);
         Ok(Outcome { bytes: taken, more: !at_end, cut: None })
     }
@@ -334,16 +382,25 @@ impl Tailed {
         self.lines = Some(0);
         self.prints = Prints::default();
         self.cut = Some(cut.clone());
+        self.cuts += 1;
         self.long_line = None;
+        self.held_since = None;
         self.stamp = None;
         self.active = Instant::now();
         appender.position(&self.key, Some(self.to_json()?));
         Ok(cut)
     }
 
-    /// Pushes the whole lines of `block`, which follows what is known of the file; the number of bytes it took.
-    fn take_lines(&mut self, turn: &Turn, appender: &mut Appender<'_>, block: &[u8]) -> Result<u64> {
-        let timestamp_ms = turn.clock.now_ms();
+    /// Pushes the whole lines of `block`, which follows what is known of the file; the number of bytes it took, and whether a
+    /// record is held back because it may go on, unless this is the one that `completes` it.
+    fn take_lines(
+        &mut self,
+        turn: &mut Turn<'_>,
+        appender: &mut Appender<'_>,
+        block: &[u8],
+        completes: bool,
+    ) -> Result<(u64, bool)> {
+        turn.timestamp_ms = turn.source.clock.now_ms();
         let mut rest = block;
         if let Some(mut line) = self.long_line.take() {
             let newline = memchr(b'\n', rest);
@@ -352,10 +409,10 @@ impl Tailed {
             line.size += part as u64;
             if newline.is_none() {
                 self.long_line = Some(line);
-                return Ok(0);
+                return Ok((0, false));
             }
             let oversize = Some(Oversize { size: line.size, hash: line.hash.digest128() });
-            self.push(turn, appender, timestamp_ms, &line.head, oversize)?;
+            self.push(turn, appender, &line.head, self.offset, 1, oversize)?;
             self.offset += line.size + 1;
             let file = self.file.as_ref().ok_or_else(|| Error::internal("a file that is read is open"))?;
             self.prints = Prints::read(file, self.offset)
@@ -363,26 +420,54 @@ impl Tailed {
                 .unwrap_or_default();
             rest = &rest[part + 1..];
         }
-        let from = rest;
+        let (from, base) = (rest, self.offset);
+        let at_line = |rest: &[u8]| base + (from.len() - rest.len()) as u64;
+        let mut joiner = turn.joiner.take();
+        // Where the record begins that is pending.
+        let mut begun = rest;
         while let Some(at) = memchr(b'\n', rest) {
             let line = rest[..at].strip_suffix(b"\r").unwrap_or(&rest[..at]);
+            match &mut joiner {
+                None => self.push(turn, appender, line, at_line(rest), 1, None)?,
+                Some(joiner) => {
+                    if joiner.ends_before(line) {
+                        self.push(turn, appender, joiner.pending(), at_line(begun), joiner.lines(), None)?;
+                        joiner.clear();
+                    }
+                    if !joiner.is_pending() {
+                        begun = rest;
+                    }
+                    joiner.add(line);
+                }
+            }
             rest = &rest[at + 1..];
-            self.push(turn, appender, timestamp_ms, line, None)?;
         }
+        let is_long = rest.len() > turn.limits.whole;
+        let mut is_held = false;
+        if let Some(joiner) = &mut joiner {
+            if joiner.is_pending() && (completes || is_long) {
+                self.push(turn, appender, joiner.pending(), at_line(begun), joiner.lines(), None)?;
+            } else if joiner.is_pending() {
+                rest = begun;
+                is_held = true;
+            }
+            joiner.clear();
+        }
+        turn.joiner = joiner;
         let taken = from.len() - rest.len();
         self.prints.advance(&from[..taken]);
         self.offset += taken as u64;
-        if rest.len() > turn.limits.whole {
+        if is_long {
             let mut hash = Xxh3::new();
             hash.update(rest);
             let head = rest[..turn.limits.head.min(rest.len())].to_vec();
             self.long_line = Some(LongLine { size: rest.len() as u64, hash, head });
         }
-        Ok((block.len() - rest.len()) as u64)
+        Ok(((block.len() - rest.len()) as u64, is_held))
     }
 
     /// The last line of a deleted file, to which no newline will come.
-    pub(super) fn take_rest(&mut self, turn: &mut Turn, appender: &mut Appender<'_>) -> Result<()> {
+    pub(super) fn take_rest(&mut self, turn: &mut Turn<'_>, appender: &mut Appender<'_>) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         if self.long_line.is_some() {
             return Ok(());
@@ -391,33 +476,33 @@ impl Tailed {
         let mut block = std::mem::take(&mut turn.block);
         let count = read_up_to(file, &mut block, self.offset).map_err(|error| at_path(&self.path, error))?;
         if count > 0 {
-            self.push(turn, appender, turn.clock.now_ms(), &block[..count], None)?;
+            turn.timestamp_ms = turn.source.clock.now_ms();
+            self.push(turn, appender, &block[..count], self.offset, 1, None)?;
         }
         turn.block = block;
         Ok(())
     }
 
+    /// Pushes a record that begins at `offset` and has so many lines.
     fn push(
         &mut self,
-        turn: &Turn,
+        turn: &mut Turn<'_>,
         appender: &mut Appender<'_>,
-        timestamp_ms: i64,
-        line: &[u8],
+        value: &[u8],
+        offset: u64,
+        count: u64,
         oversize: Option<Oversize>,
     ) -> Result<()> {
-        let at_start = self.lines == Some(0);
+        let first = self.lines.map(|lines| lines + 1);
         if let Some(lines) = &mut self.lines {
-            *lines += 1;
+            *lines += count;
         }
-        let line = if at_start { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
-        if turn.is_ndjson && line.iter().all(u8::is_ascii_whitespace) {
-            return Ok(());
-        }
-        let key = turn.key.as_deref().filter(|_| oversize.is_none());
-        let key = key.and_then(|name| json::field(line, name).ok().flatten());
-        let place = Place { file: &self.name, line: self.lines };
-        let found = Found { value: line, key: key.as_deref(), oversize, error: None };
-        appender.push_found(&turn.topic, timestamp_ms, &place, &found)
+        let value =
+            if first == Some(1) { value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value) } else { value };
+        let seed = self.born ^ (u128::from(self.cuts) << 96);
+        let place = Place::of_file(&self.name, first, (seed, offset));
+        let found = Found { oversize, ..Found::value(value) };
+        turn.shaper.push(appender, turn.timestamp_ms, &place, &found).map(drop)
     }
 }
 

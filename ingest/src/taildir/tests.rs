@@ -49,6 +49,66 @@ fn lines_come_as_they_are_written_and_the_unfinished_one_is_held_back() {
     assert!(records[2].header("file").ends_with("/log/app.log"));
 }
 
+fn joined(timeout: &str) -> String {
+    format!("{LINES}[source.multiline]\nstart = '^\\S'\ntimeout = \"{timeout}\"\n")
+}
+
+#[test]
+fn a_record_of_several_lines_is_held_back_until_the_next_one_begins_and_read_again_after_a_stop() {
+    let mut fixture = Fixture::new();
+    fixture.append_to("log/app.log", "E one\n  at a\r\nE two\n");
+    let collectors = run(&fixture, &joined("1h"));
+    fixture.wait_for_count("lines", 1);
+    fixture.append_to("log/app.log", "  at b\n\n  at");
+    fixture.wait_for("the source to look", || collectors.status()[0].lag_bytes == Some(18));
+    stop(&fixture, collectors);
+    fixture.reopen();
+    assert_eq!(told(&fixture), ["E one\n  at a"], "the second one may go on");
+    let collectors = run(&fixture, &joined("1h"));
+    fixture.append_to("log/app.log", " c\nE three\n");
+    fixture.wait_for_count("lines", 2);
+    stop(&fixture, collectors);
+    fixture.reopen();
+    fixture.drain(&joined("1h")).unwrap();
+    assert_eq!(
+        told(&fixture),
+        ["E one\n  at a", "E two\n  at b\n\n  at c", "E three"],
+        "a drain waits for nothing"
+    );
+    let places: Vec<_> =
+        fixture.records("lines").iter().map(|record| record.header("line").to_owned()).collect();
+    assert_eq!(places, ["1", "3", "7"], "a record stands where its first line does");
+}
+
+#[test]
+fn a_record_of_several_lines_is_complete_when_its_time_is_over() {
+    let fixture = Fixture::new();
+    let collectors = run(&fixture, &joined("30ms"));
+    fixture.append_to("log/app.log", "E one\n  at a\n");
+    fixture.wait_for_count("lines", 1);
+    fixture.append_to("log/app.log", "E two\n");
+    fixture.wait_for_count("lines", 2);
+    stop(&fixture, collectors);
+    assert_eq!(told(&fixture), ["E one\n  at a", "E two"]);
+}
+
+#[test]
+fn records_of_several_lines_are_bounded_whatever_comes() {
+    let fixture = Fixture::new();
+    let many: String = (0..2000).map(|n| format!("  line {n} of a record without an end\n")).collect();
+    let long = "x".repeat(3 << 20);
+    fixture.append_to("log/app.log", format!("E one\n{many}E two\n  at b\n{long}\n\n\nE three\n"));
+    let config = joined("1h") + "max_size = \"4KiB\"\n";
+    fixture.drain(&config).unwrap();
+    let records = fixture.records("lines");
+    let whole: Vec<_> =
+        records.iter().filter(|record| !record.headers.contains_key("tarn.oversize")).collect();
+    assert_eq!(records.len() - whole.len(), 1, "the line that is too long is one record");
+    assert!(whole.iter().all(|record| record.value.len() <= 4096));
+    let texts: Vec<String> = whole.iter().map(|record| record.text()).collect();
+    assert_eq!(texts.join("\n"), format!("E one\n{many}E two\n  at b\n\n\nE three"), "nothing is lost");
+}
+
 #[test]
 fn a_renamed_file_is_read_to_its_end_and_not_again() {
     for config in [LINES.to_owned(), only_app_log()] {
@@ -160,7 +220,8 @@ fn short_files_with_equal_first_bytes_are_files_of_their_own() {
 fn a_new_file_that_begins_like_another_is_read_once_its_watch_is_over() {
     let fixture = Fixture::new();
     fixture.put("log/app.log", "started\n");
-    let config: TaildirConfig = match &fixture.config(LINES).sources[0].kind {
+    let source_config = fixture.config(LINES).sources.remove(0);
+    let config: TaildirConfig = match &source_config.kind {
         tarn_model::config::SourceKind::Taildir(config) => config.clone(),
         _ => unreachable!("a taildir"),
     };
@@ -178,7 +239,7 @@ fn a_new_file_that_begins_like_another_is_read_once_its_watch_is_over() {
     let source = Source {
         name: "tail".into(),
         topic: "lines".into(),
-        key: None,
+        config: source_config,
         log: fixture.log().clone(),
         clock: fixture.clock.clone(),
         monitor,

@@ -34,7 +34,7 @@ pub(super) fn check(
     checker.lake();
     checker.serving(insecure);
     checker.topics();
-    checker.sources();
+    checker.sources(insecure);
     checker.tables();
     checker.views();
     checker.dashboards();
@@ -51,23 +51,27 @@ impl Checker<'_, '_> {
         self.report.wrong(field, message);
     }
 
+    pub(super) fn is_wrong(&self, field: &str) -> bool {
+        self.report.is_wrong(field)
+    }
+
     /// The value as a message may show it.
     pub(super) fn shown(&self, field: &str, value: &str) -> String {
         format!("`{}`", self.replaced.get(field).map_or(value, String::as_str))
     }
 
     /// What a parser says of a value, unless the value is not to be shown.
-    fn detail(&self, field: &str, detail: impl std::fmt::Display) -> String {
+    pub(super) fn detail(&self, field: &str, detail: impl std::fmt::Display) -> String {
         if self.replaced.contains_key(field) { String::new() } else { format!(": {detail}") }
     }
 
-    fn more_than_zero(&mut self, field: &str, span: Span) {
+    pub(super) fn more_than_zero(&mut self, field: &str, span: Span) {
         if span.0.is_zero() {
             self.wrong(field, "this time must be longer than zero");
         }
     }
 
-    fn at_least(&mut self, field: &str, value: u64, least: u64) {
+    pub(super) fn at_least(&mut self, field: &str, value: u64, least: u64) {
         if value < least {
             self.wrong(field, format!("this must be at least {least}"));
         }
@@ -131,7 +135,7 @@ impl Checker<'_, '_> {
     }
 
     /// An address to listen at, which other machines do not reach.
-    fn listens(&mut self, field: &str, address: &str, example: &str, insecure: bool) {
+    pub(super) fn listens(&mut self, field: &str, address: &str, example: &str, insecure: bool) {
         match loopback(address) {
             None => {
                 let address = self.shown(field, address);
@@ -185,7 +189,7 @@ impl Checker<'_, '_> {
         self.unique("topic", topics.iter().map(|topic| topic.name.as_str()));
     }
 
-    fn topic_name(&mut self, field: &str, name: &str) {
+    pub(super) fn topic_name(&mut self, field: &str, name: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let shown = self.shown(field, name);
         if name.is_empty() {
@@ -200,7 +204,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn sources(&mut self) {
+    fn sources(&mut self, insecure: bool) {
         let sources = &self.config.sources;
         let mut folders: HashMap<(&Path, &str), usize> = HashMap::new();
         let mut doors: HashMap<&str, usize> = HashMap::new();
@@ -210,9 +214,11 @@ impl Checker<'_, '_> {
                 self.wrong(&format!("{at}.name"), "a source needs a name");
             }
             self.source_topic(&at, source);
+            self.interceptors(&at, &source.interceptors);
+            self.routes(&at, &source.routes);
             match &source.kind {
                 SourceKind::Spooldir(spool) => {
-                    self.spooldir(&at, spool, source.key.is_some());
+                    self.spooldir(&at, spool, source);
                     if let Some(other) = folders.insert((&spool.path, &spool.pattern), i) {
                         self.wrong(
                             &format!("{at}.path"),
@@ -220,7 +226,10 @@ impl Checker<'_, '_> {
                         );
                     }
                 }
-                SourceKind::Taildir(tail) => self.taildir(&at, tail, source.key.is_some()),
+                SourceKind::Taildir(tail) => self.taildir(&at, tail, source),
+                SourceKind::Syslog(syslog) => self.syslog(&at, syslog, insecure),
+                SourceKind::Netcat(netcat) => self.netcat(&at, netcat, source, insecure),
+                SourceKind::Exec(exec) => self.exec(&at, exec, source),
                 SourceKind::Http(_) if self.report.is_wrong(&format!("{at}.type")) => {}
                 SourceKind::Http(_) => {
                     if let Some(other) = doors.insert(&source.topic, i) {
@@ -245,7 +254,7 @@ impl Checker<'_, '_> {
         self.topic_name(&field, &source.topic.replace("{table}", "t"));
     }
 
-    fn spooldir(&mut self, at: &str, spool: &SpooldirConfig, has_key: bool) {
+    fn spooldir(&mut self, at: &str, spool: &SpooldirConfig, source: &SourceConfig) {
         self.not_empty(&format!("{at}.path"), spool.path.as_os_str().is_empty());
         self.pattern(&format!("{at}.pattern"), &spool.pattern);
         if spool.pattern.contains('/') {
@@ -272,7 +281,8 @@ impl Checker<'_, '_> {
         if self.report.is_wrong(&format!("{at}.format")) {
             return;
         }
-        self.key_of_lines(at, spool.format, has_key);
+        self.key_of_lines(at, spool.format, source);
+        self.lines(at, spool.format, &spool.lines);
         self.csv(at, &spool.csv, spool.format);
     }
 
@@ -308,22 +318,17 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn taildir(&mut self, at: &str, tail: &TaildirConfig, has_key: bool) {
+    fn taildir(&mut self, at: &str, tail: &TaildirConfig, source: &SourceConfig) {
         let field = format!("{at}.path");
         self.not_empty(&field, tail.path.as_os_str().is_empty());
         self.pattern(&field, &tail.path.to_string_lossy());
         self.more_than_zero(&format!("{at}.every"), tail.every);
         if tail.format == FileFormat::Csv {
-            let message = "a growing file is read as `ndjson` or `lines`; whole CSV files are for `spooldir`";
+            let message = "a growing file is not read as `csv`: whole CSV files are for `spooldir`";
             self.wrong(&format!("{at}.format"), message);
         }
-        self.key_of_lines(at, tail.format, has_key);
-    }
-
-    fn key_of_lines(&mut self, at: &str, format: FileFormat, has_key: bool) {
-        if has_key && format == FileFormat::Lines {
-            self.wrong(&format!("{at}.key"), "plain lines have no fields, so none of them can be the key");
-        }
+        self.key_of_lines(at, tail.format, source);
+        self.lines(at, tail.format, &tail.lines);
     }
 
     fn database(&mut self, at: &str, database: &DatabaseConfig, topic: &str) {
@@ -491,7 +496,7 @@ impl Checker<'_, '_> {
             return;
         }
         let declared = self.config.topics.iter().map(|topic| topic.name.as_str());
-        let filled = self.config.sources.iter().map(|source| source.topic.as_str());
+        let filled = self.config.sources.iter().flat_map(SourceConfig::topics);
         let known = || declared.clone().chain(filled.clone());
         if known().any(|name| fills(name, topic) || fills(topic, name)) {
             return;
@@ -566,7 +571,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn timezone(&mut self, field: &str, zone: &str) {
+    pub(super) fn timezone(&mut self, field: &str, zone: &str) {
         if zone.parse::<chrono_tz::Tz>().is_err() {
             let shown = self.shown(field, zone);
             let near = nearest(zone, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));

@@ -143,7 +143,11 @@ fn make_absolute(config: &mut Config, folder: &Path) {
             }
             SourceKind::Taildir(tail) => tail.path = absolute(folder, &tail.path),
             SourceKind::Database(database) => make_url_absolute(database, folder),
-            SourceKind::Http(_) | SourceKind::Generator(_) => {}
+            SourceKind::Http(_)
+            | SourceKind::Syslog(_)
+            | SourceKind::Netcat(_)
+            | SourceKind::Exec(_)
+            | SourceKind::Generator(_) => {}
         }
     }
 }

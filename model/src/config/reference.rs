@@ -87,6 +87,39 @@ fn tagged(page: &mut String, common: &Keys, variants: &[Variant]) {
     let types = variants.iter().map(|variant| format!("`{}`", variant.tag)).collect::<Vec<_>>().join(", ");
     _ = writeln!(page, "Every source has `type`, one of {types}, and these keys:\n");
     keys(page, common);
+    variants_of(page, variants);
+    // Tables within a source, each told once whichever types have it.
+    let all = common.keys.iter().chain(variants.iter().flat_map(|variant| variant.own.keys.iter()));
+    let mut told: Vec<&str> = Vec::new();
+    for key in all {
+        if told.contains(&key.name.as_str()) {
+            continue;
+        }
+        match &key.shape {
+            Shape::Keys(inner) => {
+                _ = writeln!(page, "### `[source.{}]`\n", key.name);
+                section_of(page, &format!("source.{}", key.name), inner);
+            }
+            Shape::List(item) => match item.as_ref() {
+                Shape::Keys(inner) => {
+                    _ = writeln!(page, "### `[[source.{}]]`\n", key.name);
+                    section_of(page, &format!("source.{}", key.name), inner);
+                }
+                Shape::Tagged { common, variants } => {
+                    _ = writeln!(page, "### `[[source.{}]]`\n", key.name);
+                    doc(page, &common.doc);
+                    page.push_str("Every one has `type`, and the keys of its type.\n\n");
+                    variants_of(page, variants);
+                }
+                _ => continue,
+            },
+            _ => continue,
+        }
+        told.push(&key.name);
+    }
+}
+
+fn variants_of(page: &mut String, variants: &[Variant]) {
     for variant in variants {
         _ = writeln!(page, "### `type = \"{}\"`\n", variant.tag);
         doc(page, &variant.own.doc);

@@ -134,7 +134,7 @@ x = 1
         "13:14: topic[0].partitions: a topic has 1 to 10000 partitions",
         "15:8: topic[1].name: `clicks` is the name of topic[0] already",
         "16:14: topic[1].partitions: this number is outside -2147483648 to 2147483647",
-        "17:1: source[0].format: this key is missing: `csv`, `ndjson` or `lines`",
+        "17:1: source[0].format: this key is missing: `csv`, `ndjson`, `lines`, `regex`, `common`, `combined`, `logfmt` or `syslog`",
         "21:1: source[0].formt: unknown key, did you mean `format`?",
         "23:15: source[0].null_values: this is a string, but a list of strings is wanted",
         "26:8: source[1].name: `a` is the name of source[0] already",
@@ -360,6 +360,78 @@ fn a_wrong_dashboard_is_told_key_by_key() {
             "14:9: dashboard[0].panel[0].query: there is no variable `$ctiy`, did you mean `$city`?",
             "15:9: dashboard[0].panel[0].chart: `stackedbar` is not known, did you mean `stacked_bar`?",
             "16:14: dashboard[0].panel[0].thresholds: thresholds stand in rising order",
+        ]
+    );
+}
+
+const STREAM: &str = r#"[[source]]
+name = "s"
+type = "taildir"
+path = "a.log"
+format = "regex"
+regex = '^(?<a>.)'
+topic = "t"
+[source.multiline]
+start = '^x'
+[[source.interceptor]]
+type = "timestamp"
+field = "a"
+format = "%d/%m/%Y"
+timezone = "Europe/Berlin"
+[[source.interceptor]]
+type = "hash"
+fields = ["a"]
+secret = "${KEY}"
+[[source.route]]
+topic = "u"
+field = "a"
+values = ["1"]
+[[source]]
+name = "n"
+type = "netcat"
+tcp = "127.0.0.1:0"
+topic = "t"
+[[table]]
+name = "u"
+"#;
+
+#[test]
+fn a_source_of_lines_has_its_formats_interceptors_and_routes() {
+    let loader = || Loader::new().variables(|name| (name == "KEY").then(|| "k".into()));
+    let config = loader().parse(Path::new("x.toml"), STREAM).unwrap_or_else(|problems| panic!("{problems}"));
+    let source = &config.sources[0];
+    assert_eq!(source.topics().collect::<Vec<_>>(), ["t", "u"]);
+    assert_eq!((source.interceptors.len(), source.routes[0].sample, source.routes[0].copy), (2, 1.0, false));
+    let SourceKind::Taildir(tail) = &source.kind else { panic!("a taildir") };
+    let multiline = tail.lines.multiline.as_ref().expect("a multiline");
+    assert_eq!((multiline.timeout, multiline.max_size.0), (Span::from_millis(2000), 256 << 10));
+    assert!(!format!("{config:?}").contains("\"k\""), "a secret is shown");
+}
+
+#[test]
+fn what_is_wrong_with_formats_interceptors_and_routes_is_told_key_by_key() {
+    let wrong = STREAM
+        .replace("'^(?<a>.)'", "'^(.)'")
+        .replace("start = '^x'", "start = '^x('")
+        .replace("%d/%m/%Y", "dd/mm")
+        .replace("Europe/Berlin", "Europe/Berln")
+        .replace("secret = \"${KEY}\"", "secrt = \"x\"")
+        .replace("values = [\"1\"]", "sample = 2")
+        .replace("tcp = \"127.0.0.1:0\"", "tcp = \"0.0.0.0:1\"\nformat = \"csv\"");
+    assert_eq!(
+        problems(&wrong),
+        [
+            "6:9: source[0].regex: no group has a name, so there is no field: write `(?<name>...)`",
+            "9:9: source[0].multiline.start: this is no regular expression: unclosed group",
+            "13:10: source[0].interceptor[0].format: this is no format: write `rfc3339`, `unix`, `unix_ms`, or strftime's letters",
+            "14:12: source[0].interceptor[0].timezone: `Europe/Berln` is no time zone, did you mean `Europe/Berlin`?",
+            "15:1: source[0].interceptor[1].secret: this key is missing: a string",
+            "18:1: source[0].interceptor[1].secrt: unknown key, did you mean `secret`?",
+            "19:1: source[0].route[0].values: say what it must be: `values`, or `regex`",
+            "22:10: source[0].route[0].sample: a share is between 0 and 1",
+            "26:7: source[1].tcp: `0.0.0.0:1` can be reached from other machines, and there is no authentication yet: use \
+             `127.0.0.1`, or run with `--insecure` if the network keeps strangers out",
+            "27:10: source[1].format: a stream has no header, so it is not read as `csv`; whole CSV files are for `spooldir`",
         ]
     );
 }

@@ -191,7 +191,8 @@ impl Walker<'_, '_> {
         if let Some((tag, variants)) = variants
             && let Some(other) = variants.iter().find(|variant| variant.own.get(name).is_some())
         {
-            return format!("unknown key: `{}` sources have it, `{tag}` sources have not", other.tag);
+            let what = if field.contains(".interceptor[") { "interceptors" } else { "sources" };
+            return format!("unknown key: `{}` {what} have it, `{tag}` {what} have not", other.tag);
         }
         if let Some(near) = nearest(name, known.clone().map(|key| key.name.as_str())) {
             return format!("unknown key, did you mean `{near}`?");

@@ -1,0 +1,118 @@
+//! Formats that take a line apart into fields.
+//!
+//! *Why here*: as with CSV, a line becomes a JSON object of strings when it is read, because only its source knows how it
+//! is written; what the strings mean is for the tables to say. Times are the one exception: `22/Nov/2026:10:00:00 +0100` is
+//! written as `2026-11-22T10:00:00+01:00`, the same instant and the same offset, for no table could know every way to
+//! write a time.
+//!
+//! | format | by | a line that does not fit says |
+//! |---|---|---|
+//! | `regex` | the regex crate, compiled once | that it does not |
+//! | `common`, `combined` | hand ([`access`]), for these are the large ones | which field is missing or malformed |
+//! | `logfmt` | hand ([`logfmt`]) | at which character |
+//! | `syslog` | hand ([`syslog`]): RFC 3164 and RFC 5424, told apart by the version after the priority | what is missing |
+//!
+//! *Not here*: JSON lines, which pass as they are; CSV, whose rows may span lines (`rows`).
+
+use regex::{CaptureLocations, Regex};
+use tarn_model::config::{FileFormat, LineConfig};
+use tarn_model::{Error, Result};
+
+use crate::fields::Fields;
+
+mod access;
+mod logfmt;
+pub(crate) mod syslog;
+mod time;
+
+/// A format, ready to be applied.
+#[derive(Debug)]
+pub(crate) struct Format {
+    parser: Parser,
+    raw_field: Option<String>,
+}
+
+#[derive(Debug)]
+enum Parser {
+    Groups(Box<Groups>),
+    Access { combined: bool },
+    Logfmt,
+    Syslog,
+}
+
+/// A regular expression whose named groups are fields.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    regex: Regex,
+    /// Numbers and names of the named groups.
+    names: Vec<(usize, String)>,
+    found: CaptureLocations,
+}
+
+impl Groups {
+    pub(crate) fn new(regex: &str) -> Result<Groups> {
+        let regex = Regex::new(regex)
+            .map_err(|error| Error::invalid("`regex` is no regular expression").with_source(error))?;
+        let named = regex.capture_names().enumerate().filter_map(|(i, name)| Some((i, name?.to_owned())));
+        Ok(Groups { names: named.collect(), found: regex.capture_locations(), regex })
+    }
+
+    /// Shows each named group that took part to `take`. `false`: `text` does not fit.
+    pub(crate) fn each(&mut self, text: &str, mut take: impl FnMut(&str, &str)) -> bool {
+        if self.regex.captures_read(&mut self.found, text).is_none() {
+            return false;
+        }
+        for (i, name) in &self.names {
+            if let Some((from, to)) = self.found.get(*i) {
+                take(name, &text[from..to]);
+            }
+        }
+        true
+    }
+}
+
+impl Format {
+    /// `None` for formats whose lines pass as they are.
+    pub(crate) fn new(format: FileFormat, lines: &LineConfig) -> Result<Option<Format>> {
+        let parser = match format {
+            FileFormat::Csv | FileFormat::Ndjson | FileFormat::Lines => return Ok(None),
+            FileFormat::Regex => {
+                let regex = lines.regex.as_deref();
+                let regex = regex.ok_or_else(|| Error::invalid("`format = \"regex\"` needs `regex`"))?;
+                Parser::Groups(Box::new(Groups::new(regex)?))
+            }
+            FileFormat::Common => Parser::Access { combined: false },
+            FileFormat::Combined => Parser::Access { combined: true },
+            FileFormat::Logfmt => Parser::Logfmt,
+            FileFormat::Syslog => Parser::Syslog,
+        };
+        Ok(Some(Format { parser, raw_field: lines.raw_field.clone() }))
+    }
+
+    /// Takes `line` apart; the error says why it does not fit. `now_ms` is when it was read.
+    pub(crate) fn parse(
+        &mut self,
+        line: &str,
+        now_ms: i64,
+        fields: &mut Fields,
+    ) -> std::result::Result<(), String> {
+        fields.clear();
+        match &mut self.parser {
+            Parser::Groups(groups) => {
+                if !groups.each(line, |name, text| fields.push(name, text)) {
+                    return Err("does not fit the regular expression".into());
+                }
+            }
+            Parser::Access { combined } => access::parse(line, *combined, fields)?,
+            Parser::Logfmt => logfmt::parse(line, fields)?,
+            Parser::Syslog => syslog::parse(line, now_ms, fields)?,
+        }
+        if let Some(name) = &self.raw_field {
+            fields.set(name, line);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream, UdpSocket};
+
+use serde_json::{Value, json};
+
+use crate::fixture::Fixture;
+use crate::{Collectors, RunMode};
+
+fn syslog() -> String {
+    "[[source]]\nname = \"s\"\ntopic = \"t\"\ntype = \"syslog\"\ntcp = \"127.0.0.1:0\"\nudp = \"127.0.0.1:0\"\n".into()
+}
+
+fn netcat(more: &str) -> String {
+    format!("[[source]]\nname = \"n\"\ntopic = \"t\"\ntype = \"netcat\"\ntcp = \"127.0.0.1:0\"\n{more}")
+}
+
+/// The address of a door, once it is open.
+fn address(fixture: &Fixture, collectors: &Collectors, door: &str) -> String {
+    let mut found = None;
+    fixture.wait_for("an open door", || {
+        let status = collectors.status();
+        let addresses = status[0].addresses.iter().find_map(|address| address.strip_prefix(door));
+        found = addresses.map(|address| address.trim().to_owned());
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn send(address: &str, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+fn values(fixture: &Fixture) -> Vec<Value> {
+    fixture.records("t").iter().map(|record| serde_json::from_slice(&record.value).unwrap()).collect()
+}
+
+#[test]
+fn syslog_comes_over_tcp_counted_or_by_lines_and_over_udp() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&syslog(), RunMode::Continuous);
+    let (tcp, udp) = (address(&fixture, &collectors, "tcp"), address(&fixture, &collectors, "udp"));
+    let counted = "<34>1 2026-11-22T10:00:00Z h app - - - two\nlines";
+    let _open =
+        send(&tcp, format!("<13>Nov 22 10:00:00 h app[7]: one\n{} {counted}", counted.len()).as_bytes());
+    fixture.wait_for_count("t", 2);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(b"<191>Nov 22 10:00:00 h app: three\n", &udp).unwrap();
+    fixture.wait_for_count("t", 3);
+    let messages: Vec<Value> = values(&fixture).iter().map(|value| value["message"].clone()).collect();
+    assert_eq!(messages, [json!("one"), json!("two\nlines"), json!("three")]);
+    assert_eq!(values(&fixture)[2]["severity"], "debug");
+    let records = fixture.records("t");
+    assert_eq!(records[2].header("peer"), socket.local_addr().unwrap().to_string());
+    socket.send_to(b"no syslog", &udp).unwrap();
+    fixture.wait_for_count("t", 4);
+    let last = fixture.records("t").pop().unwrap();
+    assert_eq!(
+        (last.text().as_str(), last.header("tarn.error")),
+        ("no syslog", "the line begins neither with a priority `<n>` nor with a time")
+    );
+    fixture.stop(&collectors);
+}
+
+#[test]
+fn what_was_received_before_a_stop_is_committed() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&netcat(""), RunMode::Continuous);
+    let tcp = address(&fixture, &collectors, "tcp");
+    let lines: String = (0..5000).map(|n| format!("line {n}\n")).collect();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(send(&tcp, lines.as_bytes()));
+    }
+    fixture.wait_for_count("t", 1);
+    fixture.wait_for("everything to be read", || {
+        collectors.status()[0].bytes == 4 * (lines.len() as u64 - 5000)
+    });
+    fixture.stop(&collectors);
+    assert_eq!(fixture.count("t"), 20_000);
+    // Each connection's lines are in order.
+    let mut next = std::collections::HashMap::<String, usize>::new();
+    for record in fixture.records("t") {
+        let next = next.entry(record.header("peer").to_owned()).or_default();
+        assert_eq!(record.text(), format!("line {next}"));
+        *next += 1;
+    }
+    assert!(next.len() == 4 && next.values().all(|count| *count == 5000), "{next:?}");
+    assert!(TcpStream::connect(&tcp).is_err(), "the door is closed");
+}
+
+#[test]
+fn a_sender_that_asks_for_it_is_told_of_every_line_that_is_in_the_log() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&netcat("acknowledge = true\n"), RunMode::Continuous);
+    let mut stream = send(&address(&fixture, &collectors, "tcp"), b"one\ntwo\nthree");
+    let mut told = [0; 6];
+    stream.read_exact(&mut told).unwrap();
+    assert_eq!(&told, b"OK\nOK\n");
+    assert!(fixture.count("t") >= 2, "told before it was committed");
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.as_str(), fixture.count("t")), ("OK\n", 3), "a last line without a break counts");
+    fixture.stop(&collectors);
+}
+
+#[test]
+fn lines_of_one_connection_are_joined_and_complete_when_their_time_is_over() {
+    let fixture = Fixture::new();
+    let config = netcat("[source.multiline]\nstart = '^\\S'\ntimeout = \"50ms\"\n");
+    let collectors = fixture.start(&config, RunMode::Continuous);
+    let tcp = address(&fixture, &collectors, "tcp");
+    let mut one = send(&tcp, b"E one\n  at a\n");
+    let mut two = send(&tcp, b"E two\n");
+    fixture.wait_for_count("t", 2);
+    one.write_all(b"E three\n  at c\n").unwrap();
+    two.write_all(b"E four\n").unwrap();
+    drop((one, two));
+    fixture.wait_for_count("t", 4);
+    let mut texts = fixture.texts("t");
+    texts.sort();
+    assert_eq!(texts, ["E four", "E one\n  at a", "E three\n  at c", "E two"]);
+    fixture.stop(&collectors);
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_their_turn() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&netcat("max_connections = 1\n"), RunMode::Continuous);
+    let tcp = address(&fixture, &collectors, "tcp");
+    let first = send(&tcp, b"one\n");
+    fixture.wait_for_count("t", 1);
+    let second = send(&tcp, b"two\n");
+    drop(first);
+    fixture.wait_for_count("t", 2);
+    drop(second);
+    fixture.stop(&collectors);
+    assert_eq!(fixture.texts("t"), ["one", "two"]);
+}
+
+#[test]
+fn a_taken_address_is_waited_for() {
+    let fixture = Fixture::new();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap().to_string();
+    let collectors = fixture.start(&netcat("").replace("127.0.0.1:0", &taken), RunMode::Continuous);
+    fixture.wait_for("the source to wait", || collectors.status()[0].state == "waiting");
+    let error = collectors.status()[0].last_error.clone().unwrap().message;
+    assert!(error.contains("cannot listen on") && error.contains("another program"), "{error}");
+    drop(other);
+    assert_eq!(address(&fixture, &collectors, "tcp"), taken);
+    fixture.stop(&collectors);
+}

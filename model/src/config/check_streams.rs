@@ -1,0 +1,290 @@
+//! What makes sense for sources of lines, and on the way of a record: formats, multi-line records, interceptors, routes,
+//! addresses to listen at.
+
+use regex::Regex;
+
+use super::check::Checker;
+use super::{
+    ExecConfig, FileFormat, InterceptorConfig, LineConfig, MultilineConfig, NetcatConfig, RouteConfig,
+    SourceConfig, SyslogConfig,
+};
+
+/// Routes of one source: what a record may go to is kept as bits.
+const MOST_ROUTES: usize = 60;
+
+impl Checker<'_, '_> {
+    /// `key` where there are no fields that could be one.
+    pub(super) fn key_of_lines(&mut self, at: &str, format: FileFormat, source: &SourceConfig) {
+        let makes_fields = source.interceptors.iter().any(InterceptorConfig::makes_fields);
+        if source.key.is_some() && format == FileFormat::Lines && !makes_fields {
+            self.wrong(&format!("{at}.key"), "plain lines have no fields, so none of them can be the key");
+        }
+    }
+
+    /// A format of lines, with what belongs to it.
+    pub(super) fn lines(&mut self, at: &str, format: FileFormat, lines: &LineConfig) {
+        let field = format!("{at}.regex");
+        match (format, &lines.regex) {
+            (FileFormat::Regex, None) => {
+                self.wrong(
+                    &field,
+                    "`format = \"regex\"` needs the regular expression that lines fit: `regex`",
+                );
+            }
+            (FileFormat::Regex, Some(regex)) => self.regex_with_groups(&field, regex),
+            (_, Some(_)) => self.wrong(&field, "only `format = \"regex\"` uses this"),
+            (_, None) => {}
+        }
+        if lines.raw_field.is_some() && !format.parses_lines() {
+            let message = "this is for formats that take a line apart: `regex`, `common`, `combined`, `logfmt`, `syslog`";
+            self.wrong(&format!("{at}.raw_field"), message);
+        }
+        if let Some(multiline) = &lines.multiline {
+            let at = format!("{at}.multiline");
+            if matches!(format, FileFormat::Csv | FileFormat::Ndjson) {
+                self.wrong(&at, "a record of this format is one line, or says itself where it ends");
+            }
+            self.multiline(&at, multiline);
+        }
+    }
+
+    fn multiline(&mut self, at: &str, multiline: &MultilineConfig) {
+        match (&multiline.start, &multiline.continuation) {
+            (None, None) => {
+                self.wrong(
+                    &format!("{at}.start"),
+                    "say which lines begin a record: `start`, or `continuation`",
+                );
+            }
+            (Some(_), Some(_)) => {
+                self.wrong(
+                    &format!("{at}.continuation"),
+                    "there is a `start` already: leave one of them out",
+                );
+            }
+            (Some(start), None) => drop(self.regex(&format!("{at}.start"), start)),
+            (None, Some(continuation)) => drop(self.regex(&format!("{at}.continuation"), continuation)),
+        }
+        self.more_than_zero(&format!("{at}.timeout"), multiline.timeout);
+        let field = format!("{at}.max_size");
+        self.at_least(&field, multiline.max_size.0, 1);
+        if multiline.max_size.0 > self.config.log.max_record_size.0 {
+            self.wrong(&field, "this is more than `log.max_record_size`");
+        }
+    }
+
+    fn regex(&mut self, field: &str, regex: &str) -> Option<Regex> {
+        match Regex::new(regex) {
+            Ok(regex) => Some(regex),
+            Err(error) => {
+                let detail = error.to_string();
+                let detail =
+                    detail.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                let detail = self.detail(field, detail);
+                self.wrong(field, format!("this is no regular expression{detail}"));
+                None
+            }
+        }
+    }
+
+    fn regex_with_groups(&mut self, field: &str, regex: &str) {
+        if let Some(regex) = self.regex(field, regex)
+            && regex.capture_names().flatten().next().is_none()
+        {
+            self.wrong(field, "no group has a name, so there is no field: write `(?<name>...)`");
+        }
+    }
+
+    pub(super) fn interceptors(&mut self, at: &str, interceptors: &[InterceptorConfig]) {
+        for (i, interceptor) in interceptors.iter().enumerate() {
+            let at = format!("{at}.interceptor[{i}]");
+            for (key, field) in interceptor.named_fields() {
+                self.not_empty(&format!("{at}.{key}"), field.is_empty());
+            }
+            match interceptor {
+                InterceptorConfig::Timestamp(timestamp) => {
+                    if let Some(zone) = &timestamp.timezone {
+                        self.timezone(&format!("{at}.timezone"), zone);
+                    }
+                    if !matches!(timestamp.format.as_str(), "rfc3339" | "unix" | "unix_ms") {
+                        let items = chrono::format::StrftimeItems::new(&timestamp.format);
+                        let wrong = items.clone().any(|item| item == chrono::format::Item::Error);
+                        if wrong || !timestamp.format.contains('%') {
+                            let message = "this is no format: write `rfc3339`, `unix`, `unix_ms`, or strftime's letters";
+                            self.wrong(&format!("{at}.format"), message);
+                        }
+                    }
+                }
+                InterceptorConfig::Static(fixed) => {
+                    self.not_empty(&format!("{at}.fields"), fixed.fields.is_empty());
+                }
+                InterceptorConfig::Rename(rename) => {
+                    self.not_empty(&format!("{at}.fields"), rename.fields.is_empty());
+                }
+                InterceptorConfig::Keep(list) | InterceptorConfig::Remove(list) => {
+                    self.not_empty(&format!("{at}.fields"), list.fields.is_empty());
+                }
+                InterceptorConfig::Mask(mask) => {
+                    self.not_empty(&format!("{at}.fields"), mask.fields.is_empty());
+                }
+                InterceptorConfig::Hash(hash) => {
+                    self.not_empty(&format!("{at}.fields"), hash.fields.is_empty());
+                    self.not_empty(&format!("{at}.secret"), hash.secret.reveal().is_empty());
+                }
+                InterceptorConfig::Filter(filter) => drop(self.regex(&format!("{at}.regex"), &filter.regex)),
+                InterceptorConfig::Extract(extract) => {
+                    self.regex_with_groups(&format!("{at}.regex"), &extract.regex);
+                }
+                InterceptorConfig::Replace(replace) => {
+                    drop(self.regex(&format!("{at}.regex"), &replace.regex))
+                }
+                InterceptorConfig::Sample(sample) => self.share(&format!("{at}.share"), sample.share),
+                InterceptorConfig::Host(_) | InterceptorConfig::Header(_) | InterceptorConfig::Uuid(_) => {}
+            }
+        }
+    }
+
+    fn share(&mut self, field: &str, share: f64) {
+        if !(0.0..=1.0).contains(&share) {
+            self.wrong(field, "a share is between 0 and 1");
+        }
+    }
+
+    pub(super) fn routes(&mut self, at: &str, routes: &[RouteConfig]) {
+        if routes.len() > MOST_ROUTES {
+            self.wrong(&format!("{at}.route"), format!("a source has at most {MOST_ROUTES} routes"));
+        }
+        for (i, route) in routes.iter().enumerate() {
+            let at = format!("{at}.route[{i}]");
+            self.topic_name(&format!("{at}.topic"), &route.topic);
+            self.share(&format!("{at}.sample"), route.sample);
+            let decides = route.field.is_some() || route.header.is_some();
+            if route.field.is_some() && route.header.is_some() {
+                self.wrong(&format!("{at}.header"), "there is a `field` already: leave one of them out");
+            }
+            match (&route.regex, route.values.is_empty()) {
+                (Some(_), false) => {
+                    self.wrong(&format!("{at}.regex"), "there are `values` already: leave one of them out");
+                }
+                (None, true) if decides => {
+                    self.wrong(&format!("{at}.values"), "say what it must be: `values`, or `regex`");
+                }
+                (Some(_), true) | (None, false) if !decides => {
+                    self.wrong(&format!("{at}.field"), "say what decides: `field`, or `header`");
+                }
+                (Some(regex), true) => drop(self.regex(&format!("{at}.regex"), regex)),
+                (None, _) => {}
+            }
+            let takes_all = !decides && !route.copy && route.sample >= 1.0;
+            if takes_all && i + 1 < routes.len() {
+                self.wrong(&at, "this route takes every record: those behind it would get none");
+            }
+        }
+    }
+
+    pub(super) fn syslog(&mut self, at: &str, syslog: &SyslogConfig, insecure: bool) {
+        self.doors(at, syslog.tcp.as_deref(), syslog.udp.as_deref(), syslog.max_connections, insecure);
+    }
+
+    pub(super) fn netcat(&mut self, at: &str, netcat: &NetcatConfig, source: &SourceConfig, insecure: bool) {
+        self.doors(at, netcat.tcp.as_deref(), netcat.udp.as_deref(), netcat.max_connections, insecure);
+        if netcat.acknowledge && netcat.tcp.is_none() {
+            self.wrong(&format!("{at}.acknowledge"), "only `tcp` has somebody to be told");
+        }
+        if netcat.acknowledge && netcat.lines.multiline.is_some() {
+            self.wrong(
+                &format!("{at}.acknowledge"),
+                "each line is told of, so a record cannot be several lines",
+            );
+        }
+        self.format_of_a_stream(at, netcat.format, &netcat.lines, source);
+    }
+
+    pub(super) fn exec(&mut self, at: &str, exec: &ExecConfig, source: &SourceConfig) {
+        let empty = exec.command.first().is_none_or(String::is_empty);
+        self.not_empty(&format!("{at}.command"), empty);
+        self.more_than_zero(&format!("{at}.restart_after"), exec.restart_after);
+        self.format_of_a_stream(at, exec.format, &exec.lines, source);
+    }
+
+    fn format_of_a_stream(
+        &mut self,
+        at: &str,
+        format: FileFormat,
+        lines: &LineConfig,
+        source: &SourceConfig,
+    ) {
+        if self.is_wrong(&format!("{at}.format")) {
+            return;
+        }
+        if format == FileFormat::Csv {
+            let message =
+                "a stream has no header, so it is not read as `csv`; whole CSV files are for `spooldir`";
+            self.wrong(&format!("{at}.format"), message);
+        }
+        self.lines(at, format, lines);
+        self.key_of_lines(at, format, source);
+    }
+
+    fn doors(&mut self, at: &str, tcp: Option<&str>, udp: Option<&str>, connections: u32, insecure: bool) {
+        if tcp.is_none() && udp.is_none() {
+            self.wrong(&format!("{at}.tcp"), "say where to listen: `tcp`, `udp`, or both");
+        }
+        for (key, address) in [("tcp", tcp), ("udp", udp)] {
+            if let Some(address) = address {
+                self.listens(&format!("{at}.{key}"), address, "127.0.0.1:5514", insecure);
+            }
+        }
+        self.at_least(&format!("{at}.max_connections"), u64::from(connections), 1);
+    }
+}
+
+impl FileFormat {
+    /// Whether it takes a line apart into fields.
+    pub fn parses_lines(self) -> bool {
+        match self {
+            FileFormat::Csv | FileFormat::Ndjson | FileFormat::Lines => false,
+            FileFormat::Regex
+            | FileFormat::Common
+            | FileFormat::Combined
+            | FileFormat::Logfmt
+            | FileFormat::Syslog => true,
+        }
+    }
+}
+
+impl InterceptorConfig {
+    /// Whether a plain line becomes an object by it.
+    pub fn makes_fields(&self) -> bool {
+        match self {
+            InterceptorConfig::Host(_)
+            | InterceptorConfig::Static(_)
+            | InterceptorConfig::Header(_)
+            | InterceptorConfig::Uuid(_)
+            | InterceptorConfig::Keep(_)
+            | InterceptorConfig::Remove(_)
+            | InterceptorConfig::Rename(_)
+            | InterceptorConfig::Extract(_) => true,
+            InterceptorConfig::Timestamp(_)
+            | InterceptorConfig::Filter(_)
+            | InterceptorConfig::Replace(_)
+            | InterceptorConfig::Mask(_)
+            | InterceptorConfig::Hash(_)
+            | InterceptorConfig::Sample(_) => false,
+        }
+    }
+
+    /// Keys that name one field, with the names.
+    fn named_fields(&self) -> Vec<(&'static str, &str)> {
+        match self {
+            InterceptorConfig::Timestamp(timestamp) => vec![("field", &timestamp.field)],
+            InterceptorConfig::Host(host) => vec![("field", &host.field)],
+            InterceptorConfig::Uuid(uuid) => vec![("field", &uuid.field)],
+            InterceptorConfig::Filter(filter) => vec![("field", &filter.field)],
+            InterceptorConfig::Extract(extract) => vec![("field", &extract.field)],
+            InterceptorConfig::Replace(replace) => vec![("field", &replace.field)],
+            InterceptorConfig::Header(header) => vec![("header", &header.header)],
+            _ => Vec::new(),
+        }
+    }
+}

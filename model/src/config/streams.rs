@@ -1,0 +1,347 @@
+//! What sources of lines have in common, and what is done to records on their way into the log: formats, multi-line
+//! records, interceptors, routes; and the sources that listen or run a command.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ByteSize, FileFormat, Secret, Span};
+
+/// How lines become records.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LineConfig {
+    /// `format = "regex"`: the regular expression that a line fits; its named groups are the fields, e.g.
+    /// `'^(?<host>\S+) (?<message>.*)$'`.
+    #[serde(default)]
+    pub regex: Option<String>,
+    /// Field that keeps the line as it came, beside the fields that its format gives. Default: none.
+    #[serde(default)]
+    pub raw_field: Option<String>,
+    /// Several lines that are one record. Default: each line is one.
+    #[serde(default)]
+    pub multiline: Option<MultilineConfig>,
+}
+
+/// `[source.multiline]`: several lines that are one record, joined before their format is applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MultilineConfig {
+    /// Regular expression: a line that fits begins a record, the others continue the one before. Either this or
+    /// `continuation`.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// Regular expression: a line that fits continues the record before it, the others begin one.
+    #[serde(default)]
+    pub continuation: Option<String>,
+    /// Time without another line after which a record is complete. Default: `2s`.
+    #[serde(default = "timeout")]
+    pub timeout: Span,
+    /// Size beyond which a record is not continued: the next line begins another one. Default: `256KiB`.
+    #[serde(default = "max_size")]
+    pub max_size: ByteSize,
+}
+
+fn timeout() -> Span {
+    Span::from_millis(2000)
+}
+
+fn max_size() -> ByteSize {
+    ByteSize(256 << 10)
+}
+
+/// `[[source.interceptor]]`: what is done to each record before it goes into the log, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum InterceptorConfig {
+    /// The record's time is what a field says.
+    Timestamp(TimestampConfig),
+    /// A field with this machine's name.
+    Host(HostConfig),
+    /// Fields that are always the same.
+    Static(StaticConfig),
+    /// A field with what a header says: `file` and `line`, or `peer`.
+    Header(HeaderConfig),
+    /// A field with an identity.
+    Uuid(UuidConfig),
+    /// No fields but these.
+    Keep(FieldsConfig),
+    /// No such fields.
+    Remove(FieldsConfig),
+    /// Fields with other names.
+    Rename(RenameConfig),
+    /// Only records whose field fits, or does not; the others are counted as dropped.
+    Filter(FilterConfig),
+    /// Fields from the named groups of a regular expression.
+    Extract(ExtractConfig),
+    /// Search and replace in a field.
+    Replace(ReplaceConfig),
+    /// Stars in place of what a field says.
+    Mask(MaskConfig),
+    /// A keyed hash in place of what a field says: equal values stay equal, and nobody can tell what they were.
+    Hash(HashConfig),
+    /// A share of the records; the others are counted as dropped.
+    Sample(SampleConfig),
+}
+
+/// `type = "timestamp"`: the record's time is what a field says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TimestampConfig {
+    /// The field; it stays.
+    pub field: String,
+    /// How the field is written: `rfc3339` (a time without an offset is one of `timezone`), `unix`, `unix_ms`, or strftime's
+    /// letters, e.g. `%d/%m/%Y %H:%M:%S`. Default: `rfc3339`.
+    #[serde(default = "rfc3339")]
+    pub format: String,
+    /// Zone of a time that names none. Default: `UTC`.
+    #[serde(default)]
+    pub timezone: Option<String>,
+}
+
+fn rfc3339() -> String {
+    "rfc3339".into()
+}
+
+/// `type = "host"`: a field with this machine's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HostConfig {
+    /// The field. Default: `host`.
+    #[serde(default = "host")]
+    pub field: String,
+    /// Whether a field that is there already gets another value. Default: `false`.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
+fn host() -> String {
+    "host".into()
+}
+
+/// `type = "static"`: fields that are always the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StaticConfig {
+    /// Their names and values.
+    pub fields: BTreeMap<String, String>,
+    /// Whether a field that is there already gets another value. Default: `false`.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
+/// `type = "header"`: a field with what a header says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HeaderConfig {
+    /// The header: `file` and `line` of sources that read files, `peer` of those that listen.
+    pub header: String,
+    /// The field. Default: the header's name.
+    #[serde(default)]
+    pub field: Option<String>,
+}
+
+/// `type = "uuid"`: a field with an identity. Where a source can be read again, it depends on source, place and content only,
+/// so a record that is made twice has the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UuidConfig {
+    /// The field. Default: `id`.
+    #[serde(default = "id")]
+    pub field: String,
+    /// Whether a field that is there already gets another value. Default: `false`.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
+fn id() -> String {
+    "id".into()
+}
+
+/// Names of fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FieldsConfig {
+    /// Their names.
+    pub fields: Vec<String>,
+}
+
+/// `type = "rename"`: fields with other names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RenameConfig {
+    /// From the old name to the new one, e.g. `{ msg = "message" }`. A field that has the new name already is replaced.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// `type = "filter"`: only records whose field fits, or does not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FilterConfig {
+    /// The field; one that is missing or null does not fit.
+    pub field: String,
+    /// The regular expression.
+    pub regex: String,
+    /// Whether records that fit are dropped, instead of those that do not. Default: `false`.
+    #[serde(default)]
+    pub drop: bool,
+}
+
+/// `type = "extract"`: fields from the named groups of a regular expression.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ExtractConfig {
+    /// The field that is searched; it stays.
+    pub field: String,
+    /// The regular expression, e.g. `'rhost=(?<rhost>\S+)'`.
+    pub regex: String,
+    /// Whether a record that does not fit is a dead letter; otherwise it passes as it is. Default: `false`.
+    #[serde(default)]
+    pub required: bool,
+}
+
+/// `type = "replace"`: search and replace in a field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplaceConfig {
+    /// The field.
+    pub field: String,
+    /// What is searched, everywhere in the field.
+    pub regex: String,
+    /// What stands there instead; `$1` and `${name}` are groups.
+    pub with: String,
+}
+
+/// `type = "mask"`: stars in place of what fields say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MaskConfig {
+    /// The fields.
+    pub fields: Vec<String>,
+    /// How many characters at the end stay, if at least as many are masked. Default: `0`.
+    #[serde(default)]
+    pub keep_last: u32,
+}
+
+/// `type = "hash"`: a keyed hash (HMAC-SHA-256, 32 hexadecimal digits of it) in place of what fields say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HashConfig {
+    /// The fields.
+    pub fields: Vec<String>,
+    /// The key of the hash: without it a value that can be guessed (a telephone number, an address) could be found.
+    pub secret: Secret,
+}
+
+/// `type = "sample"`: a share of the records.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SampleConfig {
+    /// Share that stays, 0 to 1.
+    pub share: f64,
+}
+
+/// `[[source.route]]`: records that go to another topic than the source's. Routes are tried in the order of the file; a
+/// record that none takes goes to the source's `topic`, and so does whatever becomes a dead letter on its way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// The topic.
+    pub topic: String,
+    /// Field that decides, with `values` or `regex`. Default: every record is taken.
+    #[serde(default)]
+    pub field: Option<String>,
+    /// Header that decides, instead of a field.
+    #[serde(default)]
+    pub header: Option<String>,
+    /// What it says: one of these.
+    #[serde(default)]
+    pub values: Vec<String>,
+    /// What it says: something that fits this regular expression.
+    #[serde(default)]
+    pub regex: Option<String>,
+    /// Share of these records that is taken, 0 to 1. Default: `1.0`.
+    #[serde(default = "all")]
+    pub sample: f64,
+    /// Whether the record goes on to the next route as well, and at last to the source's topic. Default: `false`.
+    #[serde(default)]
+    pub copy: bool,
+}
+
+fn all() -> f64 {
+    1.0
+}
+
+/// `type = "syslog"`: messages of RFC 3164 and RFC 5424.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SyslogConfig {
+    /// Address to listen at for TCP, e.g. `127.0.0.1:5514`; port 0 takes a free one. Messages end at a line break, or begin
+    /// with their length (RFC 6587).
+    #[serde(default)]
+    pub tcp: Option<String>,
+    /// Address to listen at for UDP; each datagram is a message.
+    #[serde(default)]
+    pub udp: Option<String>,
+    /// Field that keeps the message as it came, beside what is in it. Default: none.
+    #[serde(default)]
+    pub raw_field: Option<String>,
+    /// Connections at once; more wait. Default: `256`.
+    #[serde(default = "connections")]
+    pub max_connections: u32,
+    /// Memory that the kernel is asked for, for datagrams that wait. Default: `4MiB`.
+    #[serde(default = "receive_buffer")]
+    pub receive_buffer: ByteSize,
+}
+
+/// `type = "netcat"`: lines over TCP, datagrams over UDP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NetcatConfig {
+    /// Address to listen at for TCP, e.g. `127.0.0.1:6666`; port 0 takes a free one.
+    #[serde(default)]
+    pub tcp: Option<String>,
+    /// Address to listen at for UDP; the lines of a datagram are records.
+    #[serde(default)]
+    pub udp: Option<String>,
+    /// How a line is written; not `csv`. Default: `lines`.
+    #[serde(default = "super::defaults::lines")]
+    pub format: FileFormat,
+    /// How lines become records.
+    #[serde(flatten)]
+    pub lines: LineConfig,
+    /// Whether each connection is told `OK` for a line that is in the log. Default: `false`.
+    #[serde(default)]
+    pub acknowledge: bool,
+    /// Connections at once; more wait. Default: `256`.
+    #[serde(default = "connections")]
+    pub max_connections: u32,
+    /// Memory that the kernel is asked for, for datagrams that wait. Default: `4MiB`.
+    #[serde(default = "receive_buffer")]
+    pub receive_buffer: ByteSize,
+}
+
+fn connections() -> u32 {
+    256
+}
+
+fn receive_buffer() -> ByteSize {
+    ByteSize::mib(4)
+}
+
+/// `type = "exec"`: the lines that a command writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ExecConfig {
+    /// The program and its arguments, e.g. `["journalctl", "-f", "-o", "json"]`; no shell reads them.
+    pub command: Vec<String>,
+    /// How a line is written; not `csv`. Default: `lines`.
+    #[serde(default = "super::defaults::lines")]
+    pub format: FileFormat,
+    /// How lines become records.
+    #[serde(flatten)]
+    pub lines: LineConfig,
+    /// When the command is started again after it has ended. Default: `always`.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// Time before it is started again; after failures twice as long each time, up to a minute. Default: `1s`.
+    #[serde(default = "super::defaults::one_second")]
+    pub restart_after: Span,
+}
+
+/// When a command is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// However it ended.
+    #[default]
+    Always,
+    /// When it ended with another code than 0, or by a signal.
+    OnFailure,
+    /// Not at all: a failure ends the source.
+    Never,
+}
