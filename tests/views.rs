@@ -324,6 +324,36 @@ fn a_rollback_serves_the_older_build_and_outlives_a_restart() {
 }
 
 #[test]
+fn a_view_that_became_rows_says_that_nothing_can_be_rolled_back_and_lets_old_builds_go() {
+    let folder = Folder::new(&config(QUERY));
+    let (running, _, _) = filled(&folder, 300);
+    assert_eq!(running.stop().code, Some(0));
+    let by_rows = "SELECT city, median(n) AS middle FROM events GROUP BY city";
+    folder.configure(&config(by_rows));
+    let mut running = folder.start();
+    let client = running.ready();
+    right(&client, by_rows);
+    assert_eq!(shown(&client)["kept_as"], "rows");
+    for command in [&["view", "rollback", "cities", "--to", "1"][..], &["view", "rebuild", "cities"]] {
+        let refused = folder.tarn(command);
+        assert!(
+            refused.code == Some(1)
+                && refused.said.contains("is kept as rows: no build serves it")
+                && refused.said.contains("put that query back into the config"),
+            "{command:?}: {}",
+            refused.said
+        );
+    }
+    right(&client, by_rows);
+    // With its query back in the config the build would serve; nothing needs it, so it may go, too.
+    let dropped = folder.tarn(&["view", "drop-builds", "cities", "--old"]);
+    assert_eq!(dropped.printed.trim(), "cities: builds deleted: 1", "{}", dropped.said);
+    right(&client, by_rows);
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
+#[test]
 fn a_view_over_an_old_table_is_right_at_once_and_filled_aside() {
     let folder = Folder::new(BASE);
     let mut running = folder.start();

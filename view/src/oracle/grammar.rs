@@ -1,9 +1,10 @@
 //! Definitions from the whole grammar of what is kept as states.
 
 use super::data::Dice;
+use super::sketch::Sketches;
 
 /// A definition, and which of its columns are sketches.
-pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
+pub(super) fn query(dice: &mut Dice) -> (String, Sketches) {
     let joins = dice.chance(25);
     let mut keys = vec![
         "k",
@@ -80,7 +81,6 @@ pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
     }
     let mut columns: Vec<String> =
         chosen.iter().enumerate().map(|(at, key)| format!("{key} AS c{at}")).collect();
-    let mut sketch = vec![false; chosen.len()];
     for at in 0..1 + dice.roll(5) {
         let is_sketch = dice.chance(8);
         let plain = *dice.pick(if is_sketch { &sketches[..] } else { &aggregates[..] });
@@ -91,7 +91,6 @@ pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
             String::new()
         };
         columns.push(format!("{plain}{filter} AS c{}", chosen.len() + at));
-        sketch.push(is_sketch);
     }
     let mut sql = format!("SELECT {} FROM t", columns.join(", "));
     if dice.chance(30) {
@@ -124,5 +123,6 @@ pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
         let inner = "SELECT k, n, i, x, y, b, ts, d, _partition, _offset FROM t WHERE n IS NOT NULL";
         sql = sql.replacen(" FROM t", &format!(" FROM ({inner}) AS t"), 1);
     }
-    (sql, sketch)
+    let sketches = Sketches::of_query(&sql, &columns);
+    (sql, sketches)
 }
