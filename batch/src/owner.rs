@@ -277,8 +277,8 @@ impl Owner {
             return Ok(());
         }
         let newest = read_newest(time, table, Arc::clone(self.table.lake.store())).await?;
-        let advances = time.advances(&lake, &newest);
-        let commit = Commit { advances, operation: "EVENT TIME".to_owned(), ..Commit::default() };
+        let marks = time.marks(&lake, &boundary_of(&lake), &newest);
+        let commit = Commit { marks, operation: "EVENT TIME".to_owned(), ..Commit::default() };
         fault::point("lake.event_time.before")?;
         let snapshot = self.table.lake.commit(commit).await?;
         fault::point("lake.event_time.after")?;
@@ -411,18 +411,19 @@ impl Owner {
         operation: &str,
     ) -> Result<()> {
         let snapshot = lake.snapshot();
-        let mut advances = advances(&self.table.topic, &snapshot, to);
+        let advances = advances(&self.table.topic, &snapshot, to);
         if advances.is_empty() {
             return Ok(());
         }
         // Where earlier rows have not told theirs, those of these rows alone would be too low.
+        let mut marks = BTreeMap::new();
         if let (Some(time), Some(times)) = (&self.event_time, times)
             && time.in_lake(&snapshot).is_some()
         {
-            advances.extend(time.advances(&snapshot, &times.newest));
-            advances.extend(time.late_advances(&snapshot, &times.late.clone().unwrap_or_default()));
+            marks.extend(time.marks(&snapshot, to, &times.newest));
+            marks.extend(time.late_marks(&snapshot, &times.late.clone().unwrap_or_default()));
         }
-        let commit = Commit { files, advances, operation: operation.to_owned(), ..Commit::default() };
+        let commit = Commit { files, advances, marks, operation: operation.to_owned(), ..Commit::default() };
         match lake.commit(commit).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == Kind::Conflict => {

@@ -130,6 +130,7 @@ impl LakeSnapshot {
             partition_by: self.partition_by.clone(),
             properties: self.properties.clone(),
             txns: self.txns.clone(),
+            marks: self.marks.clone(),
             files: self.files.iter().filter(|file| keep(file)).cloned().collect(),
             statistics: self.statistics.filtered(&kept)?,
             foreign_version: self.foreign_version,

@@ -10,16 +10,18 @@
 //! it is the same at the same vector for ever, and since no `M(p)` ever falls, it never goes back while the vector moves on,
 //! across a restart either. A partition that lags by more than `idle_after` holds it back by no more than that.
 //!
-//! *Layout*: `M(p)` of a table's lake part is a `txn` of its commits, `tarn/<topic id>/<partition>/event_time/<column>` = µs since
-//! 1970, written with the rows. A partition that has none yet has the least number there is, so that the lake knows how many
-//! partitions there are. `M(p)` of the tail is read from its rows.
+//! *Layout*: `M(p)` of a table's lake part is a mark of its commits ([`tarn_lake::Commit::marks`]),
+//! `<topic id>/<partition>/event_time/<column>` = µs since 1970, written with the rows; beside it `…/upto` = the next offset, as far as
+//! it has seen rows. A partition that has none yet has the least number there is, so that the lake knows how many partitions there
+//! are. `M(p)` of the tail is read from its rows.
 //!
 //! A row is *late* when its partition's watermark, by the rows before it, had passed what it tells of. Late rows of the lake part are
-//! a `txn` of its commits, too, `tarn/<topic id>/<partition>/late/<column>/<allowed lateness, µs>` = how many so far; those of the tail
-//! are counted in its rows.
+//! a mark, too, `<topic id>/<partition>/late/<column>/<allowed lateness, µs>` = how many so far; those of the tail are counted in its
+//! rows.
 //!
-//! *Failure*: a lake part that was written before the table had an event time has no such `txn`; then its rows are read, once. They
-//! are not counted as late: the count begins where the table's event time, or its allowed lateness, does.
+//! *Failure*: a lake part that was written before the table had an event time, or whose marks do not go as far as its rows (another
+//! engine wrote a checkpoint over them), has its rows read, once. They are not counted as late: the count begins where the table's
+//! event time, or its allowed lateness, does.
 //!
 //! *Not here*: a guard against rows from the future. One row of the year 2999 takes the watermark there.
 
@@ -37,7 +39,7 @@ use datafusion::functions_aggregate::expr_fn;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ident};
 use datafusion::physical_plan::collect;
 use object_store::ObjectStore;
-use tarn_lake::{Advance, LakeSnapshot};
+use tarn_lake::LakeSnapshot;
 use tarn_model::columns::PARTITION;
 use tarn_model::config::TableConfig;
 use tarn_model::{Boundary, Error, PartitionId, Result};
@@ -113,18 +115,27 @@ impl EventTime {
     /// Newest event times of the lake part, as its commits say; `None` when one of its partitions lacks them.
     pub fn in_lake(&self, lake: &LakeSnapshot) -> Option<Newest> {
         let newest = self.told_by(lake);
-        let knows = |(partition, next): (PartitionId, i64)| next == 0 || newest.contains_key(&partition);
+        let upto = |partition| lake.marks.get(&format!("{}/upto", self.mark(lake, partition)?)).copied();
+        let knows = |(partition, next): (PartitionId, i64)| {
+            next == 0 || (newest.contains_key(&partition) && upto(partition) >= Some(next))
+        };
         boundary_of(lake).iter().all(knows).then_some(newest)
+    }
+
+    /// What the lake calls the newest event time of `partition`.
+    fn mark(&self, lake: &LakeSnapshot, partition: PartitionId) -> Option<String> {
+        let topic_id = lake.properties.get(TOPIC_UUID)?;
+        Some(format!("{topic_id}/{partition}/event_time/{}", self.column))
     }
 
     fn told_by(&self, lake: &LakeSnapshot) -> Newest {
         let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return Newest::new() };
-        let (prefix, suffix) = (format!("tarn/{topic_id}/"), format!("/event_time/{}", self.column));
-        let entry = |(app_id, at): (&String, &i64)| {
-            let partition = app_id.strip_prefix(&prefix)?.strip_suffix(&suffix)?.parse().ok()?;
+        let (prefix, suffix) = (format!("{topic_id}/"), format!("/event_time/{}", self.column));
+        let entry = |(name, at): (&String, &i64)| {
+            let partition = name.strip_prefix(&prefix)?.strip_suffix(&suffix)?.parse().ok()?;
             Some((partition, *at))
         };
-        lake.txns.iter().filter_map(entry).collect()
+        lake.marks.iter().filter_map(entry).collect()
     }
 
     /// Newest event time of `rows`.
@@ -137,17 +148,15 @@ impl EventTime {
         rows.column_by_name(&self.column)?.as_primitive_opt::<TimestampMicrosecondType>()
     }
 
-    /// The advances of a commit on `lake` that adds rows whose newest event times are `newest`.
-    pub fn advances(&self, lake: &LakeSnapshot, newest: &Newest) -> Vec<Advance> {
-        let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return Vec::new() };
+    /// The marks of a commit on `lake` up to `to`, which adds rows whose newest event times are `newest`.
+    pub fn marks(&self, lake: &LakeSnapshot, to: &Boundary, newest: &Newest) -> BTreeMap<String, i64> {
         let all = (0..self.partitions).map(|partition| (partition, BEFORE_ALL)).chain(newest.clone());
-        let all: Newest = all.collect();
-        let moved = all.into_iter().filter_map(|(partition, at)| {
-            let app_id = format!("tarn/{topic_id}/{partition}/event_time/{}", self.column);
-            let expected = lake.txns.get(&app_id).copied();
-            expected.is_none_or(|known| known < at).then_some(Advance { app_id, expected, to: at })
-        });
-        moved.collect()
+        let newest = all.collect::<Newest>().into_iter();
+        let newest = newest.filter_map(|(partition, at)| Some((self.mark(lake, partition)?, at)));
+        let upto = to.iter();
+        let upto = upto
+            .filter_map(|(partition, next)| Some((format!("{}/upto", self.mark(lake, partition)?), next)));
+        newest.chain(upto).collect()
     }
 
     /// How many of `rows` of `partition`, in their order, came when the partition's watermark by the rows before them had reached
@@ -198,9 +207,9 @@ impl EventTime {
     /// Late rows of the lake part, as its commits say.
     pub fn late_in_lake(&self, lake: &LakeSnapshot) -> u64 {
         let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return 0 };
-        let (prefix, suffix) = (format!("tarn/{topic_id}/"), self.late_suffix());
-        let ours = lake.txns.iter().filter(|(app_id, _)| {
-            let partition = app_id.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(&suffix));
+        let (prefix, suffix) = (format!("{topic_id}/"), self.late_suffix());
+        let ours = lake.marks.iter().filter(|(name, _)| {
+            let partition = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(&suffix));
             partition.is_some_and(|partition| partition.parse::<PartitionId>().is_ok())
         });
         ours.map(|(_, late)| late.unsigned_abs()).sum()
@@ -210,14 +219,17 @@ impl EventTime {
         format!("/late/{}/{}", self.column, self.allowed_lateness_us)
     }
 
-    /// The advances of a commit on `lake` that adds so many late rows.
-    pub fn late_advances(&self, lake: &LakeSnapshot, late: &BTreeMap<PartitionId, u64>) -> Vec<Advance> {
-        let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return Vec::new() };
+    /// The marks of a commit on `lake` that adds so many late rows.
+    pub fn late_marks(
+        &self,
+        lake: &LakeSnapshot,
+        late: &BTreeMap<PartitionId, u64>,
+    ) -> BTreeMap<String, i64> {
+        let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return BTreeMap::new() };
         let moved = late.iter().filter(|(_, more)| **more > 0).map(|(partition, more)| {
-            let app_id = format!("tarn/{topic_id}/{partition}{}", self.late_suffix());
-            let expected = lake.txns.get(&app_id).copied();
-            let to = expected.unwrap_or(0).saturating_add_unsigned(*more);
-            Advance { app_id, expected, to }
+            let name = format!("{topic_id}/{partition}{}", self.late_suffix());
+            let known = lake.marks.get(&name).copied().unwrap_or(0);
+            (name, known.saturating_add_unsigned(*more))
         });
         moved.collect()
     }
