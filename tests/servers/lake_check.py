@@ -135,9 +135,11 @@ def check(connection, lake, name, expected):
         own = {partition: found[3] + 1 for partition, found in offsets(connection, part).items()}
         next_offsets = {}
         for app, version in transaction_versions(connection, part).items():
-            # Besides a partition's next offset there may be what it has seen of event time.
-            if app.startswith("tarn/") and app.count("/") == 2:
-                next_offsets[int(app.rsplit("/", 1)[1])] = version
+            partition = app.rsplit("/", 1)[1]
+            if not (app.startswith("tarn/") and partition.isdigit()):
+                wrong.append(f"{part.name}: `{app}` is no partition's progress")
+            else:
+                next_offsets[int(partition)] = version
         # The boundary of the table covers dead letters too; that of the dead letters covers at least its own rows.
         for partition, end in (ends if part == table else own).items():
             found = next_offsets.get(partition)
