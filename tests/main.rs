@@ -9,14 +9,17 @@ mod harness;
 
 mod bad_input;
 mod cli;
+mod compaction;
 mod crash;
 mod database;
 mod exactly_once;
 mod examples;
 mod flights;
+mod many_topics;
 mod messages;
 mod serving;
 mod tidy;
+mod tools;
 mod transactions;
 mod union_read;
 mod views;

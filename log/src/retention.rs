@@ -81,6 +81,9 @@ impl Committer {
     fn expired(&self, name: &str, now_ms: i64) -> Vec<Cut> {
         let visible = self.shared.visible.read();
         let Ok(topic) = visible.topic(name) else { return Vec::new() };
+        if !topic.info.configs.cleanup.deletes() {
+            return Vec::new();
+        }
         let options = &self.shared.options;
         let time = topic.retention_time.unwrap_or(options.retention_time);
         let bytes = topic.retention_bytes.or(options.retention_bytes);

@@ -17,7 +17,7 @@ use kafka_protocol::messages::{
     alter_configs_response,
 };
 use kafka_protocol::protocol::StrBytes;
-use tarn_log::{TopicConfigs, TopicInfo, TopicOptions};
+use tarn_log::{Cleanup, TopicConfigs, TopicInfo, TopicOptions};
 
 use crate::broker::{BROKER_ID, Broker, code_of, text, told};
 
@@ -32,6 +32,7 @@ const BOOLEAN: i8 = 1;
 const STRING: i8 = 2;
 const INT: i8 = 3;
 const LONG: i8 = 5;
+const DOUBLE: i8 = 6;
 const LIST: i8 = 7;
 const SET: i8 = 0;
 const DELETE: i8 = 1;
@@ -62,8 +63,21 @@ impl Broker {
             source: FROM_DEFAULT,
             read_only: true,
         };
+        let own_of = |name, value, kind, is_own: bool| Setting {
+            name,
+            value,
+            kind,
+            source: if is_own { FROM_TOPIC } else { FROM_DEFAULT },
+            read_only: false,
+        };
         vec![
-            fixed("cleanup.policy", "delete", LIST),
+            Setting {
+                name: "cleanup.policy",
+                value: policy(info.configs.cleanup).to_owned(),
+                kind: LIST,
+                source: if info.configs.cleanup == Cleanup::Delete { FROM_DEFAULT } else { FROM_TOPIC },
+                read_only: false,
+            },
             fixed("compression.type", "producer", STRING),
             Setting {
                 name: "max.message.bytes",
@@ -79,6 +93,15 @@ impl Broker {
                 source: if info.configs.append_time { FROM_TOPIC } else { FROM_DEFAULT },
                 read_only: false,
             },
+            own_of("delete.retention.ms", info.configs.delete_retention_ms().to_string(), LONG, {
+                info.configs.delete_retention_ms.is_some()
+            }),
+            own_of("min.cleanable.dirty.ratio", info.configs.min_dirty_ratio().to_string(), DOUBLE, {
+                info.configs.min_dirty_ratio.is_some()
+            }),
+            own_of("min.compaction.lag.ms", info.configs.min_compaction_lag_ms().to_string(), LONG, {
+                info.configs.min_compaction_lag_ms.is_some()
+            }),
             fixed("min.insync.replicas", "1", INT),
             Setting {
                 name: "retention.bytes",
@@ -315,6 +338,30 @@ fn apply(wanted: &mut Wanted, name: &str, value: Option<&str>, settings: &[Setti
             };
             wanted.configs.max_batch_bytes = value.map(fits).transpose()?;
         }
+        "cleanup.policy" => {
+            let mut parts: Vec<&str> = value.unwrap_or("delete").split(',').map(str::trim).collect();
+            parts.sort_unstable();
+            wanted.configs.cleanup = match parts.as_slice() {
+                ["delete"] => Cleanup::Delete,
+                ["compact"] => Cleanup::Compact,
+                ["compact", "delete"] => Cleanup::CompactDelete,
+                _ => {
+                    return Err(format!(
+                        "`{name}` is `delete`, `compact` or both: not `{}`",
+                        parts.join(",")
+                    ));
+                }
+            };
+        }
+        "delete.retention.ms" => wanted.configs.delete_retention_ms = value.map(number).transpose()?,
+        "min.compaction.lag.ms" => wanted.configs.min_compaction_lag_ms = value.map(number).transpose()?,
+        "min.cleanable.dirty.ratio" => {
+            let ratio = |value: &str| match value.parse::<f64>() {
+                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+                _ => Err(format!("`{name}` is a number from 0 to 1: not `{value}`")),
+            };
+            wanted.configs.min_dirty_ratio = value.map(ratio).transpose()?;
+        }
         "message.timestamp.type" => {
             wanted.configs.append_time = match value {
                 None | Some(CREATE_TIME) => false,
@@ -333,6 +380,15 @@ fn apply(wanted: &mut Wanted, name: &str, value: Option<&str>, settings: &[Setti
         }
     }
     Ok(())
+}
+
+/// Under Kafka's names.
+fn policy(cleanup: Cleanup) -> &'static str {
+    match cleanup {
+        Cleanup::Delete => "delete",
+        Cleanup::Compact => "compact",
+        Cleanup::CompactDelete => "compact,delete",
+    }
 }
 
 fn shown(number: u64) -> String {

@@ -13,6 +13,8 @@ use tarn_model::config::{Compression, LogConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod overview;
+
 struct Bench {
     log: Log,
     server: KafkaServer,
@@ -21,6 +23,11 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Bench {
+        Bench::with_retention(std::time::Duration::from_secs(3600)).await
+    }
+
+    /// One that keeps offsets of groups without members so long.
+    async fn with_retention(offsets_retention: std::time::Duration) -> Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let mut options = LogOptions::from(&LogConfig::default());
         options.compression = Compression::None;
@@ -28,7 +35,7 @@ impl Bench {
         let opened = tokio::task::spawn_blocking(move || Log::open(&path, options, clock::system()));
         let log = opened.await.expect("a thread").expect("open");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
-        let options = KafkaOptions { auto_create_topics: true, default_partitions: 1 };
+        let options = KafkaOptions { auto_create_topics: true, default_partitions: 1, offsets_retention };
         let server = KafkaServer::start(listener, log.clone(), options, clock::system()).expect("start");
         Bench { log, server, _dir: dir }
     }
