@@ -168,8 +168,14 @@ impl Append {
         if stamp.is_some() && self.records > 0 {
             return Err(Refused::Malformed.because("a batch with a sequence must be alone in its append"));
         }
+        let bytes = match topic.configs.compression {
+            Some(codec) if codec::code(codec) != header.compression_code() => {
+                recompressed(batch, &header, codec)?
+            }
+            _ => batch.to_vec(),
+        };
         let building = Building {
-            bytes: batch.to_vec(),
+            bytes,
             records: header.records,
             base_timestamp: header.base_timestamp,
             max_timestamp: header.max_timestamp,
@@ -367,6 +373,33 @@ pub fn record_batch(records: &[RecordRef<'_>], compression: Compression) -> Resu
     let sealed =
         sealed.map_err(|error| Error::internal("a batch cannot be compressed").with_source(error))?;
     Ok(sealed.bytes.into())
+}
+
+/// A batch that was checked, in another compression.
+fn recompressed(batch: &Bytes, header: &Header, wanted: Compression) -> Result<Vec<u8>> {
+    let unpacked = |error| Error::internal("a batch cannot be compressed anew").with_source(error);
+    let packed = &batch[HEADER_BYTES..];
+    let limit = batch::MAX_UNPACKED_BYTES;
+    let sent = codec::from_code(header.compression_code()).unwrap_or(Compression::None);
+    let records = codec::decompress(sent, packed, limit).map_err(unpacked)?;
+    let mut bytes = vec![0; HEADER_BYTES];
+    if wanted == Compression::None {
+        bytes.extend_from_slice(&records);
+    } else {
+        codec::compress(wanted, &records, &mut bytes).map_err(unpacked)?;
+    }
+    batch::recompress(&mut bytes, batch, codec::code(wanted));
+    Ok(bytes)
+}
+
+/// Which records of a batch have no key, where the topic wants one: their places in the batch.
+pub fn keyless(topic: &TopicInfo, batch: &Bytes) -> Vec<i32> {
+    if !topic.configs.cleanup.compacts() {
+        return Vec::new();
+    }
+    // A batch that cannot be read is refused as a whole.
+    let Ok(records) = Records::unpack(std::slice::from_ref(batch), 0, &[]) else { return Vec::new() };
+    (0..).zip(records.iter()).filter(|(_, record)| record.key.is_none()).map(|(place, _)| place).collect()
 }
 
 /// Checks all of a batch that a client sent; the log stores nothing that a reader could not unpack.

@@ -220,18 +220,26 @@ pub(crate) fn reseal(
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
+/// Writes over the first bytes of `batch` the header of `old`, whose records stand behind it in another compression.
+pub(crate) fn recompress(batch: &mut [u8], old: &[u8], code: i16) {
+    let mut old = old[..HEADER_BYTES].to_vec();
+    let attributes = (i16::from_be_bytes([old[21], old[22]]) & !COMPRESSION) | code;
+    old[21..23].copy_from_slice(&attributes.to_be_bytes());
+    let field = |at: usize| i64::from_be_bytes(old[at..at + 8].try_into().expect("eight bytes"));
+    let times = (field(27), field(35));
+    let records = i32::from_be_bytes(old[57..61].try_into().expect("four bytes"));
+    reseal(batch, &old, records, times, false);
+}
+
 /// The header of a batch whose records are gone: offsets and producer stay.
 pub(crate) fn without_records(old: &[u8]) -> Vec<u8> {
     let mut batch = vec![0; HEADER_BYTES];
-    let times = [&old[27..35], &old[35..43]].map(|bytes| {
-        let mut time = [0; 8];
-        time.copy_from_slice(bytes);
-        i64::from_be_bytes(time)
-    });
+    let field = |at: usize| i64::from_be_bytes(old[at..at + 8].try_into().expect("eight bytes"));
+    let times = (field(27), field(35));
     let mut old = old[..HEADER_BYTES].to_vec();
     let attributes = i16::from_be_bytes([old[21], old[22]]) & !COMPRESSION;
     old[21..23].copy_from_slice(&attributes.to_be_bytes());
-    reseal(&mut batch, &old, 0, (times[0], times[1]), false);
+    reseal(&mut batch, &old, 0, times, false);
     batch
 }
 

@@ -18,9 +18,9 @@
 //! *Not here*: merging segments that have become small; removing markers.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,6 +40,7 @@ use crate::visible::{Aborted, Partition, Placed};
 /// Keys whose last offset is remembered at once; about 50 bytes each. What is behind them waits for the next time.
 const MOST_KEYS: usize = 1 << 20;
 const READ_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 256 << 10;
 
 /// What compaction made of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +129,12 @@ impl Log {
                 let free = topic.held_from(partition).unwrap_or(Offset::MAX).min(state.stable());
                 let lag_ms = configs.min_compaction_lag_ms();
                 let segments = cleanable(state, free, now_ms.saturating_sub(lag_ms));
-                if !is_worth_it(segments, state.compacted, configs.min_dirty_ratio()) {
+                let is_late = configs.max_compaction_lag_ms.is_some_and(|lag_ms| {
+                    let before_ms = now_ms.saturating_sub(i64::try_from(lag_ms).unwrap_or(i64::MAX));
+                    let is_old = |placed: &Placed| placed.extent.created_ms <= before_ms;
+                    segments.iter().any(|placed| placed.extent.end > state.compacted && is_old(placed))
+                });
+                if !is_late && !is_worth_it(segments, state.compacted, configs.min_dirty_ratio()) {
                     continue;
                 }
                 plans.push(Plan {
@@ -183,26 +189,18 @@ impl Plan {
             bytes_after: 0,
         };
         for old in self.segments.iter().take_while(|placed| placed.extent.base < upto) {
-            let mut segment = NewSegment::of(&old.extent);
-            each_batch(old, old.extent.base, |batch, header| {
-                self.keep(&latest, batch, header, &mut segment)?;
-                Ok(true)
-            })?;
-            segment.fill();
             rewritten.bytes_before += old.extent.bytes;
-            if !segment.changed {
-                rewritten.bytes_after += old.extent.bytes;
-                continue;
-            }
-            let new = match segment.write(&self.dir) {
-                Ok(new) => new,
-                Err(cause) => {
-                    rewritten.discard();
-                    return Err(cause.into());
+            match self.rewrite_one(old, &latest) {
+                Ok(None) => rewritten.bytes_after += old.extent.bytes,
+                Ok(Some(new)) => {
+                    rewritten.bytes_after += new.extent.bytes;
+                    rewritten.replaced.push((old.clone(), new));
                 }
-            };
-            rewritten.bytes_after += new.extent.bytes;
-            rewritten.replaced.push((old.clone(), new));
+                Err(error) => {
+                    rewritten.discard();
+                    return Err(error);
+                }
+            }
         }
         if !rewritten.replaced.is_empty()
             && let Err(cause) = sync_dir(&self.dir)
@@ -211,6 +209,20 @@ impl Plan {
             return Err(cause.into());
         }
         Ok(rewritten)
+    }
+
+    /// One segment without what is replaced in it; none when nothing is. What a failure leaves of the new file goes.
+    fn rewrite_one(&self, old: &Placed, latest: &HashMap<u128, Offset>) -> Result<Option<Placed>> {
+        let mut new = NewSegment::create(&self.dir, &old.extent)?;
+        let path = new.segment.path().to_owned();
+        let kept = each_batch(old, old.extent.base, |batch, header| {
+            self.keep(latest, batch, header, &mut new).map(|()| true)
+        });
+        kept.and_then(|()| new.finish()).inspect_err(|_| {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(%error, "a compacted segment that is not needed stays until the next start");
+            }
+        })
     }
 
     /// The last offset of every key of the part that was never compacted, and how far that goes.
@@ -251,22 +263,18 @@ impl Plan {
         into: &mut NewSegment,
     ) -> Result<()> {
         if header.is_control() {
-            into.copy(batch, header);
-            return Ok(());
+            return into.copy(batch, header);
         }
         if !header.counts(&self.aborted) {
             // Its header stays: readers of undecided records need it as little as others, but it tells what these offsets were.
             if header.records == 0 {
-                into.copy(batch, header);
-            } else {
-                into.append(&batch::without_records(batch), None);
-                into.changed = true;
+                return into.copy(batch, header);
             }
-            return Ok(());
+            into.changed = true;
+            return into.append(&batch::without_records(batch), None);
         }
         if header.records == 0 {
-            into.pass(header);
-            return Ok(());
+            return into.pass(header);
         }
         let records = unpacked(batch, header)?;
         let horizon = header.delete_horizon_ms();
@@ -285,17 +293,16 @@ impl Plan {
             }
         }
         if kept.is_empty() {
-            into.pass(header);
             into.changed = true;
+            into.pass(header)
         } else if kept.len() == records.len() && !has_new_tombstone {
-            into.copy(batch, header);
+            into.copy(batch, header)
         } else {
             let horizon = has_new_tombstone.then(|| self.now_ms.saturating_add(self.delete_retention_ms));
             let (bytes, newest) = rewritten(batch, header, &kept, horizon)?;
-            into.append(&bytes, Some(newest));
             into.changed = true;
+            into.append(&bytes, Some(newest))
         }
-        Ok(())
     }
 }
 
@@ -384,69 +391,76 @@ fn rewritten(
 
 /// A segment that is being written anew.
 struct NewSegment {
+    segment: Segment,
     extent: Extent,
-    bytes: Vec<u8>,
+    file: BufWriter<File>,
     /// Offsets that no batch covers yet.
     gap: Option<(Offset, Offset)>,
     changed: bool,
 }
 
 impl NewSegment {
-    fn of(old: &Extent) -> NewSegment {
-        let extent =
-            Extent { bytes: 0, max_timestamp_ms: None, markers: 0, generation: old.generation + 1, ..*old };
-        NewSegment { extent, bytes: Vec::new(), gap: None, changed: false }
+    fn create(dir: &Path, old: &Extent) -> std::result::Result<NewSegment, LogError> {
+        let generation = old.generation + 1;
+        let extent = Extent { bytes: 0, max_timestamp_ms: None, markers: 0, generation, ..*old };
+        let segment = Segment::of(dir, &extent);
+        let file = OpenOptions::new().create(true).truncate(true).write(true).open(segment.path());
+        let file =
+            BufWriter::with_capacity(WRITE_BYTES, file.map_err(LogError::io("create", segment.path()))?);
+        Ok(NewSegment { segment, extent, file, gap: None, changed: false })
     }
 
     /// A batch that stays as it is.
-    fn copy(&mut self, batch: &Bytes, header: &Header) {
+    fn copy(&mut self, batch: &Bytes, header: &Header) -> Result<()> {
         let newest = (header.records > 0 && !header.is_control()).then_some(header.max_timestamp);
         self.extent.markers += u64::from(header.is_control());
-        self.append(batch, newest);
+        self.append(batch, newest)
     }
 
-    fn append(&mut self, batch: &[u8], newest: Option<i64>) {
-        self.fill();
-        self.bytes.extend_from_slice(batch);
+    fn append(&mut self, batch: &[u8], newest: Option<i64>) -> Result<()> {
+        self.fill()?;
+        self.write(batch)?;
         self.extent.max_timestamp_ms = self.extent.max_timestamp_ms.max(newest);
+        Ok(())
     }
 
     /// Offsets of a batch of which nothing stays.
-    fn pass(&mut self, header: &Header) {
-        let from = self.gap.map_or(header.base_offset, |(from, _)| from);
-        if self.gap.is_some_and(|(from, _)| header.next_offset() - from > i64::from(i32::MAX)) {
-            self.fill();
-            self.gap = Some((header.base_offset, header.next_offset()));
-        } else {
-            // Two headers without records become one.
-            self.changed |= self.gap.is_some();
-            self.gap = Some((from, header.next_offset()));
+    fn pass(&mut self, header: &Header) -> Result<()> {
+        let mut from = self.gap.map_or(header.base_offset, |(from, _)| from);
+        if header.next_offset() - from > i64::from(i32::MAX) {
+            self.fill()?;
+            from = header.base_offset;
         }
+        // Two headers without records become one.
+        self.changed |= self.gap.is_some();
+        self.gap = Some((from, header.next_offset()));
+        Ok(())
     }
 
     /// Covers the offsets of batches that are gone.
-    fn fill(&mut self) {
-        if let Some((from, to)) = self.gap.take() {
-            self.bytes.extend_from_slice(&batch::empty(from, to));
+    fn fill(&mut self) -> Result<()> {
+        match self.gap.take() {
+            Some((from, to)) => self.write(&batch::empty(from, to)),
+            None => Ok(()),
         }
     }
 
-    fn write(mut self, dir: &std::path::Path) -> std::result::Result<Placed, LogError> {
-        self.extent.bytes = self.bytes.len() as u64;
-        let segment = Segment::of(dir, &self.extent);
-        let path = segment.path().to_owned();
-        let write = || {
-            let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
-            file.write_all(&self.bytes)?;
-            file.sync_all()
-        };
-        match write() {
-            Ok(()) => Ok(Placed { segment: Arc::new(segment), extent: self.extent }),
-            Err(error) => {
-                let _ = std::fs::remove_file(&path);
-                Err(LogError::io("write", &path)(error))
-            }
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(LogError::io("write", self.segment.path()))?;
+        self.extent.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The segment, on disk; none when it is what it was.
+    fn finish(mut self) -> Result<Option<Placed>> {
+        self.fill()?;
+        if !self.changed {
+            self.segment.remove()?;
+            return Ok(None);
         }
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        synced.map_err(LogError::io("write", self.segment.path()))?;
+        Ok(Some(Placed { segment: Arc::new(self.segment), extent: self.extent }))
     }
 }
 

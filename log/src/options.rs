@@ -97,6 +97,21 @@ pub struct TopicConfigs {
     /// How long a record is not compacted, ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_compaction_lag_ms: Option<u64>,
+    /// Age of a segment at which it is compacted however little is new, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_compaction_lag_ms: Option<u64>,
+    /// Size at which a segment is closed, instead of the log's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_bytes: Option<u64>,
+    /// How batches are compressed, whatever a client sent; none: as they came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// Records after which a client wants a sync; met by a log that syncs before it answers, and stored in no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush_messages: Option<u64>,
+    /// Time after which a client wants a sync, ms; the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush_ms: Option<u64>,
 }
 
 /// How old records of a topic go.

@@ -56,6 +56,7 @@ pub(crate) const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::IncrementalAlterConfigs, 0, 1),
     (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 2),
+    (ApiKey::DescribeProducers, 0, 0),
     (ApiKey::DescribeTransactions, 0, 0),
     (ApiKey::ListTransactions, 0, 1),
 ];
@@ -162,6 +163,9 @@ impl Broker {
             ApiKey::AlterConfigs => serve!(AlterConfigsRequest, |r, v| self.replace_configs(r).await),
             ApiKey::DescribeCluster => {
                 serve!(DescribeClusterRequest, |r, v| Broker::describe_cluster(&r, peer))
+            }
+            ApiKey::DescribeProducers => {
+                serve!(DescribeProducersRequest, |r, v| self.describe_producers(r).await)
             }
             ApiKey::ListTransactions => {
                 serve!(ListTransactionsRequest, |r, v| self.list_transactions(&r))

@@ -1,12 +1,12 @@
-//! Transactions as those who look after them see them.
+//! Transactions and producers as those who look after them see them.
 
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::{
-    DescribeTransactionsRequest, DescribeTransactionsResponse, ListTransactionsRequest,
-    ListTransactionsResponse, TopicName, TransactionalId, describe_transactions_response,
-    list_transactions_response,
+    DescribeProducersRequest, DescribeProducersResponse, DescribeTransactionsRequest,
+    DescribeTransactionsResponse, ListTransactionsRequest, ListTransactionsResponse, TopicName,
+    TransactionalId, describe_producers_response, describe_transactions_response, list_transactions_response,
 };
-use tarn_log::{TransactionInfo, TransactionState};
+use tarn_log::{ActiveProducer, TransactionInfo, TransactionState};
 
 use crate::broker::{Broker, text};
 
@@ -34,6 +34,28 @@ impl Broker {
         ListTransactionsResponse::default()
             .with_transaction_states(listed.collect())
             .with_unknown_state_filters(unknown.collect())
+    }
+
+    pub(crate) async fn describe_producers(
+        &self,
+        request: DescribeProducersRequest,
+    ) -> DescribeProducersResponse {
+        let mut answer = DescribeProducersResponse::default();
+        for topic in request.topics {
+            let mut partitions = Vec::with_capacity(topic.partition_indexes.len());
+            for index in topic.partition_indexes {
+                let of = describe_producers_response::PartitionResponse::default()
+                    .with_partition_index(index)
+                    .with_error_message(None);
+                partitions.push(match self.log.producers(&topic.name, index).await {
+                    Ok(producers) => of.with_active_producers(producers.into_iter().map(described).collect()),
+                    Err(_) => of.with_error_code(Code::UnknownTopicOrPartition.code()),
+                });
+            }
+            let of = describe_producers_response::TopicResponse::default();
+            answer.topics.push(of.with_name(topic.name).with_partitions(partitions));
+        }
+        answer
     }
 
     pub(crate) fn describe_transactions(
@@ -73,6 +95,16 @@ impl Broker {
         });
         DescribeTransactionsResponse::default().with_transaction_states(described.collect())
     }
+}
+
+fn described(producer: ActiveProducer) -> describe_producers_response::ProducerState {
+    describe_producers_response::ProducerState::default()
+        .with_producer_id(producer.by.producer.into())
+        .with_producer_epoch(i32::from(producer.by.epoch))
+        .with_last_sequence(producer.last_sequence)
+        .with_last_timestamp(producer.at_ms)
+        .with_coordinator_epoch(0)
+        .with_current_txn_start_offset(producer.open_from.unwrap_or(-1))
 }
 
 fn state_of(info: &TransactionInfo) -> &'static str {

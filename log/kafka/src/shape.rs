@@ -54,6 +54,7 @@ const SHAPES: &[(ApiKey, i16, &str)] = &[
     (ApiKey::AlterConfigs, 2, "[ 1 s [ s s ] ] 1"),
     (ApiKey::IncrementalAlterConfigs, 1, "[ 1 s [ s 1 s ] ] 1"),
     (ApiKey::DescribeCluster, 0, "1 1:1+ 1:2+"),
+    (ApiKey::DescribeProducers, 0, "[ s <4> ]"),
     (ApiKey::DescribeTransactions, 0, "<s>"),
     (ApiKey::ListTransactions, 0, "<s> <8> 8:1+"),
 ];

@@ -2,12 +2,14 @@
 //! and read by nothing but what they hold, whatever becomes of their bytes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tarn_log::{Append, Records, TopicConfigs, TopicOptions};
+use tarn_log::{Append, Records, TopicConfigs, TopicInfo, TopicOptions};
+use tarn_model::config::Compression;
 
-use crate::support::{Bench, topic};
+use crate::support::Bench;
 
 const ATTRIBUTES: std::ops::Range<usize> = 21..23;
 const TRANSACTIONAL: u8 = 0x10;
@@ -122,14 +124,60 @@ proptest! {
             bytes[17..21].copy_from_slice(&crc.to_be_bytes());
         }
         let bytes = Bytes::from(bytes);
+        let t = Arc::new(TopicInfo {
+            name: "t".to_owned(),
+            id: uuid::Uuid::nil(),
+            partitions: 1,
+            columns: None,
+            max_record_bytes: 1 << 20,
+            retention_time: None,
+            retention_bytes: None,
+            configs: TopicConfigs::default(),
+        });
         let before = peak_bytes();
-        let bench = Bench::new();
-        let log = bench.open();
-        let t = topic(&log, "t", 1);
         let _ = Append::new().push_batch(&t, 0, &bytes);
         if let Ok((records, next)) = Records::of_answer(&bytes, 0, &[(0, 0)]) {
             prop_assert!(next >= 0 && records.iter().count() == records.len());
         }
         prop_assert!(peak_bytes() - before < MOST_BYTES);
+    }
+}
+
+#[tokio::test]
+async fn a_topic_with_a_compression_of_its_own_has_every_batch_in_it() {
+    for compression in
+        [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd]
+    {
+        for (name, batch) in captured() {
+            if batch[ATTRIBUTES.end - 1] & TRANSACTIONAL != 0 {
+                continue;
+            }
+            let bench = Bench::new();
+            let log = bench.open();
+            let options = TopicOptions { partitions: 1, retention_time: None, retention_bytes: None };
+            let configs = TopicConfigs { compression: Some(compression), ..TopicConfigs::default() };
+            let t = log.configure_topic("t", &options, &configs).expect("a topic");
+            let mut append = Append::new();
+            append.push_batch(&t, 0, &batch).unwrap_or_else(|error| panic!("{name}: {error}"));
+            log.append(append).await.expect("append");
+            let fetch = log.fetch("t", 0, 0, 1 << 20).expect("fetch");
+            let code = [
+                Compression::None,
+                Compression::Gzip,
+                Compression::Snappy,
+                Compression::Lz4,
+                Compression::Zstd,
+            ];
+            assert_eq!(Some(&compression), code.get(usize::from(fetch.batches[0][22] & 7)), "{name}");
+            let (sent, _) = Records::of_answer(&batch, 0, &[]).expect("records");
+            let stored = fetch.records().expect("records");
+            let all = |records: &Records| -> Vec<(i64, Option<Vec<u8>>, Option<Vec<u8>>)> {
+                let one = |r: tarn_log::RecordView<'_>| {
+                    (r.timestamp_ms, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec))
+                };
+                records.iter().map(one).collect()
+            };
+            assert_eq!(all(&stored), all(&sent), "{name}");
+        }
     }
 }

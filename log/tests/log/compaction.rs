@@ -99,7 +99,11 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
-            let bench = Bench::with(|options| (options.segment_bytes, options.compression) = (4096, compression));
+            let bench = Bench::with(|options| {
+                // Syncs are not what is compared here, and cost most of the time.
+                options.sync = tarn_model::config::SyncMode::None;
+                (options.segment_bytes, options.compression) = (4096, compression);
+            });
             let mut log = bench.open();
             let mut topic = compacted_topic(&log, &configs());
             let mut sent: Vec<(Sent, i64)> = Vec::new();

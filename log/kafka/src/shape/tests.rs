@@ -177,6 +177,12 @@ fn filled(key: ApiKey, version: i16) -> Bytes {
             put!(IncrementalAlterConfigsRequest::default().with_resources(vec![of]));
         }
         ApiKey::DescribeCluster => put!(DescribeClusterRequest::default()),
+        ApiKey::DescribeProducers => {
+            let of = describe_producers_request::TopicRequest::default()
+                .with_name(topic())
+                .with_partition_indexes(vec![1, 2]);
+            put!(DescribeProducersRequest::default().with_topics(vec![of.clone(), of]));
+        }
         ApiKey::DescribeTransactions => {
             let ids = vec![TransactionalId(name()); 2];
             put!(DescribeTransactionsRequest::default().with_transactional_ids(ids));
@@ -269,7 +275,7 @@ impl RequestKind {
             DescribeCluster => DescribeClusterRequest, AddPartitionsToTxn => AddPartitionsToTxnRequest,
             AlterConfigs => AlterConfigsRequest, AddOffsetsToTxn => AddOffsetsToTxnRequest, EndTxn => EndTxnRequest,
             TxnOffsetCommit => TxnOffsetCommitRequest, DescribeTransactions => DescribeTransactionsRequest,
-            ListTransactions => ListTransactionsRequest,
+            ListTransactions => ListTransactionsRequest, DescribeProducers => DescribeProducersRequest,
         }
     }
 }

@@ -443,7 +443,9 @@ async fn configs_of_a_topic_are_set_by_either_request_and_count_at_once() {
     for (wrong, value) in [
         ("max.message.bytes", "9999999999"),
         ("message.timestamp.type", "Tomorrow"),
-        ("cleanup.policy", "compact"),
+        ("cleanup.policy", "compost"),
+        ("min.cleanable.dirty.ratio", "1.5"),
+        ("segment.bytes", "5"),
     ] {
         assert_eq!(wire.ask(&alter(&[(wrong, value)]), 1).await.responses[0].error_code, 40, "{wrong}");
     }

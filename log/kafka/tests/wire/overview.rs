@@ -64,3 +64,22 @@ async fn transactions_are_listed_and_described() {
     assert_eq!(known.producer_id, by.0);
     assert_eq!(nobody.error_code, 105);
 }
+
+#[tokio::test]
+async fn producers_of_a_partition_are_described() {
+    let bench = Bench::new().await;
+    let t = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let producer = bench.log.new_producer_id().await.expect("an id");
+    let batch = bench.batch(&["a", "b"], producer, 0).await;
+    wire.ask(&produce(&t, 9, -1, &batch), 9).await;
+    let of = describe_producers_request::TopicRequest::default()
+        .with_name(name("t"))
+        .with_partition_indexes(vec![0, 7]);
+    let answer = wire.ask(&DescribeProducersRequest::default().with_topics(vec![of]), 0).await;
+    let [known, missing] = answer.topics[0].partitions.as_slice() else { panic!("two answers") };
+    assert_eq!(known.active_producers.len(), 1);
+    let one = &known.active_producers[0];
+    assert_eq!((one.producer_id.0, one.last_sequence, one.current_txn_start_offset), (producer, 1, -1));
+    assert_eq!(missing.error_code, 3);
+}
