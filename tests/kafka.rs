@@ -18,6 +18,7 @@ data_dir = "data"
 [log]
 kafka = "{kafka}"
 segment_size = "256KiB"
+retention_every = "500ms"
 
 [lake]
 url = "file:lake"

@@ -72,6 +72,10 @@ fn help_teaches_every_command() {
             &["table", "vacuum", "--help"],
             &["table", "detach", "--help"],
             &["topic", "--help"],
+            &["group", "--help"],
+            &["group", "reset", "--help"],
+            &["produce", "--help"],
+            &["consume", "--help"],
             &["source", "--help"],
         ],
     );

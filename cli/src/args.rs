@@ -8,6 +8,13 @@ use tarn_model::config::{Config, Loader, Span};
 
 use crate::failure::Usage;
 
+mod kafka;
+
+pub(crate) use kafka::{
+    Codec, ConsumeArgs, GroupArgs, GroupVerb, LineFormat, ProduceArgs, RecordFormat, TopicArgs, TopicVerb,
+    Whereto,
+};
+
 const EXAMPLES: &str = "\
 Start here:
   tarn demo                                      a made-up shop, live; says what to type next
@@ -48,9 +55,14 @@ pub(crate) enum Command {
     /// Tables: list, describe, and the lake's upkeep by hand
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Table(TableArgs),
-    /// Topics of the log: list, describe, trim
+    /// Topics of the log: list, describe, create, alter, delete, trim
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Topic(TopicArgs),
+    /// Consumer groups: list, describe with lag, reset offsets, delete
+    #[command(arg_required_else_help = true, subcommand_required = true)]
+    Group(GroupArgs),
+    Produce(ProduceArgs),
+    Consume(ConsumeArgs),
     /// Sources, and how far they have come
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Source(SourceArgs),
@@ -246,47 +258,6 @@ pub(crate) enum TableVerb {
     Adopt {
         /// The table
         name: String,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct TopicArgs {
-    #[command(subcommand)]
-    pub(crate) verb: TopicVerb,
-
-    #[command(flatten)]
-    pub(crate) config: GlobalConfigArg,
-
-    /// How the answer is written
-    #[arg(long, short, value_enum, default_value_t, global = true)]
-    pub(crate) output: Report,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TopicVerb {
-    /// All topics, with their sizes
-    List,
-    /// One topic, partition by partition
-    Describe {
-        /// The topic
-        name: String,
-    },
-    /// Deletes the records below an offset, at rest
-    ///
-    /// Records that a table still needs are kept, unless they are given up: then `tarn verify` shows how many were lost, and the
-    /// table goes on behind them.
-    Trim {
-        /// The topic
-        name: String,
-        /// The partition
-        #[arg(long, default_value_t = 0)]
-        partition: i32,
-        /// The first offset that stays
-        #[arg(long, value_name = "OFFSET")]
-        before: i64,
-        /// Also records that are not in the lake yet
-        #[arg(long)]
-        force: bool,
     },
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
             let by = if table.partition_by.is_empty() { "-".into() } else { table.partition_by.join(", ") };
             grid.row([
                 table.name.as_str(),
-                table.topic_name(),
+                table.topics.as_deref().unwrap_or(table.topic_name()),
                 &columns(table),
                 &by,
                 &table.commit_every.to_string(),

@@ -31,6 +31,32 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 struct Process {
     pid: i32,
     http: String,
+    /// Where it speaks Kafka's protocol.
+    #[serde(default)]
+    kafka: Option<String>,
+}
+
+/// Where Kafka's protocol is spoken for a config now.
+#[derive(Debug)]
+pub(crate) enum KafkaDoor {
+    /// At this address.
+    At(String),
+    /// A process runs, and does not speak it.
+    Silent,
+    /// No process runs.
+    Nobody,
+}
+
+impl KafkaDoor {
+    pub(crate) fn find(config: &Config) -> KafkaDoor {
+        let process = std::fs::read(process_file(config)).ok();
+        let process = process.and_then(|text| serde_json::from_slice::<Process>(&text).ok());
+        match process.filter(|process| is_alive(process.pid)) {
+            Some(Process { kafka: Some(address), .. }) => KafkaDoor::At(reachable(&address)),
+            Some(_) => KafkaDoor::Silent,
+            None => KafkaDoor::Nobody,
+        }
+    }
 }
 
 /// The way to a running process.

@@ -10,6 +10,7 @@ mod check;
 mod demo;
 mod door;
 mod failure;
+mod kafka;
 mod logging;
 mod pipeline;
 mod progress;
@@ -58,7 +59,10 @@ fn start(args: Args) -> anyhow::Result<()> {
             Command::Status(status) => status::status(status).await,
             Command::Verify(verify) => verify::verify(verify).await,
             Command::Table(table) => table::table(table).await,
-            Command::Topic(topic) => status::topic(topic).await,
+            Command::Topic(topic) => kafka::topic(topic).await,
+            Command::Group(group) => kafka::group(group).await,
+            Command::Produce(produce) => kafka::produce(produce).await,
+            Command::Consume(consume) => kafka::consume(consume).await,
             Command::Source(source) => status::source(source).await,
             Command::View(view) => views::view(view).await,
         }

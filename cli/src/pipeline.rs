@@ -13,10 +13,15 @@ use parking_lot::Mutex;
 use tarn_batch::{OwnerOptions, TableOwner};
 use tarn_log::{Log, TopicOptions};
 use tarn_model::clock::Clock;
-use tarn_model::config::{Config, TableConfig, fills};
-use tarn_model::status::{LastError, PartitionStatus, TableStatus, TopicStatus};
+use tarn_model::columns::Columns;
+use tarn_model::config::{Config, TableConfig, UnknownFields, fills};
+use tarn_model::status::{
+    GroupPartitionStatus, GroupStatus, LastError, PartitionStatus, TableStatus, TopicStatus,
+};
 use tarn_model::{Boundary, Error, Kind, Result, clock};
 use tarn_speed::{TopicReader, has_reached};
+use tarn_table::cut::DEAD_LETTERS_SUFFIX;
+use tarn_table::decode::dead_letter_schema;
 use tarn_table::open::Backoff;
 use tarn_table::{Catalog, CutTable, EventTime, OpenTable, TableOpener, TailBudget, TopicHub};
 use tokio::sync::{Notify, Semaphore};
@@ -82,8 +87,21 @@ impl Pipeline {
         })
     }
 
+    /// Lets SQL know the tables of many topics, which have no rows before their first topic is there.
+    fn declare_wholes(&self) -> Result<()> {
+        for table in self.config.tables.iter().filter(|table| table.topics.is_some()) {
+            let columns = Columns::parse(table.columns.as_deref().unwrap_or_default())?;
+            let columns = table.record_columns().added_to(columns)?;
+            let keeps_rest = table.unknown_fields == UnknownFields::Keep;
+            self.catalog.declare(&table.name, &columns.table_schema(keeps_rest));
+            self.catalog.declare(&table.dead_letters_name(), &dead_letter_schema());
+        }
+        Ok(())
+    }
+
     /// Creates the topics that the config names or implies.
     pub(crate) fn create_topics(&self) -> Result<()> {
+        self.declare_wholes()?;
         for topic in &self.config.topics {
             let options = TopicOptions {
                 partitions: topic.partitions,
@@ -246,6 +264,10 @@ impl Pipeline {
         for table in &tables {
             for (lake, dead_letters) in [(&table.lake, false), (&table.dead_letters, true)] {
                 let snapshot = lake.snapshot();
+                if let Some(whole) = &table.config.part_of {
+                    let suffix = if dead_letters { DEAD_LETTERS_SUFFIX } else { "" };
+                    self.catalog.join(&format!("{whole}{suffix}"), lake.name(), &snapshot.schema);
+                }
                 hub.add_table(CutTable {
                     name: lake.name().into(),
                     schema: Arc::clone(&snapshot.schema),
@@ -437,10 +459,33 @@ impl Pipeline {
         tables
     }
 
+    /// How far consumer groups are.
+    pub(crate) fn group_status(&self) -> Vec<GroupStatus> {
+        group_status(&self.log)
+    }
+
     /// What the log holds.
     pub(crate) fn topic_status(&self) -> Vec<TopicStatus> {
         topic_status(&self.log)
     }
+}
+
+/// Groups that are told of at most: a status is for people, and for a scrape every few seconds.
+const MOST_GROUPS: usize = 1_000;
+
+/// What consumer groups have committed to `log`, and what is above that.
+pub(crate) fn group_status(log: &Log) -> Vec<GroupStatus> {
+    let mut groups = Vec::new();
+    for name in log.groups().unwrap_or_default().into_iter().take(MOST_GROUPS) {
+        let committed = log.group_offsets(&name).unwrap_or_default();
+        let partitions = committed.into_iter().map(|(topic, partition, committed)| {
+            let end = log.stable_end(&topic, partition).unwrap_or(committed.offset);
+            let lag = u64::try_from(end - committed.offset).unwrap_or(0);
+            GroupPartitionStatus { topic, partition, committed: committed.offset, lag }
+        });
+        groups.push(GroupStatus { name, partitions: partitions.collect() });
+    }
+    groups
 }
 
 /// What `log` holds.

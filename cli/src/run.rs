@@ -14,7 +14,7 @@ use axum::serve::ListenerExt as _;
 use tarn_ingest::{Collectors, RunMode};
 use tarn_kafka::{KafkaOptions, KafkaServer};
 use tarn_lake::Lake;
-use tarn_log::{Log, LogOptions};
+use tarn_log::{Compacted, Log, LogOptions};
 use tarn_model::config::Config;
 use tarn_model::status::{LastError, Status, TableStatus};
 use tarn_model::{Error, clock};
@@ -85,6 +85,7 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     let kafka_options = KafkaOptions {
         auto_create_topics: config.log.auto_create_topics,
         default_partitions: config.log.default_partitions,
+        offsets_retention: config.log.offsets_retention.0,
     };
     let kafka = kafka_listener
         .map(|listener| KafkaServer::start(listener, log.clone(), kafka_options, clock))
@@ -255,6 +256,14 @@ async fn retention(log: &Log, every: Duration) {
             }
             Err(error) => tracing::warn!(error = ?error, "retention did not finish; it is tried again"),
         }
+        match log.compact().await {
+            Ok(compacted) => {
+                for Compacted { topic, partition, upto, bytes_before, bytes_after } in compacted {
+                    tracing::info!(topic, partition, upto, bytes_before, bytes_after, "compacted");
+                }
+            }
+            Err(error) => tracing::warn!(error = ?error, "compaction did not finish; it is tried again"),
+        }
     }
 }
 
@@ -373,6 +382,7 @@ impl StatusSource for Running {
             topics: self.pipeline.topic_status(),
             tables: self.pipeline.table_status(),
             views: self.views.status(),
+            groups: self.pipeline.group_status(),
         }
     }
 }

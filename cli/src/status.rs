@@ -12,7 +12,9 @@ use serde::Serialize;
 use tarn_model::clock::SystemClock;
 use tarn_model::clock::{self, Clock as _};
 use tarn_model::config::Config;
-use tarn_model::status::{LastError, SourceStatus, Status, TableStatus, TopicStatus, ViewStatus};
+use tarn_model::status::{
+    GroupStatus, LastError, SourceStatus, Status, TableStatus, TopicStatus, ViewStatus,
+};
 
 use crate::args::{Report, SourceArgs, SourceVerb, StatusArgs, TopicArgs, TopicVerb};
 use crate::door::Door;
@@ -55,7 +57,14 @@ pub(crate) async fn topic(args: TopicArgs) -> anyhow::Result<()> {
     }
     let (_, status) = ask(&config).await?;
     match (args.verb, args.output) {
-        (TopicVerb::Trim { .. }, _) => Ok(()),
+        // Of the protocol: see `kafka`.
+        (
+            TopicVerb::Trim { .. }
+            | TopicVerb::Create { .. }
+            | TopicVerb::Alter { .. }
+            | TopicVerb::Delete { .. },
+            _,
+        ) => Ok(()),
         (TopicVerb::List, Report::Json) => write_json(&status.topics),
         (TopicVerb::List, Report::Table) => Ok(write!(out(), "{}", topics(&status.topics))?),
         (TopicVerb::Describe { name }, output) => {
@@ -121,6 +130,9 @@ fn show(door: Option<&Door>, status: &Status) -> anyhow::Result<()> {
     }
     if !status.views.is_empty() {
         write!(out, "\n{}", views(&status.views))?;
+    }
+    if !status.groups.is_empty() {
+        write!(out, "\n{}", groups(&status.groups))?;
     }
     let errors = status.sources.iter().map(|s| ("source", &s.name, &s.last_error));
     let errors = errors.chain(status.tables.iter().map(|t| ("table", &t.name, &t.last_error)));
@@ -197,6 +209,21 @@ fn topics(topics: &[TopicStatus]) -> Grid {
             sum(|p| u64::try_from(p.end - p.start).unwrap_or(0)),
             sum(|p| u64::try_from(p.end).unwrap_or(0)),
             bytes(topic.partitions.iter().map(|p| p.size_bytes).sum()),
+        ]);
+    }
+    grid
+}
+
+fn groups(groups: &[GroupStatus]) -> Grid {
+    let mut grid = Grid::new(&["group", "topics", "#partitions", "#lag"]);
+    for group in groups {
+        let mut topics: Vec<&str> = group.partitions.iter().map(|p| p.topic.as_str()).collect();
+        topics.dedup();
+        grid.row([
+            group.name.clone(),
+            topics.join(", "),
+            group.partitions.len().to_string(),
+            number(group.partitions.iter().map(|p| p.lag).sum()),
         ]);
     }
     grid

@@ -19,6 +19,7 @@ use tarn_model::{Error, Result};
 use tarn_serving::nearest;
 use tarn_speed::ViewKeeper;
 use tarn_table::Catalog;
+use tarn_table::catalog::with_topic;
 use tarn_table::open::TOPIC_UUID;
 use tarn_table::scan::{Part, TableScan, sql_schema};
 use tarn_view::{
@@ -242,7 +243,7 @@ async fn answer(
     let no_build = || Usage::new(format!("there is no build {number} of view `{name}`"));
     let version = versions.open(number).await?.ok_or_else(no_build)?;
     let query = version.query().ok_or_else(no_build)?;
-    let columns = |table: &str| catalog.table(table).map(|(_, table)| sql_schema(&table.schema));
+    let columns = |table: &str| catalog.columns(table);
     let definition = Definition::plan(planner, name, &query, &columns).await?;
     let split = View::split(&definition)?;
     let (_, table) = catalog.table(split.table()).ok_or_else(no_build)?;
@@ -307,8 +308,10 @@ fn check(planner: &Planner, config: &Config, view: &ViewConfig) -> Result<()> {
     for table in &config.tables {
         let columns = table.columns.as_deref().and_then(|columns| Columns::parse(columns).ok());
         let keeps_rest = table.unknown_fields == UnknownFields::Keep;
-        known
-            .insert(table.name.clone(), columns.map(|columns| sql_schema(&columns.table_schema(keeps_rest))));
+        let columns = columns.and_then(|columns| table.record_columns().added_to(columns).ok());
+        let schema = columns.map(|columns| sql_schema(&columns.table_schema(keeps_rest)));
+        let schema = schema.map(|schema| if table.topics.is_some() { with_topic(&schema) } else { schema });
+        known.insert(table.name.clone(), schema);
         known.insert(table.dead_letters_name(), None);
     }
     for table in Definition::tables_of(&view.query)? {

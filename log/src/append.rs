@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tarn_model::config::Compression;
-use tarn_model::{OffsetRange, PartitionId, Result};
+use tarn_model::{Error, OffsetRange, PartitionId, Result};
 
 use crate::batch::{self, HEADER_BYTES, Header};
 use crate::fetch::Records;
@@ -168,8 +168,14 @@ impl Append {
         if stamp.is_some() && self.records > 0 {
             return Err(Refused::Malformed.because("a batch with a sequence must be alone in its append"));
         }
+        let bytes = match topic.configs.compression {
+            Some(codec) if codec::code(codec) != header.compression_code() => {
+                recompressed(batch, &header, codec)?
+            }
+            _ => batch.to_vec(),
+        };
         let building = Building {
-            bytes: batch.to_vec(),
+            bytes,
             records: header.records,
             base_timestamp: header.base_timestamp,
             max_timestamp: header.max_timestamp,
@@ -248,17 +254,7 @@ impl Append {
         }
         let batch = batches.last_mut().expect("one was pushed if there was none");
         let before = batch.bytes.len();
-        let delta = record.timestamp_ms.wrapping_sub(batch.base_timestamp);
-        batch::put_record(
-            &mut batch.bytes,
-            i64::from(batch.records),
-            delta,
-            record.key,
-            record.value,
-            record.headers,
-        );
-        batch.records += 1;
-        batch.max_timestamp = batch.max_timestamp.max(record.timestamp_ms);
+        batch.put(record);
         let grown = batch.bytes.len() - before;
         self.records += 1;
         self.bytes += grown;
@@ -360,6 +356,52 @@ impl Append {
     }
 }
 
+/// One record batch of `records`, as a client sends it.
+pub fn record_batch(records: &[RecordRef<'_>], compression: Compression) -> Result<Bytes> {
+    let base_timestamp = records.first().map_or(0, |record| record.timestamp_ms);
+    let mut building = Building {
+        bytes: vec![0; HEADER_BYTES],
+        records: 0,
+        base_timestamp,
+        max_timestamp: base_timestamp,
+        whole: false,
+    };
+    for record in records {
+        building.put(record);
+    }
+    let sealed = building.seal(compression);
+    let sealed =
+        sealed.map_err(|error| Error::internal("a batch cannot be compressed").with_source(error))?;
+    Ok(sealed.bytes.into())
+}
+
+/// A batch that was checked, in another compression.
+fn recompressed(batch: &Bytes, header: &Header, wanted: Compression) -> Result<Vec<u8>> {
+    let unpacked = |error| Error::internal("a batch cannot be compressed anew").with_source(error);
+    let packed = &batch[HEADER_BYTES..];
+    let limit = batch::MAX_UNPACKED_BYTES;
+    let sent = codec::from_code(header.compression_code()).unwrap_or(Compression::None);
+    let records = codec::decompress(sent, packed, limit).map_err(unpacked)?;
+    let mut bytes = vec![0; HEADER_BYTES];
+    if wanted == Compression::None {
+        bytes.extend_from_slice(&records);
+    } else {
+        codec::compress(wanted, &records, &mut bytes).map_err(unpacked)?;
+    }
+    batch::recompress(&mut bytes, batch, codec::code(wanted));
+    Ok(bytes)
+}
+
+/// Which records of a batch have no key, where the topic wants one: their places in the batch.
+pub fn keyless(topic: &TopicInfo, batch: &Bytes) -> Vec<i32> {
+    if !topic.configs.cleanup.compacts() {
+        return Vec::new();
+    }
+    // A batch that cannot be read is refused as a whole.
+    let Ok(records) = Records::unpack(std::slice::from_ref(batch), 0, &[]) else { return Vec::new() };
+    (0..).zip(records.iter()).filter(|(_, record)| record.key.is_none()).map(|(place, _)| place).collect()
+}
+
 /// Checks all of a batch that a client sent; the log stores nothing that a reader could not unpack.
 fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Result<Header> {
     let refuse = |cause: Refused, what: &str| {
@@ -403,6 +445,9 @@ fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Resu
         if !record.headers_are_whole() {
             return Err(refuse(Refused::Malformed, "a record's headers are malformed"));
         }
+        if record.key.is_none() && topic.configs.cleanup.compacts() {
+            return Err(refuse(Refused::Malformed, "a record of a compacted topic has no key"));
+        }
         let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         if size > topic.max_record_bytes {
             let what = format!("a record is larger than {} bytes", topic.max_record_bytes);
@@ -419,6 +464,14 @@ pub const OVERSIZE_HEADER: &str = "tarn.oversize";
 pub const XXH3_HEADER: &str = "tarn.xxh3";
 
 impl Building {
+    fn put(&mut self, record: &RecordRef<'_>) {
+        let delta = record.timestamp_ms.wrapping_sub(self.base_timestamp);
+        let (key, value) = (record.key, record.value);
+        batch::put_record(&mut self.bytes, i64::from(self.records), delta, key, value, record.headers);
+        self.records += 1;
+        self.max_timestamp = self.max_timestamp.max(record.timestamp_ms);
+    }
+
     fn seal(mut self, compression: Compression) -> io::Result<SealedBatch> {
         if !self.whole {
             let mut attributes = 0;

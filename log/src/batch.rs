@@ -8,7 +8,7 @@
 //! 12 leader epoch     i32 │ counts the bytes after itself
 //! 16 magic = 2        i8  ┘
 //! 17 CRC-32C          u32   of everything from byte 21 on
-//! 21 attributes       i16   bits 0-2 compression, 3 log append time, 4 transactional, 5 control
+//! 21 attributes       i16   bits 0-2 compression, 3 log append time, 4 transactional, 5 control, 6 delete horizon
 //! 23 last offset delta i32
 //! 27 base timestamp   i64
 //! 35 max timestamp    i64
@@ -37,6 +37,9 @@ pub(crate) const MAX_BATCH_BYTES: usize = MAX_UNPACKED_BYTES + (1 << 20);
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+/// Of a batch that compaction has seen a tombstone in: the base timestamp is when those may go.
+const DELETE_HORIZON: i16 = 1 << 6;
+const COMPRESSION: i16 = 0x07;
 
 /// The fields of a header that the log looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +100,11 @@ impl Header {
 
     pub(crate) fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// When tombstones in it may go, if compaction has seen one: ms since 1970 UTC.
+    pub(crate) fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
 
     pub(crate) fn is_transactional(&self) -> bool {
@@ -191,6 +199,62 @@ pub(crate) fn place(batch: &mut [u8], base_offset: Offset, leader_epoch: i32) {
     batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
+/// Writes over the first bytes of `batch` the header of `old`, of which `records` records stay behind it: offsets, producer
+/// and leader epoch are those of `old`. With a horizon the base timestamp is when tombstones may go.
+pub(crate) fn reseal(
+    batch: &mut [u8],
+    old: &[u8],
+    records: i32,
+    (base_timestamp, max_timestamp): (i64, i64),
+    has_horizon: bool,
+) {
+    batch[..HEADER_BYTES].copy_from_slice(&old[..HEADER_BYTES]);
+    let length = i32::try_from(batch.len() - PREFIX_BYTES).expect("batches are bounded far below 2 GiB");
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let attributes = i16::from_be_bytes([old[21], old[22]]) | if has_horizon { DELETE_HORIZON } else { 0 };
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    batch[27..35].copy_from_slice(&base_timestamp.to_be_bytes());
+    batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    batch[57..61].copy_from_slice(&records.to_be_bytes());
+    let crc = checksum(batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// Writes over the first bytes of `batch` the header of `old`, whose records stand behind it in another compression.
+pub(crate) fn recompress(batch: &mut [u8], old: &[u8], code: i16) {
+    let mut old = old[..HEADER_BYTES].to_vec();
+    let attributes = (i16::from_be_bytes([old[21], old[22]]) & !COMPRESSION) | code;
+    old[21..23].copy_from_slice(&attributes.to_be_bytes());
+    let field = |at: usize| i64::from_be_bytes(old[at..at + 8].try_into().expect("eight bytes"));
+    let times = (field(27), field(35));
+    let records = i32::from_be_bytes(old[57..61].try_into().expect("four bytes"));
+    reseal(batch, &old, records, times, false);
+}
+
+/// The header of a batch whose records are gone: offsets and producer stay.
+pub(crate) fn without_records(old: &[u8]) -> Vec<u8> {
+    let mut batch = vec![0; HEADER_BYTES];
+    let field = |at: usize| i64::from_be_bytes(old[at..at + 8].try_into().expect("eight bytes"));
+    let times = (field(27), field(35));
+    let mut old = old[..HEADER_BYTES].to_vec();
+    let attributes = i16::from_be_bytes([old[21], old[22]]) & !COMPRESSION;
+    old[21..23].copy_from_slice(&attributes.to_be_bytes());
+    reseal(&mut batch, &old, 0, times, false);
+    batch
+}
+
+/// A header without records that covers the offsets `[from, to)`.
+pub(crate) fn empty(from: Offset, to: Offset) -> Vec<u8> {
+    let mut batch = vec![0; HEADER_BYTES];
+    seal(&mut batch, 0, 0, -1, -1);
+    let last = i32::try_from(to - from - 1).unwrap_or(i32::MAX);
+    batch[23..27].copy_from_slice(&last.to_be_bytes());
+    let crc = checksum(&batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    place(&mut batch, from, 0);
+    batch
+}
+
 /// A record as it lies in an unpacked batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RawRecord<'a> {
@@ -232,6 +296,23 @@ pub(crate) fn put_record(
         put_bytes(buffer, Some(name.as_bytes()));
         put_bytes(buffer, Some(value));
     }
+}
+
+/// Appends a record that was taken from another batch.
+pub(crate) fn put_raw(buffer: &mut Vec<u8>, record: &RawRecord<'_>) {
+    let body = 1
+        + varint::size(record.timestamp_delta)
+        + varint::size(record.offset_delta)
+        + sized(record.key)
+        + sized(record.value)
+        + record.headers.len();
+    varint::put(buffer, length(body));
+    buffer.push(0);
+    varint::put(buffer, record.timestamp_delta);
+    varint::put(buffer, record.offset_delta);
+    put_bytes(buffer, record.key);
+    put_bytes(buffer, record.value);
+    buffer.extend_from_slice(record.headers);
 }
 
 /// Takes a record off the front of `bytes`; its headers are checked, not kept.

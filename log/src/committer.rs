@@ -232,7 +232,7 @@ impl Committer {
                 let range = draft.write(
                     &mut part.batches,
                     self.leader_epoch,
-                    self.shared.options.segment_bytes,
+                    part.topic.configs.segment_bytes.unwrap_or(self.shared.options.segment_bytes),
                     now_ms,
                 )?;
                 part.batches = Vec::new();

@@ -54,6 +54,41 @@ struct Unpacked {
 }
 
 impl Records {
+    /// Unpacks what a broker answered a fetch with: its whole batches (a torn one at the end is left), without markers and
+    /// without what the transactions `(producer, first offset)` wrote, which it says were aborted. Also where to go on.
+    pub fn of_answer(answer: &Bytes, from: Offset, aborted: &[(i64, Offset)]) -> Result<(Records, Offset)> {
+        let wrong = |what: &str| Error::corrupt(format!("a broker's record batch cannot be read: {what}"));
+        let (mut batches, mut next, mut rest) = (Vec::new(), from, answer.clone());
+        let mut ends = Vec::new();
+        while rest.len() >= HEADER_BYTES {
+            let header = Header::parse(&rest).map_err(wrong)?;
+            if header.bytes > rest.len() {
+                break;
+            }
+            let batch = rest.split_to(header.bytes);
+            if batch::checksum(&batch) != header.crc {
+                return Err(wrong("its CRC does not match its bytes"));
+            }
+            if header.is_control() {
+                ends.push((header.producer_id, header.base_offset));
+            }
+            next = next.max(header.next_offset());
+            batches.push(batch);
+        }
+        let until = |producer: i64, first: Offset| {
+            let end = ends.iter().find(|(of, at)| *of == producer && *at >= first);
+            end.map_or(Offset::MAX, |(_, at)| *at)
+        };
+        let aborted: Vec<Aborted> = aborted
+            .iter()
+            .map(|(producer, first)| {
+                let last = until(*producer, *first);
+                Aborted { producer: *producer, first: *first, last, stable: last }
+            })
+            .collect();
+        Ok((Records::unpack(&batches, from, &aborted).map_err(|what| wrong(&what))?, next))
+    }
+
     /// Unpacks `batches` and keeps the records at or above `from` that count; the error says what cannot be, and where.
     pub(crate) fn unpack(
         batches: &[Bytes],

@@ -8,8 +8,8 @@
 //! ```text
 //! meta        name, value           commit (number of the last), leader_epoch, boot_id, next_producer
 //! topics      id, uuid, name, columns, retention_time_ms, retention_bytes, configs
-//! partitions  topic, partition, start
-//! segments    topic, partition, base, end, bytes, created_ms, last_append_ms, max_timestamp_ms, markers
+//! partitions  topic, partition, start, compacted
+//! segments    topic, partition, base, end, bytes, created_ms, last_append_ms, max_timestamp_ms, markers, generation
 //! positions   source, key, value
 //! keys        topic, key, body_hash, answer, at_ms
 //! dropped     source, records
@@ -86,6 +86,8 @@ pub(crate) struct TopicRow {
 #[derive(Debug, Clone)]
 pub(crate) struct PartitionRow {
     pub(crate) start: Offset,
+    /// How far compaction has come.
+    pub(crate) compacted: Offset,
     /// By base; the last is written to.
     pub(crate) segments: Vec<Extent>,
     /// By the markers' offsets.
@@ -163,6 +165,7 @@ impl Ledger {
             .execute_batch(SCHEMA)
             .and_then(|()| connection.execute_batch(kafka::SCHEMA))
             .and_then(|()| transactions::create(&connection))
+            .and_then(|()| rows::add_compaction(&connection))
             .map_err(LogError::ledger("create"))?;
         durably(&mut connection, synced, |tx| roll_back(tx, boot_id)).map_err(LogError::ledger("recover"))?;
         let read = || -> Sql<_> {
@@ -349,6 +352,26 @@ impl Ledger {
         extent: &Extent,
     ) -> Result<(), LogError> {
         self.durable(|tx| put_extent(tx, topic, partition, extent))
+    }
+
+    /// Names the files that compaction wrote anew, and how far it came.
+    pub(crate) fn compacted(
+        &mut self,
+        topic: i64,
+        partition: PartitionId,
+        extents: &[Extent],
+        upto: Offset,
+    ) -> Result<(), LogError> {
+        self.durable(|tx| {
+            for extent in extents {
+                rows::replace_extent(tx, topic, partition, extent)?;
+            }
+            tx.prepare_cached(
+                "UPDATE partitions SET compacted = max(compacted, ?3) WHERE topic = ?1 AND partition = ?2",
+            )?
+            .execute(params![topic, partition, upto])?;
+            Ok(())
+        })
     }
 
     /// Moves the starts of partitions of a topic and forgets the segments below; keeps the ranges that were lost.

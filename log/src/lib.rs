@@ -16,6 +16,7 @@ mod append;
 mod batch;
 mod codec;
 mod committer;
+mod compaction;
 mod draft;
 mod error;
 mod fetch;
@@ -50,12 +51,16 @@ use tarn_model::{Boundary, Error, Offset, OffsetRange, PartitionId, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
-pub use append::{Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER};
+pub use append::{
+    Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, keyless, record_batch,
+};
+pub use compaction::Compacted;
 pub use fetch::{Fetch, RecordView, Records};
 pub use offsets::{CommittedOffset, GroupOffset};
-pub use options::{LogOptions, TopicConfigs, TopicInfo, TopicOptions};
+pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
+pub use partitioner::of_key as partition_of_key;
 pub use refused::Refused;
-pub use transacting::TransactionInfo;
+pub use transacting::{ActiveProducer, TransactionInfo};
 pub use transactions::{ProducerEpoch, TransactionState};
 pub use visible::Aborted;
 

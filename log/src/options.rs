@@ -77,7 +77,7 @@ pub struct TopicOptions {
 }
 
 /// What a topic does otherwise than the log does.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct TopicConfigs {
     /// Largest record batch that a client may send; never more than the log takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,6 +85,79 @@ pub struct TopicConfigs {
     /// Whether records have the time of their append instead of their own.
     #[serde(default)]
     pub append_time: bool,
+    /// How old records go.
+    #[serde(default, skip_serializing_if = "Cleanup::is_delete")]
+    pub cleanup: Cleanup,
+    /// Share of a partition that must be new before it is compacted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_dirty_ratio: Option<f64>,
+    /// How long compaction keeps a tombstone, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_retention_ms: Option<u64>,
+    /// How long a record is not compacted, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_compaction_lag_ms: Option<u64>,
+    /// Age of a segment at which it is compacted however little is new, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_compaction_lag_ms: Option<u64>,
+    /// Size at which a segment is closed, instead of the log's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_bytes: Option<u64>,
+    /// How batches are compressed, whatever a client sent; none: as they came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// Records after which a client wants a sync; met by a log that syncs before it answers, and stored in no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush_messages: Option<u64>,
+    /// Time after which a client wants a sync, ms; the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush_ms: Option<u64>,
+}
+
+/// How old records of a topic go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cleanup {
+    /// Retention takes them.
+    #[default]
+    Delete,
+    /// Of each key the last record stays.
+    Compact,
+    /// Both.
+    CompactDelete,
+}
+
+impl Cleanup {
+    /// Whether of each key only the last record stays.
+    pub fn compacts(self) -> bool {
+        self != Cleanup::Delete
+    }
+
+    /// Whether retention takes old records.
+    pub fn deletes(self) -> bool {
+        self != Cleanup::Compact
+    }
+
+    fn is_delete(&self) -> bool {
+        *self == Cleanup::Delete
+    }
+}
+
+impl TopicConfigs {
+    /// Share of a partition that must be new before it is compacted; as in Kafka, a half.
+    pub fn min_dirty_ratio(&self) -> f64 {
+        self.min_dirty_ratio.unwrap_or(0.5)
+    }
+
+    /// How long compaction keeps a tombstone, ms; as in Kafka, a day.
+    pub fn delete_retention_ms(&self) -> i64 {
+        self.delete_retention_ms.map_or(24 * 60 * 60 * 1000, |ms| i64::try_from(ms).unwrap_or(i64::MAX))
+    }
+
+    /// How long a record is not compacted, ms; as in Kafka, no time.
+    pub fn min_compaction_lag_ms(&self) -> i64 {
+        self.min_compaction_lag_ms.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX))
+    }
 }
 
 /// A topic as it is.

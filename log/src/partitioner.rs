@@ -6,7 +6,7 @@ use tarn_model::PartitionId;
 
 /// The partition of `key`: `(murmur2(key) & 0x7fffffff) % partitions`.
 #[inline]
-pub(crate) fn of_key(key: &[u8], partitions: i32) -> PartitionId {
+pub fn of_key(key: &[u8], partitions: i32) -> PartitionId {
     (murmur2(key) & 0x7fff_ffff).cast_signed() % partitions.max(1)
 }
 

@@ -131,6 +131,20 @@ impl Producers {
         }
     }
 
+    /// Those that a partition remembers: producer, epoch, last sequence (-1 when it has none), when it last wrote.
+    pub(crate) fn of(
+        &self,
+        topic: i64,
+        partition: PartitionId,
+    ) -> impl Iterator<Item = (i64, i16, i32, i64)> + '_ {
+        self.states.iter().filter(move |((of, at, _), _)| *of == topic && *at == partition).map(
+            |((_, _, producer), state)| {
+                let last = state.batches.back().map_or(-1, |known| known.last);
+                (*producer, state.epoch, last, state.at_ms)
+            },
+        )
+    }
+
     fn known<'a>(&'a self, advanced: &'a Advanced, key: &ProducerKey) -> Option<&'a ProducerState> {
         advanced.states.get(key).or_else(|| self.states.get(key))
     }

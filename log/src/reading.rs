@@ -1,12 +1,14 @@
 //! Reading a partition: whole batches from an offset on, and where a time begins.
 
+use std::sync::Arc;
+
 use tarn_model::{Error, Offset, PartitionId, Result};
 
 use crate::Log;
 use crate::batch::Header;
 use crate::error::LogError;
 use crate::fetch::Fetch;
-use crate::visible::aborted_within;
+use crate::visible::{Placed, aborted_within};
 
 /// Most bytes that one fetch reads, whatever it was asked for.
 const LARGEST_FETCH_BYTES: usize = 64 << 20;
@@ -68,6 +70,10 @@ impl Log {
                 break;
             }
             let mut read = match placed.segment.read(&placed.extent, next, left) {
+                // Compaction has put another file in its place.
+                Err(_) if self.is_replaced(topic, partition, &placed) => {
+                    return self.fetch_where(topic, partition, from, max_bytes, decided);
+                }
                 Err(cause) => return Err(self.explain(cause, topic, partition, from)),
                 Ok(read) => read,
             };
@@ -92,6 +98,17 @@ impl Log {
         Ok(Fetch { partition, batches, from, next, end, stable, aborted })
     }
 
+    /// Whether another segment begins where this one did.
+    fn is_replaced(&self, topic: &str, partition: PartitionId, placed: &Placed) -> bool {
+        let visible = self.shared().visible.read();
+        let state = visible.topic(topic).and_then(|topic| topic.partition(partition));
+        state.is_ok_and(|state| {
+            state.segments.iter().any(|now| {
+                now.extent.base == placed.extent.base && !Arc::ptr_eq(&now.segment, &placed.segment)
+            })
+        })
+    }
+
     /// A segment may have been trimmed away under a reader.
     fn explain(&self, cause: LogError, topic: &str, partition: PartitionId, from: Offset) -> Error {
         let visible = self.shared().visible.read();
@@ -114,7 +131,13 @@ impl Log {
             .iter()
             .find(|placed| placed.extent.max_timestamp_ms.is_some_and(|max| max >= timestamp_ms));
         let Some(placed) = newer else { return Ok(end) };
-        Ok(placed.segment.seek_time(&placed.extent, timestamp_ms)?.max(start))
+        match placed.segment.seek_time(&placed.extent, timestamp_ms) {
+            Ok(offset) => Ok(offset.max(start)),
+            Err(_) if self.is_replaced(topic, partition, placed) => {
+                self.seek_time(topic, partition, timestamp_ms)
+            }
+            Err(cause) => Err(cause.into()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! <dir>/lock                                   locked while a process has the log open
-//! <dir>/version                                "tarn 3"
+//! <dir>/version                                "tarn 4"
 //! <dir>/log/ledger.sqlite                      what is committed
 //! <dir>/log/<topic uuid>/<partition>/%020d.log segments
 //! ```
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tarn_model::columns::Columns;
-use tarn_model::{Offset, PartitionId, Result};
+use tarn_model::{PartitionId, Result};
 
 use crate::draft::{Unsynced, open_dir, sync};
 use crate::error::LogError;
@@ -30,10 +30,11 @@ use crate::segment::{Extent, Segment};
 use crate::transactions::Transactions;
 use crate::visible::{Partition, Placed, Topic, Visible};
 
-/// Since 2 the ledger knows producers and groups, since 3 transactions: an older Tarn would show records that are undecided.
-const VERSION: &str = "tarn 3";
+/// Since 2 the ledger knows producers and groups, since 3 transactions, since 4 segments that were compacted: an older Tarn would
+/// not find their files.
+const VERSION: &str = "tarn 4";
 /// What this version reads, and makes its own: the ledger gets the tables that it lacks.
-const OLDER: [&str; 2] = ["tarn 1", "tarn 2"];
+const OLDER: [&str; 3] = ["tarn 1", "tarn 2", "tarn 3"];
 
 /// Takes the folder for this process; dropped, it is free again.
 pub(crate) fn lock(dir: &Path) -> std::result::Result<File, LogError> {
@@ -156,7 +157,7 @@ fn recover_partition(
     };
     let mut segments = Vec::with_capacity(row.segments.len());
     for extent in &row.segments {
-        let segment = Segment::at(&dir, extent.base);
+        let segment = Segment::of(&dir, extent);
         if extent.bytes == 0 && extent.base == last.base && !segment.path().exists() {
             // Committed as begun, and its name was lost with the power: it held nothing.
             std::fs::create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
@@ -171,6 +172,7 @@ fn recover_partition(
     check_chain(&segments)?;
     remove_strangers(&dir, &row.segments)?;
     let mut partition = Partition::new(dir, row.start, segments);
+    partition.compacted = row.compacted;
     partition.aborted = Arc::new(row.aborted.clone());
     Ok(partition)
 }
@@ -193,12 +195,10 @@ fn check_chain(segments: &[Placed]) -> std::result::Result<(), LogError> {
 fn remove_strangers(dir: &Path, known: &[Extent]) -> std::result::Result<(), LogError> {
     for entry in std::fs::read_dir(dir).map_err(LogError::io("list", dir))? {
         let path = entry.map_err(LogError::io("list", dir))?.path();
-        let base =
-            path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Offset>().ok());
         let is_log = path.extension().is_some_and(|extension| extension == "log");
-        if let (Some(base), true) = (base, is_log)
-            && !known.iter().any(|extent| extent.base == base)
-        {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let is_segment = is_log && stem.chars().all(|c| c.is_ascii_digit() || c == '-');
+        if is_segment && !known.iter().any(|extent| Segment::of(dir, extent).path() == path) {
             tracing::info!(segment = %path.display(), "remove a segment that is not committed");
             index::remove(&path);
             std::fs::remove_file(&path).map_err(LogError::io("remove", &path))?;

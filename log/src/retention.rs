@@ -81,6 +81,9 @@ impl Committer {
     fn expired(&self, name: &str, now_ms: i64) -> Vec<Cut> {
         let visible = self.shared.visible.read();
         let Ok(topic) = visible.topic(name) else { return Vec::new() };
+        if !topic.info.configs.cleanup.deletes() {
+            return Vec::new();
+        }
         let options = &self.shared.options;
         let time = topic.retention_time.unwrap_or(options.retention_time);
         let bytes = topic.retention_bytes.or(options.retention_bytes);
@@ -187,9 +190,13 @@ impl Committer {
             let visible = self.shared.visible.read();
             for (name, topic) in &visible.topics {
                 let time = topic.retention_time.unwrap_or(self.shared.options.retention_time);
+                let configs = &topic.info.configs;
+                let lag = configs.max_compaction_lag_ms.filter(|_| configs.cleanup.compacts());
+                let limit =
+                    lag.map_or(time / ROLL_AT_PART, |ms| Duration::from_millis(ms).min(time / ROLL_AT_PART));
                 for (index, partition) in topic.partitions.iter().enumerate() {
                     let extent = partition.last().extent;
-                    if extent.bytes > 0 && age(extent.created_ms, now_ms) >= time / ROLL_AT_PART {
+                    if extent.bytes > 0 && age(extent.created_ms, now_ms) >= limit {
                         old.push((name.clone(), topic.id, index, partition.dir.clone(), extent));
                     }
                 }

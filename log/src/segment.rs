@@ -1,6 +1,6 @@
 //! One file of record batches, one after the other.
 //!
-//! *Layout*: `%020d.log`, named by its first offset, beside its `.index` and `.timeindex`. How much of it is committed does
+//! *Layout*: `%020d.log`, named by its first offset (`%020d-N.log` once compaction has written it anew N times), beside its `.index` and `.timeindex`. How much of it is committed does
 //! not stand in the file but in the ledger: an [`Extent`].
 //!
 //! *Invariants*: below the committed end, batches follow each other without a gap in bytes or offsets. Nobody reads or
@@ -40,11 +40,23 @@ pub(crate) struct Extent {
     pub(crate) max_timestamp_ms: Option<i64>,
     /// Control batches in it.
     pub(crate) markers: u64,
+    /// How often it was written anew; its file is named by it, too.
+    pub(crate) generation: u32,
 }
 
 impl Extent {
     pub(crate) fn empty(base: Offset, created_ms: i64, last_append_ms: Option<i64>) -> Extent {
-        Extent { base, end: base, bytes: 0, created_ms, last_append_ms, max_timestamp_ms: None, markers: 0 }
+        let (max_timestamp_ms, markers, generation) = (None, 0, 0);
+        Extent {
+            base,
+            end: base,
+            bytes: 0,
+            created_ms,
+            last_append_ms,
+            max_timestamp_ms,
+            markers,
+            generation,
+        }
     }
 }
 
@@ -60,15 +72,19 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// The segment at `base` in `dir`; its file is opened when first needed.
-    pub(crate) fn at(dir: &Path, base: Offset) -> Segment {
-        let path = dir.join(format!("{base:020}.log"));
+    /// The segment of `extent` in `dir`; its file is opened when first needed.
+    pub(crate) fn of(dir: &Path, extent: &Extent) -> Segment {
+        let name = match extent.generation {
+            0 => format!("{:020}.log", extent.base),
+            generation => format!("{:020}-{generation}.log", extent.base),
+        };
+        let (base, path) = (extent.base, dir.join(name));
         Segment { base, path, writer: Mutex::new(None), index: RwLock::new(None) }
     }
 
     /// Creates an empty segment; what a crash left of one is overwritten.
     pub(crate) fn create(dir: &Path, base: Offset) -> Result<Segment, LogError> {
-        let segment = Segment::at(dir, base);
+        let segment = Segment::of(dir, &Extent::empty(base, 0, None));
         index::remove(&segment.path);
         let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&segment.path);
         *segment.writer.lock() = Some(Arc::new(file.map_err(LogError::io("create", &segment.path))?));

@@ -190,7 +190,12 @@ impl Committer {
             let segment = Segment::create(&dir, start)?;
             sync_dir(&dir)?;
             let extent = Extent::empty(start, self.shared.clock.now_ms(), None);
-            row.partitions.push(PartitionRow { start, segments: vec![extent], aborted: Vec::new() });
+            row.partitions.push(PartitionRow {
+                start,
+                compacted: 0,
+                segments: vec![extent],
+                aborted: Vec::new(),
+            });
             added.push(Partition::new(dir, start, vec![Placed { segment: Arc::new(segment), extent }]));
         }
         if !added.is_empty() {
@@ -224,8 +229,12 @@ impl Committer {
     fn row(&self, name: &str) -> Option<TopicRow> {
         let visible = self.shared.visible.read();
         let topic = visible.topics.get(name)?;
-        let partition =
-            |p: &Partition| PartitionRow { start: p.start, segments: Vec::new(), aborted: Vec::new() };
+        let partition = |p: &Partition| PartitionRow {
+            start: p.start,
+            compacted: p.compacted,
+            segments: Vec::new(),
+            aborted: Vec::new(),
+        };
         Some(TopicRow {
             id: topic.id,
             uuid: topic.info.id,

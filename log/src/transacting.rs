@@ -27,6 +27,19 @@ pub struct TransactionInfo {
     pub partitions: Vec<(String, PartitionId)>,
 }
 
+/// A producer that a partition remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Who it is.
+    pub by: ProducerEpoch,
+    /// Sequence of its last record, -1 when none is known.
+    pub last_sequence: i32,
+    /// When it last wrote, ms since 1970 UTC.
+    pub at_ms: i64,
+    /// First record of its open transaction, if it has one here.
+    pub open_from: Option<tarn_model::Offset>,
+}
+
 impl Log {
     /// A producer begins under a transactional id: it shuts out the one before it, whose open transaction is aborted.
     /// `expected` is who it takes itself for, if it has begun before. A [`crate::Refused::StaleEpoch`] means that another has.
@@ -100,6 +113,29 @@ impl Log {
     pub fn transactions(&self) -> Vec<TransactionInfo> {
         let visible = self.shared().visible.read();
         visible.transactions.iter().map(|(id, transaction)| transaction.info(id)).collect()
+    }
+
+    /// The producers that a partition remembers, by their ids.
+    pub async fn producers(&self, topic: &str, partition: PartitionId) -> Result<Vec<ActiveProducer>> {
+        let topic = topic.to_owned();
+        self.ask(move |committer| {
+            let visible = committer.shared.visible.read();
+            let found = visible.topic(&topic)?;
+            let open = &found.partition(partition)?.open;
+            let mut producers: Vec<ActiveProducer> = committer
+                .producers
+                .of(found.id, partition)
+                .map(|(producer, epoch, last_sequence, at_ms)| ActiveProducer {
+                    by: ProducerEpoch { producer, epoch },
+                    last_sequence,
+                    at_ms,
+                    open_from: open.get(&producer).copied(),
+                })
+                .collect();
+            producers.sort_by_key(|producer| producer.by.producer);
+            Ok(producers)
+        })
+        .await
     }
 
     /// Topics and partitions in which an open transaction has an offset of `group`.

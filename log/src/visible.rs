@@ -42,6 +42,8 @@ pub(crate) struct Topic {
 pub(crate) struct Partition {
     pub(crate) dir: PathBuf,
     pub(crate) start: Offset,
+    /// How far compaction has come.
+    pub(crate) compacted: Offset,
     pub(crate) segments: Vec<Placed>,
     /// Producers with an open transaction here, and its first record.
     pub(crate) open: HashMap<i64, Offset>,
@@ -108,7 +110,7 @@ impl Topic {
 impl Partition {
     /// A partition without transactions.
     pub(crate) fn new(dir: PathBuf, start: Offset, segments: Vec<Placed>) -> Partition {
-        Partition { dir, start, segments, open: HashMap::new(), aborted: Arc::default() }
+        Partition { dir, start, compacted: 0, segments, open: HashMap::new(), aborted: Arc::default() }
     }
 
     /// Below it everything is decided.

@@ -17,8 +17,13 @@ pub const PARTITION: &str = "_partition";
 pub const OFFSET: &str = "_offset";
 /// Its record's timestamp: `TIMESTAMP NOT NULL`, µs UTC.
 pub const TIMESTAMP: &str = "_timestamp";
+/// The topic a row came from, first column of a table of many topics: `VARCHAR NOT NULL`.
+pub const TOPIC: &str = "_topic";
 /// Fields that the schema lacks, as a JSON object: `VARCHAR`, NULL when there are none.
 pub const REST: &str = "_rest";
+
+/// Names that no column of a config may have.
+const SYSTEM: [&str; 5] = [TOPIC, PARTITION, OFFSET, TIMESTAMP, REST];
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -179,7 +184,7 @@ impl Columns {
     pub fn new(columns: Vec<Column>) -> Result<Columns> {
         let mut seen = std::collections::HashSet::new();
         for column in &columns {
-            if [PARTITION, OFFSET, TIMESTAMP, REST].contains(&column.name.as_str()) {
+            if SYSTEM.contains(&column.name.as_str()) {
                 return Err(Error::invalid(format!("column `{}` is one of the system columns", column.name)));
             }
             if !seen.insert(column.name.to_lowercase()) {
@@ -236,7 +241,7 @@ impl Columns {
     pub fn from_table_schema(schema: &Schema) -> Result<Columns> {
         let mut columns = Vec::new();
         for field in schema.fields() {
-            if [PARTITION, OFFSET, TIMESTAMP, REST].contains(&field.name().as_str()) {
+            if SYSTEM.contains(&field.name().as_str()) {
                 continue;
             }
             let column_type = ColumnType::from_arrow(field.data_type()).ok_or_else(|| {

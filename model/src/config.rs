@@ -9,9 +9,12 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::record_columns::RecordColumns;
+
 mod check;
 mod check_dashboards;
 mod check_streams;
+mod check_topics;
 mod dashboards;
 mod load;
 mod patterns;
@@ -104,6 +107,8 @@ pub struct LogConfig {
     pub auto_create_topics: bool,
     /// Partitions of a topic that a Kafka client creates without saying how many. Default: `1`.
     pub default_partitions: i32,
+    /// How long an offset is kept that a consumer group has committed and in which nobody is any more. Default: `7d`.
+    pub offsets_retention: Span,
 }
 
 /// When a record counts as committed.
@@ -465,10 +470,25 @@ pub struct TableConfig {
     /// The topic; with `{table}` in it where `name` has it. Default: the table's name.
     #[serde(default)]
     pub topic: Option<String>,
+    /// Many topics instead of one: a name with `*` once, e.g. `shop.*`. In SQL this is one table with the column `_topic`
+    /// first; in the lake each topic that fits, whenever it appears, is a table of its own, `<name>_<what stands for *>`, so
+    /// each topic's rows are committed with that topic's offsets. Needs `columns`, which they all share.
+    #[serde(default)]
+    pub topics: Option<String>,
     /// Columns with their SQL types, e.g. `"id BIGINT NOT NULL, price DECIMAL(10,2)"`. Default: inferred from the first
     /// 10,000 records.
     #[serde(default)]
     pub columns: Option<String>,
+    /// Column that holds the record's key, as text, or as bytes where `columns` has it as `BINARY`. Default: none.
+    #[serde(default)]
+    pub key_column: Option<String>,
+    /// Column that holds the record's headers, as a JSON object of strings; of headers of one name it shows all, in order.
+    /// Default: none.
+    #[serde(default)]
+    pub headers_column: Option<String>,
+    /// Column that holds the record's timestamp, beside `_timestamp`, which every table has. Default: none.
+    #[serde(default)]
+    pub timestamp_column: Option<String>,
     /// Columns by whose values the lake's files are kept apart. Default: none.
     #[serde(default)]
     pub partition_by: Vec<String>,
@@ -495,12 +515,24 @@ pub struct TableConfig {
     /// watermark back any further. Default: `1m`.
     #[serde(default = "defaults::idle_after")]
     pub idle_after: Span,
+    /// The table of many topics that this one, made of one of them, is a part of.
+    #[serde(skip)]
+    pub part_of: Option<String>,
 }
 
 impl TableConfig {
     /// The topic that the table is made from.
     pub fn topic_name(&self) -> &str {
         self.topic.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The columns that hold parts of its records.
+    pub fn record_columns(&self) -> RecordColumns {
+        RecordColumns {
+            key: self.key_column.clone(),
+            headers: self.headers_column.clone(),
+            timestamp: self.timestamp_column.clone(),
+        }
     }
 
     /// The name of its dead-letter table.
@@ -631,6 +663,7 @@ impl Default for LogConfig {
             kafka: None,
             auto_create_topics: true,
             default_partitions: 1,
+            offsets_retention: Span::from_days(7),
         }
     }
 }

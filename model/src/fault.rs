@@ -25,6 +25,8 @@ pub const POINTS: &[&str] = &[
     "log.roll.after",
     "log.trim.before",
     "log.trim.after",
+    "log.compact.before",
+    "log.compact.after",
     "log.delete_topic.before",
     "log.delete_topic.after",
     "spool.rename.before",

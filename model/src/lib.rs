@@ -10,9 +10,11 @@ pub mod config;
 pub mod error;
 pub mod fault;
 pub mod placeholders;
+pub mod record_columns;
 pub mod status;
 pub mod vector;
 
 pub use boundary::{Boundary, Offset, OffsetRange, PartitionId};
 pub use error::{Error, Kind, Place, Result};
+pub use record_columns::{RecordColumns, RecordPart};
 pub use vector::OffsetVector;

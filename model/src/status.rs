@@ -25,6 +25,31 @@ pub struct Status {
     /// Views.
     #[serde(default)]
     pub views: Vec<ViewStatus>,
+    /// Consumer groups that have committed an offset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupStatus>,
+}
+
+/// One consumer group.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: String,
+    /// What it has committed.
+    pub partitions: Vec<GroupPartitionStatus>,
+}
+
+/// How far a group is in one partition.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct GroupPartitionStatus {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The next offset that it wants to read.
+    pub committed: Offset,
+    /// Offsets between that and the partition's end.
+    pub lag: u64,
 }
 
 /// One collector.

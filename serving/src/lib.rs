@@ -17,6 +17,7 @@ mod session;
 mod statement;
 mod views;
 mod watermark;
+mod wholes;
 
 pub use dashboards::check_query;
 pub use engine::{Answer, Engine, EngineOptions, StatementCounts};

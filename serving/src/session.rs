@@ -3,7 +3,7 @@
 //! *Invariants*: the only object store is the lake's, so no function and no statement can reach another file. Nothing can be
 //! registered: the catalog is made for one statement and is immutable.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,13 +12,14 @@ use datafusion::common::TableReference;
 use datafusion::error::Result as DfResult;
 use tarn_model::{Boundary, Error, OffsetVector, Result};
 use tarn_table::scan::{Part, TableScan};
-use tarn_table::{Catalog, Cut, CutTable, EventTime};
+use tarn_table::{Catalog, Cut, CutTable, EventTime, Whole};
 
-use crate::error::{into_datafusion, nearest};
+use crate::error::{from_datafusion, into_datafusion, nearest};
 use crate::information::{INFORMATION_SCHEMA, Information};
 use crate::pg_catalog::{self, Facts, PgSchema};
 use crate::statement::Version;
 use crate::views::SeenViews;
+use crate::wholes;
 
 /// Name of the one catalog.
 pub(crate) const CATALOG: &str = "tarn";
@@ -48,6 +49,8 @@ pub(crate) struct Moment {
     versions: HashMap<String, (String, OffsetVector)>,
     views: SeenViews,
     catalog: Catalog,
+    /// Tables of many topics.
+    wholes: BTreeMap<String, Arc<Whole>>,
 }
 
 impl Moment {
@@ -62,13 +65,14 @@ impl Moment {
     ) -> Result<Moment> {
         let cuts = catalog.cuts();
         let upto = OffsetVector::new();
+        let (as_of_asked, wholes) = (as_of.is_some(), catalog.wholes());
         let (versions_seen, catalog) = (HashMap::new(), catalog.clone());
         let mut moment =
-            Moment { cuts, upto, as_of: as_of.is_some(), versions: versions_seen, views, catalog };
+            Moment { cuts, upto, as_of: as_of_asked, versions: versions_seen, views, catalog, wholes };
         for version in versions {
             moment.views.check(&version.table)?;
             let tables = moment.tables_behind(&version.table);
-            if tables.is_empty() {
+            if tables.is_empty() && moment.whole(&version.table).is_none() {
                 return Err(moment.no_table(&version.table));
             }
             moment.check_topics(&version.vector)?;
@@ -120,17 +124,41 @@ impl Moment {
         })
     }
 
-    /// The table of this name, or the tables that the view of this name reads.
-    fn tables_behind(&self, name: &str) -> Vec<(Arc<Cut>, Arc<CutTable>)> {
+    /// The table of many topics of this name: exactly, or else the only one that differs in case.
+    fn whole(&self, name: &str) -> Option<&Arc<Whole>> {
+        if let Some(whole) = self.wholes.get(name) {
+            return Some(whole);
+        }
+        let mut similar = self.wholes.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let (_, found) = similar.next()?;
+        similar.next().is_none().then_some(found)
+    }
+
+    /// The table of this name, or the parts of the one of many topics.
+    fn tables_of(&self, name: &str) -> Vec<(Arc<Cut>, Arc<CutTable>)> {
         match self.find(name) {
             Some(table) => vec![table],
-            None => self.views.tables(name).filter_map(|table| self.find(table)).collect(),
+            None => {
+                self.whole(name).iter().flat_map(|whole| &whole.parts).filter_map(|p| self.find(p)).collect()
+            }
         }
+    }
+
+    /// The tables of this name, or those that the view of this name reads.
+    fn tables_behind(&self, name: &str) -> Vec<(Arc<Cut>, Arc<CutTable>)> {
+        let tables = self.tables_of(name);
+        if !tables.is_empty() {
+            return tables;
+        }
+        self.views.tables(name).flat_map(|table| self.tables_of(table)).collect()
     }
 
     /// Whether `name` means something here.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.versions.contains_key(name) || self.find(name).is_some() || self.views.has(name)
+        self.versions.contains_key(name)
+            || self.find(name).is_some()
+            || self.whole(name).is_some()
+            || self.views.has(name)
     }
 
     /// Whether the vector was asked for.
@@ -162,22 +190,43 @@ impl Moment {
         Some(TableScan::new(table, part, upto))
     }
 
+    /// The rows of the table of this name, of one topic or of many.
+    pub(crate) fn rows_of(
+        &self,
+        name: &str,
+        part: Part,
+        upto: Option<&OffsetVector>,
+    ) -> DfResult<Option<Arc<dyn TableProvider>>> {
+        if let Some(scan) = self.scan_at(name, part, upto) {
+            return Ok(Some(Arc::new(scan)));
+        }
+        let Some(whole) = self.whole(name) else { return Ok(None) };
+        let upto = upto.unwrap_or(&self.upto);
+        let scans = whole.parts.iter().filter_map(|name| self.find(name)).map(|(cut, table)| {
+            let upto = upto.topic(&cut.topic);
+            (cut.topic.to_string(), TableScan::new(table, part, upto))
+        });
+        wholes::table(&whole.schema, scans).map(Some)
+    }
+
     /// What `name` means: a table, or a view.
     pub(crate) fn provider(&self, name: &str, part: Part) -> Result<Option<Arc<dyn TableProvider>>> {
         let (name, upto) = match self.versions.get(name) {
             Some((table, vector)) => (table.as_str(), Some(vector)),
             None => (name, None),
         };
-        match self.scan_at(name, part, upto) {
-            Some(scan) => Ok(Some(Arc::new(scan))),
+        match self.rows_of(name, part, upto).map_err(from_datafusion)? {
+            Some(rows) => Ok(Some(rows)),
             None => self.views.table(self, name, part, upto).transpose(),
         }
     }
 
     pub(crate) fn table_names(&self) -> Vec<String> {
         let tables = self.cuts.iter().flat_map(|cut| cut.tables.keys().cloned());
-        let mut names: Vec<String> = tables.chain(self.views.names().map(str::to_owned)).collect();
+        let views = self.views.names().map(str::to_owned);
+        let mut names: Vec<String> = tables.chain(self.wholes.keys().cloned()).chain(views).collect();
         names.sort();
+        names.dedup();
         names
     }
 

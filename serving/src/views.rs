@@ -95,7 +95,8 @@ impl SeenViews {
     ) -> Option<Result<Arc<dyn TableProvider>>> {
         let view = self.find(name)?;
         let rows = |table: &str| -> Option<Arc<dyn TableProvider>> {
-            moment.scan_at(table, part, upto).map(|scan| Arc::new(scan) as _)
+            // What cannot be planned is missing, and said so by whoever wants it.
+            moment.rows_of(table, part, upto).ok().flatten()
         };
         let plan = match self.inputs(view, moment).filter(|_| part == Part::Both && upto.is_none()) {
             Some((split, inputs)) if !moment.is_as_of() => inputs.joined_with(&rows).and_then(|inputs| {

@@ -2,16 +2,19 @@
 //!
 //! *Failure*: a lake at rest has no tail, so its tables show what is committed, and only that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use parking_lot::RwLock;
 use tarn_lake::{Lake, LakeSnapshot};
+use tarn_model::columns::{OFFSET, PARTITION, TIMESTAMP, TOPIC as COLUMN_TOPIC};
 use tarn_model::{Boundary, Kind, Result};
 
-use crate::cut::{Cut, CutTable, TopicHub};
-use crate::open::{KIND, TOPIC, TOPIC_UUID, VIEW};
+use crate::cut::{Cut, CutTable, DEAD_LETTERS_SUFFIX, TopicHub};
+use crate::open::{KIND, PART_OF, TOPIC, TOPIC_UUID, VIEW};
+use crate::scan::sql_schema;
 use crate::watermark::EventTime;
 
 /// Topics with their hubs, and the lake that their files lie in; clones share it.
@@ -25,8 +28,27 @@ struct Shared {
     lake: Lake,
     hubs: RwLock<BTreeMap<String, Arc<TopicHub>>>,
     event_times: RwLock<BTreeMap<String, Arc<EventTime>>>,
+    wholes: RwLock<BTreeMap<String, Arc<Whole>>>,
     ready: AtomicBool,
     records_to_go: AtomicU64,
+}
+
+/// A table of many topics: what it shows, and the tables of one topic each that it is made of.
+///
+/// *Why parts*: the progress of each topic then travels with that topic's rows, in the commit of its own table, and a topic
+/// that appears or is deleted touches no other. The lake has no table for the whole.
+#[derive(Debug)]
+pub struct Whole {
+    /// `_topic`, and the columns of all parts in the order in which they became known, as SQL shows them.
+    pub schema: SchemaRef,
+    /// Names of its parts.
+    pub parts: BTreeSet<String>,
+}
+
+impl Default for Whole {
+    fn default() -> Whole {
+        Whole { schema: Arc::new(Schema::empty()), parts: BTreeSet::new() }
+    }
 }
 
 impl Catalog {
@@ -37,6 +59,7 @@ impl Catalog {
                 lake,
                 hubs: RwLock::default(),
                 event_times: RwLock::default(),
+                wholes: RwLock::default(),
                 ready: AtomicBool::new(false),
                 records_to_go: AtomicU64::new(0),
             }),
@@ -64,10 +87,15 @@ impl Catalog {
                 tracing::debug!(table = name, "left out: it has no topic");
                 continue;
             };
+            let dead_letters = snapshot.properties.get(KIND).is_some_and(|kind| kind == "dead_letters");
+            if let Some(whole) = snapshot.properties.get(PART_OF) {
+                let suffix = if dead_letters { DEAD_LETTERS_SUFFIX } else { "" };
+                catalog.join(&format!("{whole}{suffix}"), &name, &snapshot.schema);
+            }
             catalog.hub(&topic).add_table(CutTable {
                 name: name.into(),
                 schema: snapshot.schema.clone(),
-                dead_letters: snapshot.properties.get(KIND).is_some_and(|kind| kind == "dead_letters"),
+                dead_letters,
                 boundary: boundary_of(&snapshot),
                 lake: Some(snapshot),
                 tail: Vec::new(),
@@ -113,6 +141,38 @@ impl Catalog {
         self.shared.event_times.read().get(table).cloned()
     }
 
+    /// Says that there is a table of many topics, with these columns at the least, before it has a part.
+    pub fn declare(&self, whole: &str, schema: &Schema) {
+        self.widen(whole, schema, None);
+    }
+
+    /// Makes the table `part` a part of the table `whole`, of many topics.
+    pub fn join(&self, whole: &str, part: &str, schema: &Schema) {
+        self.widen(whole, schema, Some(part));
+    }
+
+    fn widen(&self, whole: &str, schema: &Schema, part: Option<&str>) {
+        let mut wholes = self.shared.wholes.write();
+        let known = wholes.entry(whole.to_owned()).or_default();
+        let mut fields = known.schema.fields().to_vec();
+        let is_new = |field: &&FieldRef| known.schema.field_with_name(field.name()).is_err();
+        fields.extend(with_topic(schema).fields().iter().filter(is_new).cloned());
+        let mut parts = known.parts.clone();
+        parts.extend(part.map(str::to_owned));
+        *known = Arc::new(Whole { schema: Arc::new(Schema::new(fields)), parts });
+    }
+
+    /// The tables of many topics, by name.
+    pub fn wholes(&self) -> BTreeMap<String, Arc<Whole>> {
+        self.shared.wholes.read().clone()
+    }
+
+    /// The columns that SQL shows of the table of this name, of one topic or of many.
+    pub fn columns(&self, name: &str) -> Option<SchemaRef> {
+        let one = self.table(name).map(|(_, table)| sql_schema(&table.schema));
+        one.or_else(|| self.shared.wholes.read().get(name).map(|whole| whole.schema.clone()))
+    }
+
     /// The newest cut of every topic, by topic name.
     pub fn cuts(&self) -> Vec<Arc<Cut>> {
         self.shared.hubs.read().values().map(|hub| hub.cut()).collect()
@@ -138,6 +198,17 @@ impl Catalog {
     pub fn is_ready(&self) -> bool {
         self.shared.ready.load(Ordering::Acquire)
     }
+}
+
+/// What SQL shows of a table of many topics whose parts have the columns of `schema`: `_topic` comes first, and a part may lack
+/// any column but the system's.
+pub fn with_topic(schema: &Schema) -> SchemaRef {
+    let mut fields = vec![Arc::new(Field::new(COLUMN_TOPIC, DataType::Utf8View, false))];
+    for field in sql_schema(schema).fields() {
+        let is_system = [PARTITION, OFFSET, TIMESTAMP].contains(&field.name().as_str());
+        fields.push(Arc::new(field.as_ref().clone().with_nullable(!is_system)));
+    }
+    Arc::new(Schema::new(fields))
 }
 
 /// What a lake table covers: its `txn` versions under `tarn/<topic uuid>/<partition>`.

@@ -11,7 +11,7 @@ pub mod verify;
 pub mod watermark;
 
 pub use budget::TailBudget;
-pub use catalog::Catalog;
+pub use catalog::{Catalog, Whole};
 pub use cut::{Cut, CutTable, TopicHub};
 pub use decode::{Decoded, Decoder, TableFormat};
 pub use fragment::Fragment;

@@ -24,7 +24,7 @@ use tarn_lake::{Advance, Commit, Lake, LakeSnapshot, LakeTable, NewTable};
 use tarn_log::{Log, TopicInfo};
 use tarn_model::columns::{Columns, OFFSET, PARTITION};
 use tarn_model::config::{TableConfig, UnknownFields};
-use tarn_model::{Boundary, Error, Offset, PartitionId, Result, clock, fault};
+use tarn_model::{Boundary, Error, Offset, PartitionId, RecordColumns, Result, clock, fault};
 
 use crate::catalog::boundary_of;
 use crate::decode::{Decoder, TableFormat, dead_letter_schema, infer};
@@ -38,6 +38,8 @@ pub const TOPIC: &str = "tarn.topic";
 pub const KIND: &str = "tarn.kind";
 /// The [`KIND`] of a table of a view's states.
 pub const VIEW: &str = "view";
+/// Property: the table of many topics that this one is a part of.
+pub const PART_OF: &str = "tarn.part_of";
 /// Property: the format that rows were decoded with, as JSON.
 pub const FORMAT: &str = "tarn.format";
 /// Property: the boundary below which rows were decoded with an older format, as JSON; absent when there was none.
@@ -108,6 +110,8 @@ struct StoredFormat {
     columns: String,
     unknown_fields: UnknownFields,
     timezone: Option<String>,
+    #[serde(default, skip_serializing_if = "RecordColumns::is_empty")]
+    record: RecordColumns,
 }
 
 impl StoredFormat {
@@ -116,12 +120,14 @@ impl StoredFormat {
             columns: format.columns.to_string(),
             unknown_fields: format.unknown_fields,
             timezone: format.timezone.clone(),
+            record: format.record.clone(),
         }
     }
 
     fn into_format(self) -> Result<TableFormat> {
         let columns = Columns::parse(&self.columns)?;
-        Ok(TableFormat { columns, unknown_fields: self.unknown_fields, timezone: self.timezone })
+        let StoredFormat { unknown_fields, timezone, record, .. } = self;
+        Ok(TableFormat { columns, unknown_fields, timezone, record })
     }
 }
 
@@ -154,8 +160,8 @@ impl TableOpener {
         self.check_ends(config, &topic, &lake)?;
         self.settle(&topic, &old, &lake, &dead_letters).await?;
         let format = match &config.columns {
-            Some(text) => self.format(config, Columns::parse(text)?),
-            None => TableFormat { columns: old.columns.clone(), ..self.format(config, Columns::default()) },
+            Some(text) => self.format(config, Columns::parse(text)?)?,
+            None => self.format(config, old.columns.clone())?,
         };
         evolve(config, &old, &format, &lake).await?;
         Ok(Some(open(config, topic, format, lake, dead_letters)))
@@ -165,6 +171,10 @@ impl TableOpener {
     pub async fn infer(&self, config: &TableConfig) -> Result<OpenTable> {
         let topic = self.topic(config)?;
         let columns = self.columns_of_first_records(&topic).await?;
+        // A field that has the name of such a column is not what it holds.
+        let parts = config.record_columns();
+        let fields = columns.iter().filter(|column| parts.part_of(&column.name).is_none());
+        let columns = Columns::new(fields.cloned().collect())?;
         self.create(config, topic, columns).await
     }
 
@@ -173,8 +183,14 @@ impl TableOpener {
         self.log.topic(name).ok_or_else(|| Error::invalid(format!("there is no topic `{name}`")))
     }
 
-    fn format(&self, config: &TableConfig, columns: Columns) -> TableFormat {
-        TableFormat { columns, unknown_fields: config.unknown_fields, timezone: config.timezone.clone() }
+    fn format(&self, config: &TableConfig, columns: Columns) -> Result<TableFormat> {
+        let record = config.record_columns();
+        Ok(TableFormat {
+            columns: record.added_to(columns)?,
+            unknown_fields: config.unknown_fields,
+            timezone: config.timezone.clone(),
+            record,
+        })
     }
 
     fn declared_columns(&self, config: &TableConfig, topic: &TopicInfo) -> Result<Option<Columns>> {
@@ -251,9 +267,9 @@ impl TableOpener {
         topic: Arc<TopicInfo>,
         columns: Columns,
     ) -> Result<OpenTable> {
-        let format = self.format(config, columns);
+        let format = self.format(config, columns)?;
         let dead_letters = self.create_dead_letters(config, &topic, &format).await?;
-        let mut properties = properties(&topic, "table", &format);
+        let mut properties = properties(config, &topic, "table", &format);
         properties.insert(START.to_owned(), boundary_property(&self.log.starts(&topic.name)?));
         let table =
             NewTable { schema: format.schema(), partition_by: config.partition_by.clone(), properties };
@@ -273,7 +289,7 @@ impl TableOpener {
             self.check_identity(config, topic, &table)?;
             return Ok(table);
         }
-        let properties = properties(topic, "dead_letters", format);
+        let properties = properties(config, topic, "dead_letters", format);
         let table = NewTable { schema: dead_letter_schema(), partition_by: Vec::new(), properties };
         self.lake.create(&name, &table).await
     }
@@ -456,13 +472,22 @@ async fn dead_offsets(
     Ok(found)
 }
 
-fn properties(topic: &TopicInfo, kind: &str, format: &TableFormat) -> BTreeMap<String, String> {
-    BTreeMap::from([
+fn properties(
+    config: &TableConfig,
+    topic: &TopicInfo,
+    kind: &str,
+    format: &TableFormat,
+) -> BTreeMap<String, String> {
+    let mut properties = BTreeMap::from([
         (TOPIC_UUID.to_owned(), topic.id.to_string()),
         (TOPIC.to_owned(), topic.name.clone()),
         (KIND.to_owned(), kind.to_owned()),
         (FORMAT.to_owned(), format_property(format)),
-    ])
+    ]);
+    if let Some(whole) = &config.part_of {
+        properties.insert(PART_OF.to_owned(), whole.clone());
+    }
+    properties
 }
 
 /// The format that the rows of a table were decoded with.

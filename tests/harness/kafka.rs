@@ -74,6 +74,18 @@ impl Kafka {
         Some(coded(answer.error_code, (answer.producer_id.0, answer.producer_epoch)))
     }
 
+    /// A producer that is idempotent and has no transactions.
+    pub(crate) fn idempotent_producer(&mut self) -> Option<Producer> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
+        let answer = self.ask(&request, 4)?;
+        assert_eq!(answer.error_code, 0, "a producer's id");
+        Some((answer.producer_id.0, answer.producer_epoch))
+    }
+
     /// Names partitions of a topic, and a group.
     pub(crate) fn enlist(
         &mut self,
@@ -206,30 +218,50 @@ fn coded<T>(code: i16, value: T) -> Result<T, i16> {
     if code == 0 { Ok(value) } else { Err(code) }
 }
 
+/// A record as it is sent.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Keyed<'a> {
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) headers: &'a [(&'a str, &'a [u8])],
+}
+
 /// A record batch with these values, of a producer and its sequence; part of a transaction if there is a producer.
 pub(crate) fn batch(by: Option<Producer>, sequence: i32, values: &[String]) -> Vec<u8> {
-    let count = i32::try_from(values.len()).expect("few");
+    let records: Vec<Keyed<'_>> =
+        values.iter().map(|value| Keyed { value: Some(value.as_bytes()), ..Keyed::default() }).collect();
+    record_batch(if by.is_some() { 0x10 } else { 0 }, by.unwrap_or((-1, -1)), sequence, &records)
+}
+
+/// A record batch of an idempotent producer.
+pub(crate) fn keyed_batch(by: Producer, sequence: i32, records: &[Keyed<'_>]) -> Vec<u8> {
+    record_batch(0, by, sequence, records)
+}
+
+fn record_batch(attributes: i16, by: Producer, sequence: i32, all: &[Keyed<'_>]) -> Vec<u8> {
+    let count = i32::try_from(all.len()).expect("few");
     let mut records = Vec::new();
-    for (delta, value) in (0..).zip(values) {
+    for (delta, one) in (0..).zip(all) {
         let mut record = vec![0];
         put_varint(&mut record, 0);
         put_varint(&mut record, delta);
-        put_varint(&mut record, -1);
-        put_varint(&mut record, i64::try_from(value.len()).expect("short"));
-        record.extend(value.as_bytes());
-        put_varint(&mut record, 0);
+        put_bytes(&mut record, one.key);
+        put_bytes(&mut record, one.value);
+        put_varint(&mut record, i64::try_from(one.headers.len()).expect("few"));
+        for (name, value) in one.headers {
+            put_bytes(&mut record, Some(name.as_bytes()));
+            put_bytes(&mut record, Some(value));
+        }
         put_varint(&mut records, i64::try_from(record.len()).expect("short"));
         records.extend(record);
     }
-    let (producer, epoch) = by.unwrap_or((-1, -1));
-    let attributes: i16 = if by.is_some() { 0x10 } else { 0 };
     let mut checked = Vec::new();
     checked.extend(attributes.to_be_bytes());
     checked.extend((count - 1).to_be_bytes());
     checked.extend([1_700_000_000_000_i64.to_be_bytes(); 2].concat());
-    checked.extend(producer.to_be_bytes());
-    checked.extend(epoch.to_be_bytes());
-    checked.extend(if by.is_some() { sequence } else { -1 }.to_be_bytes());
+    checked.extend(by.0.to_be_bytes());
+    checked.extend(by.1.to_be_bytes());
+    checked.extend(if by.0 >= 0 { sequence } else { -1 }.to_be_bytes());
     checked.extend(count.to_be_bytes());
     checked.extend(records);
     let mut batch = Vec::new();
@@ -239,6 +271,12 @@ pub(crate) fn batch(by: Option<Producer>, sequence: i32, values: &[String]) -> V
     batch.extend(crc32c(&checked).to_be_bytes());
     batch.extend(checked);
     batch
+}
+
+/// Bytes with their length before them; -1 for none.
+fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    put_varint(out, bytes.map_or(-1, |bytes| i64::try_from(bytes.len()).expect("short")));
+    out.extend(bytes.unwrap_or_default());
 }
 
 /// CRC-32C, bit by bit.

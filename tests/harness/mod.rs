@@ -14,7 +14,7 @@ pub(crate) use events::table_status;
 pub(crate) use events::{committed, events, push, visible};
 pub(crate) use folder::{Folder, gzip};
 pub(crate) use http::{Answer, Client, VECTOR};
-pub(crate) use kafka::{Kafka, Producer, batch};
+pub(crate) use kafka::{Kafka, Keyed, Producer, batch, keyed_batch};
 pub(crate) use postgres::{Postgres, error_of};
 pub(crate) use process::{Ended, Running};
 pub(crate) use proof::{count, exactly_once, verified};

@@ -484,6 +484,26 @@ def administration(client):
     assert client.ends(topic, 0) == (0, 0), "the old records are gone"
 
 
+def a_compacted_topic_keeps_the_last_of_every_key(client):
+    topic = fresh("compacted")
+    client.create(topic, 1, {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0"})
+    keys, sent = 20, 3000
+    records = [(f"k{n % keys}".encode(), f"{n}:{'x' * 500}".encode(), []) for n in range(sent)]
+    client.produce(topic, records, partition=0)
+    until = time.monotonic() + 90
+    while True:
+        found = client.consume(topic, sent, seconds=8)
+        # The segment that is written to is not touched: 256 KiB of it.
+        if len(found) < sent / 2:
+            break
+        assert time.monotonic() < until, f"{len(found)} of {sent} records are still there"
+    assert all(int(record.value.split(b":")[0]) == record.offset for record in found), "an offset has changed"
+    newest = {record.key: record.offset for record in found}
+    assert sorted(newest.values()) == list(range(sent - keys, sent)), newest
+    offsets = [record.offset for record in found]
+    assert offsets == sorted(set(offsets)), "out of order"
+
+
 def transactions_count_whole_or_not_at_all(client):
     if not hasattr(client, "transactional"):
         return
@@ -576,7 +596,7 @@ def three_members_share_and_one_is_killed(client):
 CHECKS = [
     every_compression_with_keys_and_headers, acks_zero_one_and_all, idempotent_producer, offsets_by_time,
     a_topic_is_created_by_being_asked_for, a_group_goes_on_where_it_committed, administration,
-    transactions_count_whole_or_not_at_all, what_is_read_is_processed_once, three_members_share_and_one_is_killed,
+    a_compacted_topic_keeps_the_last_of_every_key, transactions_count_whole_or_not_at_all, what_is_read_is_processed_once, three_members_share_and_one_is_killed,
 ]
 
 

@@ -24,7 +24,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::future::BoxFuture;
-use tarn_model::columns::{OFFSET, PARTITION};
+use tarn_model::columns::{OFFSET, PARTITION, TOPIC};
 use tarn_model::{Error, Result};
 
 use crate::error::from_datafusion;
@@ -97,7 +97,14 @@ impl Definition {
             .analyzer()
             .execute_and_check(plan, session.config_options(), |_, _| {})
             .map_err(from_datafusion)?;
+        let of_many =
+            tables.iter().find(|(_, schema)| schema.fields().first().is_some_and(|f| f.name() == TOPIC));
         let way = match Split::of(&plan, &session) {
+            // States cover offsets of one topic.
+            Ok(_) if of_many.is_some() => {
+                let name = of_many.map(|(name, _)| name.as_str()).unwrap_or_default();
+                Way::Rows { reason: format!("`{name}` is a table of many topics") }
+            }
             Ok(split) => Way::States(Arc::new(split)),
             Err(reason) => Way::Rows { reason },
         };

@@ -292,7 +292,8 @@ impl View {
     pub async fn define(&self, planner: &Planner, catalog: &Catalog) -> Result<Arc<Definition>> {
         let cuts = catalog.cuts();
         let columns = |name: &str| -> Option<SchemaRef> {
-            cuts.iter().find_map(|cut| Some(sql_schema(&cut.tables.get(name)?.schema)))
+            let one = cuts.iter().find_map(|cut| Some(sql_schema(&cut.tables.get(name)?.schema)));
+            one.or_else(|| catalog.columns(name))
         };
         let query = self.query();
         if let Some(known) = self.definition.lock().clone()
@@ -308,7 +309,7 @@ impl View {
 
     /// Another query planned over the tables of `catalog` as they are now, under this view's name.
     pub async fn plan(&self, planner: &Planner, catalog: &Catalog, query: &str) -> Result<Definition> {
-        let columns = |name: &str| catalog.table(name).map(|(_, table)| sql_schema(&table.schema));
+        let columns = |name: &str| catalog.columns(name);
         Definition::plan(planner, &self.name, query, &columns).await
     }
 

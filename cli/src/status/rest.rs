@@ -11,7 +11,7 @@ use tarn_model::status::{LastError, PositionStatus, SourceStatus, Status, TableS
 use tarn_model::{Boundary, Offset, PartitionId};
 use tarn_table::catalog::boundary_of;
 
-use crate::pipeline::topic_status;
+use crate::pipeline::{group_status, topic_status};
 use crate::rest::{self, event_time_at_rest};
 use crate::views;
 
@@ -42,6 +42,7 @@ pub(super) async fn status(config: &Config) -> anyhow::Result<Status> {
         topics: topic_status(&log),
         tables,
         views,
+        groups: group_status(&log),
         ..Status::default()
     };
     log.close().await?;

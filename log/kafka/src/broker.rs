@@ -56,6 +56,9 @@ pub(crate) const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::IncrementalAlterConfigs, 0, 1),
     (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 2),
+    (ApiKey::DescribeProducers, 0, 0),
+    (ApiKey::DescribeTransactions, 0, 0),
+    (ApiKey::ListTransactions, 0, 1),
 ];
 
 /// What every connection shares.
@@ -160,6 +163,15 @@ impl Broker {
             ApiKey::AlterConfigs => serve!(AlterConfigsRequest, |r, v| self.replace_configs(r).await),
             ApiKey::DescribeCluster => {
                 serve!(DescribeClusterRequest, |r, v| Broker::describe_cluster(&r, peer))
+            }
+            ApiKey::DescribeProducers => {
+                serve!(DescribeProducersRequest, |r, v| self.describe_producers(r).await)
+            }
+            ApiKey::ListTransactions => {
+                serve!(ListTransactionsRequest, |r, v| self.list_transactions(&r))
+            }
+            ApiKey::DescribeTransactions => {
+                serve!(DescribeTransactionsRequest, |r, v| self.describe_transactions(r))
             }
             ApiKey::InitProducerId => serve!(InitProducerIdRequest, |r, v| self.begin_producer(r, v).await),
             ApiKey::AddPartitionsToTxn => {

@@ -1,7 +1,7 @@
 //! Configs of topics and of the broker, under Kafka's names.
 //!
-//! A topic's retention, its largest batch and whose time its records have can be set; everything else is as the log does it, and
-//! setting it to something else is refused rather than stored without effect. A topic that the config file names gets its retention from there at every start.
+//! What a topic can have of its own is set here; everything else is as the log does it, and setting it to something else is
+//! refused rather than stored without effect. A topic that the config file names gets its retention from there at every start.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use kafka_protocol::messages::{
     alter_configs_response,
 };
 use kafka_protocol::protocol::StrBytes;
-use tarn_log::{TopicConfigs, TopicInfo, TopicOptions};
+use tarn_log::{Cleanup, TopicConfigs, TopicInfo, TopicOptions};
+use tarn_model::config::{Compression, SyncMode};
 
 use crate::broker::{BROKER_ID, Broker, code_of, text, told};
 
@@ -32,9 +33,12 @@ const BOOLEAN: i8 = 1;
 const STRING: i8 = 2;
 const INT: i8 = 3;
 const LONG: i8 = 5;
+const DOUBLE: i8 = 6;
 const LIST: i8 = 7;
 const SET: i8 = 0;
 const DELETE: i8 = 1;
+const ADD: i8 = 2;
+const TAKE: i8 = 3;
 const CREATE_TIME: &str = "CreateTime";
 const APPEND_TIME: &str = "LogAppendTime";
 /// What stands for "without end" where the log wants a number.
@@ -62,9 +66,34 @@ impl Broker {
             source: FROM_DEFAULT,
             read_only: true,
         };
+        let own_of = |name, value, kind, is_own: bool| Setting {
+            name,
+            value,
+            kind,
+            source: if is_own { FROM_TOPIC } else { FROM_DEFAULT },
+            read_only: false,
+        };
         vec![
-            fixed("cleanup.policy", "delete", LIST),
-            fixed("compression.type", "producer", STRING),
+            Setting {
+                name: "cleanup.policy",
+                value: policy(info.configs.cleanup).to_owned(),
+                kind: LIST,
+                source: if info.configs.cleanup == Cleanup::Delete { FROM_DEFAULT } else { FROM_TOPIC },
+                read_only: false,
+            },
+            own_of(
+                "compression.type",
+                codec_name(info.configs.compression).to_owned(),
+                STRING,
+                info.configs.compression.is_some(),
+            ),
+            own_of("flush.messages", shown_max(info.configs.flush_messages), LONG, {
+                info.configs.flush_messages.is_some()
+            }),
+            own_of("flush.ms", shown_max(info.configs.flush_ms), LONG, info.configs.flush_ms.is_some()),
+            own_of("max.compaction.lag.ms", shown_max(info.configs.max_compaction_lag_ms), LONG, {
+                info.configs.max_compaction_lag_ms.is_some()
+            }),
             Setting {
                 name: "max.message.bytes",
                 value: info.max_batch_bytes().to_string(),
@@ -79,6 +108,15 @@ impl Broker {
                 source: if info.configs.append_time { FROM_TOPIC } else { FROM_DEFAULT },
                 read_only: false,
             },
+            own_of("delete.retention.ms", info.configs.delete_retention_ms().to_string(), LONG, {
+                info.configs.delete_retention_ms.is_some()
+            }),
+            own_of("min.cleanable.dirty.ratio", info.configs.min_dirty_ratio().to_string(), DOUBLE, {
+                info.configs.min_dirty_ratio.is_some()
+            }),
+            own_of("min.compaction.lag.ms", info.configs.min_compaction_lag_ms().to_string(), LONG, {
+                info.configs.min_compaction_lag_ms.is_some()
+            }),
             fixed("min.insync.replicas", "1", INT),
             Setting {
                 name: "retention.bytes",
@@ -94,7 +132,13 @@ impl Broker {
                 source: own(info.retention_time.is_some()),
                 read_only: false,
             },
-            fixed("segment.bytes", &options.segment_bytes.to_string(), INT),
+            Setting {
+                name: "segment.bytes",
+                value: info.configs.segment_bytes.unwrap_or(options.segment_bytes).to_string(),
+                kind: INT,
+                source: own(info.configs.segment_bytes.is_some()),
+                read_only: false,
+            },
             fixed("unclean.leader.election.enable", "false", BOOLEAN),
         ]
     }
@@ -179,15 +223,25 @@ impl Broker {
             },
             configs: info.configs.clone(),
             largest_batch: self.largest_batch(),
+            syncs_first: self.syncs_first(),
         };
         let settings = self.topic_settings(&info);
         for config in &resource.configs {
+            let given = config.value.as_ref().map(|value| value.as_str());
+            let listed;
             let value = match config.config_operation {
-                SET => config.value.as_ref().map(|value| value.as_str()),
+                SET => given,
                 DELETE => None,
-                _ => return Err((Code::InvalidConfig, Some(text("only setting and deleting is known")))),
+                ADD | TAKE if config.name.as_str() == "cleanup.policy" => {
+                    let given = given.unwrap_or_default();
+                    let had = policy(wanted.configs.cleanup).split(',').filter(|part| *part != given);
+                    let adds = config.config_operation == ADD;
+                    listed = had.chain(adds.then_some(given)).collect::<Vec<_>>().join(",");
+                    Some(listed.as_str())
+                }
+                _ => return Err((Code::InvalidConfig, Some(text("this is no list to add to")))),
             };
-            if config.config_operation == SET && value.is_none() {
+            if config.config_operation != DELETE && given.is_none() {
                 return Err((Code::InvalidConfig, Some(text("a value is missing"))));
             }
             apply(&mut wanted, &config.name, value, &settings)
@@ -241,13 +295,17 @@ impl Broker {
         let (options, configs) = self
             .new_topic_options(info.partitions, configs)
             .map_err(|why| (Code::InvalidConfig, Some(text(why))))?;
-        let largest_batch = self.largest_batch();
-        self.make_so(&info, Wanted { options, configs, largest_batch }, validate_only).await
+        let (largest_batch, syncs_first) = (self.largest_batch(), self.syncs_first());
+        self.make_so(&info, Wanted { options, configs, largest_batch, syncs_first }, validate_only).await
     }
 
     /// The largest batch that any topic takes.
     fn largest_batch(&self) -> usize {
         self.any_topic(1).max_batch_bytes()
+    }
+
+    fn syncs_first(&self) -> bool {
+        self.log.options().sync == SyncMode::Group
     }
 
     /// A topic without anything of its own.
@@ -274,6 +332,7 @@ impl Broker {
             options: TopicOptions { partitions, retention_time: None, retention_bytes: None },
             configs: TopicConfigs::default(),
             largest_batch: self.largest_batch(),
+            syncs_first: self.syncs_first(),
         };
         let settings = self.topic_settings(&self.any_topic(partitions));
         for (name, value) in configs {
@@ -289,6 +348,8 @@ struct Wanted {
     configs: TopicConfigs,
     /// What `max.message.bytes` may be at most.
     largest_batch: usize,
+    /// Whether an answer comes only once it is on disk.
+    syncs_first: bool,
 }
 
 const ONLY_TOPICS: &str = "only topics can be altered; everything else stands in the config file";
@@ -315,6 +376,67 @@ fn apply(wanted: &mut Wanted, name: &str, value: Option<&str>, settings: &[Setti
             };
             wanted.configs.max_batch_bytes = value.map(fits).transpose()?;
         }
+        "cleanup.policy" => {
+            let mut parts: Vec<&str> = value.unwrap_or("delete").split(',').map(str::trim).collect();
+            parts.sort_unstable();
+            wanted.configs.cleanup = match parts.as_slice() {
+                ["delete"] => Cleanup::Delete,
+                ["compact"] => Cleanup::Compact,
+                ["compact", "delete"] => Cleanup::CompactDelete,
+                _ => {
+                    return Err(format!(
+                        "`{name}` is `delete`, `compact` or both: not `{}`",
+                        parts.join(",")
+                    ));
+                }
+            };
+        }
+        "delete.retention.ms" => wanted.configs.delete_retention_ms = value.map(number).transpose()?,
+        "compression.type" => {
+            wanted.configs.compression = match value {
+                None | Some("producer") => None,
+                Some("uncompressed") => Some(Compression::None),
+                Some("gzip") => Some(Compression::Gzip),
+                Some("snappy") => Some(Compression::Snappy),
+                Some("lz4") => Some(Compression::Lz4),
+                Some("zstd") => Some(Compression::Zstd),
+                Some(other) => {
+                    return Err(format!(
+                        "`{name}` is `producer`, `uncompressed`, `gzip`, `snappy`, `lz4` or `zstd`: not `{other}`"
+                    ));
+                }
+            };
+        }
+        "flush.messages" | "flush.ms" => {
+            let set = value.map(number).transpose()?;
+            if set.is_some() && !wanted.syncs_first {
+                return Err(format!(
+                    "`{name}` can be set where `log.sync` is `group`: then every answer is on disk"
+                ));
+            }
+            let place = if name == "flush.ms" {
+                &mut wanted.configs.flush_ms
+            } else {
+                &mut wanted.configs.flush_messages
+            };
+            *place = set;
+        }
+        "max.compaction.lag.ms" => wanted.configs.max_compaction_lag_ms = value.map(number).transpose()?,
+        "segment.bytes" => {
+            let size = |value: &str| match value.parse::<u64>() {
+                Ok(bytes) if (14..=1 << 30).contains(&bytes) => Ok(bytes),
+                _ => Err(format!("`{name}` is a number from 14 to 1073741824: not `{value}`")),
+            };
+            wanted.configs.segment_bytes = value.map(size).transpose()?;
+        }
+        "min.compaction.lag.ms" => wanted.configs.min_compaction_lag_ms = value.map(number).transpose()?,
+        "min.cleanable.dirty.ratio" => {
+            let ratio = |value: &str| match value.parse::<f64>() {
+                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+                _ => Err(format!("`{name}` is a number from 0 to 1: not `{value}`")),
+            };
+            wanted.configs.min_dirty_ratio = value.map(ratio).transpose()?;
+        }
         "message.timestamp.type" => {
             wanted.configs.append_time = match value {
                 None | Some(CREATE_TIME) => false,
@@ -333,6 +455,32 @@ fn apply(wanted: &mut Wanted, name: &str, value: Option<&str>, settings: &[Setti
         }
     }
     Ok(())
+}
+
+/// Under Kafka's names.
+fn policy(cleanup: Cleanup) -> &'static str {
+    match cleanup {
+        Cleanup::Delete => "delete",
+        Cleanup::Compact => "compact",
+        Cleanup::CompactDelete => "compact,delete",
+    }
+}
+
+/// Under Kafka's names.
+fn codec_name(codec: Option<Compression>) -> &'static str {
+    match codec {
+        None => "producer",
+        Some(Compression::None) => "uncompressed",
+        Some(Compression::Gzip) => "gzip",
+        Some(Compression::Snappy) => "snappy",
+        Some(Compression::Lz4) => "lz4",
+        Some(Compression::Zstd) => "zstd",
+    }
+}
+
+/// Kafka's word for "never" where this is not set.
+fn shown_max(number: Option<u64>) -> String {
+    number.unwrap_or(WITHOUT_END).to_string()
 }
 
 fn shown(number: u64) -> String {

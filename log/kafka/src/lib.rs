@@ -10,19 +10,22 @@
 //! *Invariants*: answers of a connection leave in the order of its requests; nothing that a client claims is allocated before it
 //! has come; an unknown API or version is answered with an error.
 //!
-//! *Not here*: KIP-848's groups, compaction, authentication, quotas. None of them is advertised.
+//! *Not here*: KIP-848's groups, authentication, quotas. None of them is advertised.
 
 mod broker;
+pub mod client;
 mod committed;
 mod configs;
 mod connection;
 mod coordinator;
+mod expiry;
 mod fetch;
 mod frame;
 mod group;
 mod groups;
 mod metadata;
 mod offsets;
+mod overview;
 mod produce;
 mod shape;
 mod topics;
@@ -57,6 +60,8 @@ pub struct KafkaOptions {
     pub auto_create_topics: bool,
     /// Partitions of a topic that is created without a number.
     pub default_partitions: i32,
+    /// How long an offset is kept that a group without members has committed.
+    pub offsets_retention: Duration,
 }
 
 /// A running listener.
@@ -104,6 +109,7 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
     let budget = Arc::new(Semaphore::new(frame::FRAMES_KIB as usize));
     let mut connections = JoinSet::new();
     let overdue = tokio::spawn(transactions::end_overdue(broker.log.clone()));
+    let expiry = tokio::spawn(expiry::expire_offsets(Arc::clone(&broker)));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => accepted,
@@ -123,5 +129,6 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
         }
     }
     overdue.abort();
+    expiry.abort();
     while connections.join_next().await.is_some() {}
 }

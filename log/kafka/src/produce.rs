@@ -8,11 +8,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::produce_response::{
-    LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
-use tarn_log::{Append, Log, Submitted};
+use tarn_log::{Append, Log, Submitted, keyless};
 use uuid::Uuid;
 
 use crate::broker::{Answered, Broker, Incoming, code_of, told};
@@ -40,7 +40,8 @@ struct BegunTopic {
 }
 
 enum Outcome {
-    Refused(Code, Option<StrBytes>),
+    /// With the places of the records that are at fault, where single ones are.
+    Refused(Code, Option<StrBytes>, Vec<i32>),
     Valid(Append),
     Waiting(Submitted),
 }
@@ -76,7 +77,7 @@ impl Broker {
             if let Outcome::Valid(append) = outcome {
                 *outcome = match self.log.pack(std::mem::take(append)).await {
                     Ok(packed) => Outcome::Waiting(self.log.submit(packed)),
-                    Err(error) => Outcome::Refused(code_of(&error), told(&error)),
+                    Err(error) => Outcome::Refused(code_of(&error), told(&error), Vec::new()),
                 };
             }
         }
@@ -95,19 +96,25 @@ fn validate(log: &Log, request: ProduceRequest, refusal: Option<Code>, enlists: 
         };
         let validate_one = |index: i32, records: Option<Bytes>| {
             if let Some(code) = refusal {
-                return Outcome::Refused(code, None);
+                return Outcome::Refused(code, None, Vec::new());
             }
             let info = match &info {
                 Ok(info) => info,
-                Err(code) => return Outcome::Refused(*code, None),
+                Err(code) => return Outcome::Refused(*code, None, Vec::new()),
             };
             let mut append = Append::new();
             if enlists {
                 append.enlists();
             }
-            match append.push_batch(info, index, &records.unwrap_or_default()) {
+            let records = records.unwrap_or_default();
+            match append.push_batch(info, index, &records) {
                 Ok(()) => Outcome::Valid(append),
-                Err(error) => Outcome::Refused(code_of(&error), told(&error)),
+                Err(error) => {
+                    let code = code_of(&error);
+                    let places =
+                        if code == Code::InvalidRecord { keyless(info, &records) } else { Vec::new() };
+                    Outcome::Refused(code, told(&error), places)
+                }
             }
         };
         let partitions =
@@ -158,7 +165,14 @@ async fn finish_partition(log: &Log, index: i32, outcome: Outcome) -> PartitionP
         answer.clone().with_error_code(code.code()).with_error_message(why)
     };
     let appended = match outcome {
-        Outcome::Refused(code, why) => return refused(code, why),
+        Outcome::Refused(code, why, places) => {
+            let record = |place| {
+                BatchIndexAndErrorMessage::default()
+                    .with_batch_index(place)
+                    .with_batch_index_error_message(None)
+            };
+            return refused(code, why).with_record_errors(places.into_iter().map(record).collect());
+        }
         Outcome::Valid(append) => log.append(append).await,
         Outcome::Waiting(submitted) => submitted.committed().await,
     };

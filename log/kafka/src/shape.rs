@@ -5,7 +5,7 @@
 //! elements of all arrays together. What passes can be decoded with memory in proportion to its bytes.
 //!
 //! *Layout*: a shape is a list of words: `1 2 4 8 16` (bytes of a fixed field), `s` (string), `b` (bytes), `[ … ]` (array of
-//! structures), `<s>` and `<4>` (array of strings or of numbers); behind a word `:3-7`, `:3+` or `:-7` are the versions that
+//! structures), `<s>`, `<4>` and `<8>` (array of strings or of numbers); behind a word `:3-7`, `:3+` or `:-7` are the versions that
 //! have it. From a request's first flexible version on, lengths are varints and
 //! every structure ends with tagged fields. The shapes follow Kafka's message definitions
 //! (<https://kafka.apache.org/protocol.html>).
@@ -54,6 +54,9 @@ const SHAPES: &[(ApiKey, i16, &str)] = &[
     (ApiKey::AlterConfigs, 2, "[ 1 s [ s s ] ] 1"),
     (ApiKey::IncrementalAlterConfigs, 1, "[ 1 s [ s 1 s ] ] 1"),
     (ApiKey::DescribeCluster, 0, "1 1:1+ 1:2+"),
+    (ApiKey::DescribeProducers, 0, "[ s <4> ]"),
+    (ApiKey::DescribeTransactions, 0, "<s>"),
+    (ApiKey::ListTransactions, 0, "<s> <8> 8:1+"),
 ];
 
 static PARSED: LazyLock<HashMap<i16, Shape>> = LazyLock::new(|| {
@@ -84,7 +87,8 @@ enum Kind {
     Bytes,
     Structures(Vec<Field>),
     Texts,
-    Numbers,
+    /// Of so many bytes each.
+    Numbers(usize),
 }
 
 fn parse_fields<'a>(words: &mut impl Iterator<Item = &'a str>) -> Vec<Field> {
@@ -96,7 +100,8 @@ fn parse_fields<'a>(words: &mut impl Iterator<Item = &'a str>) -> Vec<Field> {
             "b" => Kind::Bytes,
             "[" => Kind::Structures(parse_fields(words)),
             "<s>" => Kind::Texts,
-            "<4>" => Kind::Numbers,
+            "<4>" => Kind::Numbers(4),
+            "<8>" => Kind::Numbers(8),
             bytes => Kind::Fixed(bytes.parse().expect("shapes are constants that a test walks")),
         };
         let (first, last) = match versions.split_once('-') {
@@ -148,9 +153,9 @@ impl<'a> Walk<'a> {
                         self.skip(length)?;
                     }
                 }
-                Kind::Numbers => {
+                Kind::Numbers(bytes) => {
                     let count = self.count()?;
-                    self.skip(count * 4)?;
+                    self.skip(count * bytes)?;
                 }
             }
         }

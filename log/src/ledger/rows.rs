@@ -67,7 +67,8 @@ pub(super) fn roll_back(tx: &Transaction<'_>, boot_id: &str) -> Sql<()> {
         tx.execute_batch(
             "DELETE FROM segments WHERE EXISTS (SELECT 1 FROM undo_segments u
                  WHERE u.topic = segments.topic AND u.partition = segments.partition AND segments.base >= u.base);
-             INSERT INTO segments SELECT topic, partition, base, \"end\", bytes, created_ms, last_append_ms,
+             INSERT INTO segments (topic, partition, base, \"end\", bytes, created_ms, last_append_ms,
+                 max_timestamp_ms, markers) SELECT topic, partition, base, \"end\", bytes, created_ms, last_append_ms,
                  max_timestamp_ms, markers FROM undo_segments u WHERE seq = (SELECT min(seq) FROM undo_segments o
                      WHERE o.topic = u.topic AND o.partition = u.partition);
              DELETE FROM positions WHERE (source, key) IN (SELECT source, key FROM undo_positions);
@@ -188,7 +189,10 @@ pub(super) fn write_new_partitions(
 ) -> Sql<()> {
     for (partition, row) in (first..).zip(partitions) {
         let partition = PartitionId::try_from(partition).unwrap_or(PartitionId::MAX);
-        tx.execute("INSERT INTO partitions VALUES (?1, ?2, ?3)", params![topic, partition, row.start])?;
+        tx.execute(
+            "INSERT INTO partitions (topic, partition, start) VALUES (?1, ?2, ?3)",
+            params![topic, partition, row.start],
+        )?;
         for extent in &row.segments {
             put_extent(tx, topic, partition, extent)?;
         }
@@ -203,7 +207,8 @@ pub(super) fn put_extent(
     extent: &Extent,
 ) -> Sql<()> {
     tx.prepare_cached(
-        "INSERT INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO UPDATE SET
+        "INSERT INTO segments (topic, partition, base, \"end\", bytes, created_ms, last_append_ms, max_timestamp_ms, markers)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO UPDATE SET
              \"end\" = excluded.\"end\", bytes = excluded.bytes, last_append_ms = excluded.last_append_ms,
              max_timestamp_ms = excluded.max_timestamp_ms, markers = excluded.markers",
     )?
@@ -221,6 +226,35 @@ pub(super) fn put_extent(
     Ok(())
 }
 
+/// What compaction made of a segment.
+pub(super) fn replace_extent(
+    tx: &Transaction<'_>,
+    topic: i64,
+    partition: PartitionId,
+    extent: &Extent,
+) -> Sql<()> {
+    tx.prepare_cached(
+        "UPDATE segments SET bytes = ?4, max_timestamp_ms = ?5, markers = ?6, generation = ?7
+             WHERE topic = ?1 AND partition = ?2 AND base = ?3",
+    )?
+    .execute(params![
+        topic,
+        partition,
+        extent.base,
+        integer(extent.bytes),
+        extent.max_timestamp_ms,
+        integer(extent.markers),
+        extent.generation
+    ])?;
+    Ok(())
+}
+
+/// Adds the columns that compaction needs to a ledger that lacks them.
+pub(super) fn add_compaction(connection: &Connection) -> Sql<()> {
+    add_column(connection, "segments", "generation", "INTEGER NOT NULL DEFAULT 0")?;
+    add_column(connection, "partitions", "compacted", "INTEGER NOT NULL DEFAULT 0")
+}
+
 pub(super) fn load_topics(connection: &Connection) -> Sql<Vec<TopicRow>> {
     let mut topics = connection
         .prepare(
@@ -228,19 +262,19 @@ pub(super) fn load_topics(connection: &Connection) -> Sql<Vec<TopicRow>> {
         )?
         .query_map([], topic_row)?
         .collect::<Sql<Vec<TopicRow>>>()?;
-    let mut partitions =
-        connection.prepare("SELECT partition, start FROM partitions WHERE topic = ?1 ORDER BY partition")?;
+    let mut partitions = connection
+        .prepare("SELECT partition, start, compacted FROM partitions WHERE topic = ?1 ORDER BY partition")?;
     let mut segments = connection.prepare(
-        "SELECT base, \"end\", bytes, created_ms, last_append_ms, max_timestamp_ms, markers FROM segments
+        "SELECT base, \"end\", bytes, created_ms, last_append_ms, max_timestamp_ms, markers, generation FROM segments
              WHERE topic = ?1 AND partition = ?2 ORDER BY base",
     )?;
     for topic in &mut topics {
-        let rows = partitions.query_map([topic.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        for (partition, start) in rows.collect::<Sql<Vec<(PartitionId, Offset)>>>()? {
+        let rows = partitions.query_map([topic.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        for (partition, start, compacted) in rows.collect::<Sql<Vec<(PartitionId, Offset, Offset)>>>()? {
             let segments = segments
                 .query_map(params![topic.id, partition], extent_row)?
                 .collect::<Sql<Vec<Extent>>>()?;
-            topic.partitions.push(PartitionRow { start, segments, aborted: Vec::new() });
+            topic.partitions.push(PartitionRow { start, compacted, segments, aborted: Vec::new() });
         }
     }
     Ok(topics)
@@ -292,6 +326,7 @@ pub(super) fn extent_row(row: &Row<'_>) -> Sql<Extent> {
         last_append_ms: row.get(4)?,
         max_timestamp_ms: row.get(5)?,
         markers: unsigned(row.get(6)?),
+        generation: row.get(7)?,
     })
 }
 

@@ -1,7 +1,9 @@
 //! What users of the log rely on, seen from outside.
 
+mod captured;
 mod clients;
 mod committing;
+mod compaction;
 mod keeping;
 mod model;
 mod recovering;

@@ -81,6 +81,7 @@ impl Checker<'_, '_> {
         let log = &self.config.log;
         self.more_than_zero("log.sync_interval", log.sync_interval);
         self.more_than_zero("log.retention_every", log.retention_every);
+        self.more_than_zero("log.offsets_retention", log.offsets_retention);
         self.at_least("log.segment_size", log.segment_size.0, 4096);
         self.at_least("log.max_record_size", log.max_record_size.0, 1);
         if log.segment_size.0 > MAX_SEGMENT_BYTES {
@@ -415,14 +416,19 @@ impl Checker<'_, '_> {
             tables.iter().enumerate().map(|(i, table)| (table.dead_letters_name(), i)).collect();
         for (i, table) in tables.iter().enumerate() {
             let at = format!("table[{i}]");
-            self.table_pattern(&at, table);
+            match &table.topics {
+                Some(topics) => self.many_topics(&at, table, topics),
+                None => self.table_pattern(&at, table),
+            }
             self.relation_name("table", &format!("{at}.name"), &table.name.replacen("{table}", "t", 1));
             if let Some(other) = dead.get(&table.name) {
                 let message =
                     format!("this is the name of the dead letters of table[{other}]; choose another");
                 self.wrong(&format!("{at}.name"), message);
             }
-            self.table_topic(&at, table);
+            if table.topics.is_none() {
+                self.table_topic(&at, table);
+            }
             self.table_columns(&at, table);
             self.more_than_zero(&format!("{at}.commit_every"), table.commit_every);
             self.at_least(&format!("{at}.commit_size"), table.commit_size.0, 1);
@@ -525,6 +531,7 @@ impl Checker<'_, '_> {
                 return;
             }
         };
+        let columns = self.record_columns(at, table, columns);
         let mut seen = HashSet::new();
         for (i, name) in table.partition_by.iter().enumerate() {
             let field = format!("{at}.partition_by[{i}]");

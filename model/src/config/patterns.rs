@@ -3,6 +3,8 @@
 //! *Why*: whoever imports a whole database should not write a block per table. A source with `topic = "shop.{table}"` fills
 //! a topic per table; a table with the same topic is made once per topic, now and when new ones come.
 //!
+//! A `[[table]]` with `topics = "shop.*"` is one table in SQL, and a pattern here: of each topic that fits it makes a part.
+//!
 //! *Invariant*: what a pattern makes depends on the config and the topic's name only, so a restart makes the same.
 
 use super::{Config, TableConfig};
@@ -28,7 +30,7 @@ pub fn fills(pattern: &str, name: &str) -> bool {
 impl TableConfig {
     /// Whether it stands for one table per topic that fits.
     pub fn is_pattern(&self) -> bool {
-        self.name.contains(PLACE)
+        self.topics.is_some() || self.name.contains(PLACE)
     }
 
     /// The table that a pattern makes of `topic`, if the topic fits and leaves a name for a table. Names are in lower case
@@ -37,27 +39,37 @@ impl TableConfig {
         if !self.is_pattern() {
             return None;
         }
-        let part = part_of(self.topic_name(), topic)?;
+        let (pattern, name) = match &self.topics {
+            Some(topics) => (topics.replacen('*', PLACE, 1), format!("{}_{PLACE}", self.name)),
+            None => (self.topic_name().to_owned(), self.name.clone()),
+        };
+        // Topics such as `__consumer_offsets` are a log's own.
+        let part = part_of(&pattern, topic).filter(|_| !topic.starts_with("__"))?;
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         let part: String = part.chars().map(|c| if fits(c) { c.to_ascii_lowercase() } else { '_' }).collect();
-        let name = self.name.replace(PLACE, &part);
-        // Topics such as `__consumer_offsets` are a log's own.
+        let name = name.replace(PLACE, &part);
         let is_name = !name.starts_with(['_', '-']) && name.len() <= MAX_TABLE_NAME_CHARS;
-        is_name.then(|| TableConfig { name, topic: Some(topic.to_owned()), ..self.clone() })
+        let part_of = self.topics.as_ref().map(|_| self.name.clone());
+        let topic = Some(topic.to_owned());
+        is_name.then(|| TableConfig { name, topic, topics: None, part_of, ..self.clone() })
     }
 }
 
 impl Config {
-    /// The tables of a log that has `topics`: those with a name of their own, and what the patterns make of topics that no
-    /// such table is made from. Of several patterns that fit a topic the first one counts.
+    /// The tables of a log that has `topics`: those with a name of their own; what the patterns make of topics that no such
+    /// table is made from (of several that fit a topic the first one counts); and the parts of tables of many topics, which
+    /// take every topic that fits.
     pub fn tables_of<'t>(&self, topics: impl IntoIterator<Item = &'t str>) -> Vec<TableConfig> {
         let (patterns, mut tables): (Vec<TableConfig>, Vec<TableConfig>) =
             self.tables.iter().cloned().partition(TableConfig::is_pattern);
+        let (of_many, of_one): (Vec<TableConfig>, Vec<TableConfig>) =
+            patterns.into_iter().partition(|table| table.topics.is_some());
         let named = tables.len();
         for topic in topics {
             if !tables[..named].iter().any(|table| table.topic_name() == topic) {
-                tables.extend(patterns.iter().find_map(|pattern| pattern.of_topic(topic)));
+                tables.extend(of_one.iter().find_map(|pattern| pattern.of_topic(topic)));
             }
+            tables.extend(of_many.iter().filter_map(|pattern| pattern.of_topic(topic)));
         }
         tables
     }
@@ -101,6 +113,21 @@ mod tests {
             names(&config, &["shop.customers", "shop.orders"]),
             want.map(|(a, b)| (a.to_owned(), b.to_owned()))
         );
+    }
+
+    #[test]
+    fn a_table_of_many_topics_has_a_part_of_each_that_fits_whatever_else_is_made_of_it() {
+        let config = config(
+            "[[table]]\nname = \"sales\"\ntopic = \"shop.orders\"\n\
+             [[table]]\nname = \"shop\"\ntopics = \"shop.*\"\ncolumns = \"id BIGINT\"",
+        );
+        let topics = ["clicks", "shop.orders", "shop.Items.EU", "__shop"];
+        let want =
+            [("sales", "shop.orders"), ("shop_orders", "shop.orders"), ("shop_items_eu", "shop.Items.EU")];
+        assert_eq!(names(&config, &topics), want.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let parts = config.tables_of(topics);
+        assert!(parts[0].part_of.is_none() && parts[1].part_of.as_deref() == Some("shop"));
+        assert!(parts.iter().all(|part| !part.is_pattern()), "a part is a table like others");
     }
 
     #[test]

@@ -435,3 +435,36 @@ fn what_is_wrong_with_formats_interceptors_and_routes_is_told_key_by_key() {
         ]
     );
 }
+
+#[test]
+fn a_table_of_many_topics_says_what_it_lacks() {
+    let of =
+        |table: &str| problems(&format!("log.kafka = \"127.0.0.1:0\"\n[[table]]\nname = \"shop\"\n{table}"));
+    let found = of("topics = \"shop\"\ntopic = \"a\"");
+    assert!(found.iter().any(|line| line.contains("`topics` already")), "{found:?}");
+    assert!(found.iter().any(|line| line.contains("`shop` is one topic")), "{found:?}");
+    let found = of("topics = \"shop.*\"");
+    assert!(found.len() == 1 && found[0].contains("must be declared"), "{found:?}");
+    let found = of("topics = \"a*b*\"\ncolumns = \"n INT\"");
+    assert!(found.len() == 1 && found[0].contains("more than one `*`"), "{found:?}");
+    let found = of("topcs = \"shop.*\"\ncolumns = \"n INT\"");
+    assert!(found.iter().any(|line| line.contains("did you mean `topics`?")), "{found:?}");
+    let of = |table: &str| problems(&format!("[[table]]\nname = \"t\"\n{table}\n[[topic]]\nname = \"t\""));
+    let found = problems("[[table]]\nname = \"t\"\ntopics = \"x.*\"\ncolumns = \"n INT\"");
+    assert!(found.len() == 1 && found[0].contains("no source fills a topic that fits `x.*`"), "{found:?}");
+    let found = of("key_column = \"_offset\"\nheaders_column = \"h\"\ntimestamp_column = \"H\"");
+    assert!(found.iter().any(|line| line.contains("`_offset` is one of the system columns")), "{found:?}");
+    assert!(
+        found.iter().any(|line| line.contains("`H` is the column of `headers_column` already")),
+        "{found:?}"
+    );
+    let found = of("columns = \"k BIGINT\"\nkey_column = \"k\"");
+    assert!(
+        found.len() == 1 && found[0].contains("column `k` is `BIGINT`; declare it as `VARCHAR`"),
+        "{found:?}"
+    );
+    let config = parse(
+        "[[topic]]\nname = \"t\"\n[[table]]\nname = \"t\"\ncolumns = \"n INT\"\nkey_column = \"k\"\npartition_by = [\"k\"]",
+    );
+    assert!(config.is_ok(), "a column that is not declared may be used as one: {config:?}");
+}

@@ -41,6 +41,7 @@ fn render(status: &Status, statements: &StatementCounts) -> String {
     overall(&mut metrics, status);
     sources(&mut metrics, status);
     topics(&mut metrics, status);
+    groups(&mut metrics, status);
     tables(&mut metrics, status);
     views(&mut metrics, status);
     sql(&mut metrics, statements);
@@ -100,6 +101,27 @@ fn topics(metrics: &mut Metrics, status: &Status) {
                     &[("topic", &topic.name), ("partition", &number)],
                     float(value(partition)),
                 );
+            }
+        }
+    }
+}
+
+fn groups(metrics: &mut Metrics, status: &Status) {
+    type Value = fn(&tarn_model::status::GroupPartitionStatus) -> u64;
+    let each: [(&str, &str, Value); 2] = [
+        ("tarn_group_committed_offset", "Next offset that a consumer group wants to read.", |p| {
+            p.committed.unsigned_abs()
+        }),
+        ("tarn_group_lag_records", "Offsets between that and the partition's end.", |p| p.lag),
+    ];
+    for (name, help, value) in each {
+        metrics.head(name, "gauge", help);
+        for group in &status.groups {
+            for partition in &group.partitions {
+                let number = partition.partition.to_string();
+                let labels =
+                    [("group", group.name.as_str()), ("topic", &partition.topic), ("partition", &number)];
+                metrics.line(name, &labels, float(value(partition)));
             }
         }
     }

@@ -187,6 +187,28 @@ impl Cells {
         }
     }
 
+    /// Appends bytes as they are, to a BINARY column, or to a VARCHAR column when they are text; whether they are.
+    pub(super) fn push_bytes(&mut self, value: &[u8]) -> bool {
+        if matches!(&self.values, Values::Varchar(_)) && std::str::from_utf8(value).is_err() {
+            return false;
+        }
+        let (Values::Varchar(bytes) | Values::Binary(bytes)) = &mut self.values else { return false };
+        bytes.data.extend_from_slice(value);
+        bytes.end();
+        self.nulls.append_non_null();
+        self.rows += 1;
+        true
+    }
+
+    /// Appends a time, µs since 1970 UTC, to a TIMESTAMP column.
+    pub(super) fn push_timestamp(&mut self, timestamp_us: i64) {
+        if let Values::Timestamp(values) = &mut self.values {
+            values.push(timestamp_us);
+            self.nulls.append_non_null();
+            self.rows += 1;
+        }
+    }
+
     /// Appends a member to the JSON object that the next [`Cells::close_object`] ends, in a VARCHAR column.
     pub(super) fn push_member(&mut self, name: &str, raw: &str) {
         if let Values::Varchar(bytes) = &mut self.values {

@@ -105,7 +105,7 @@ fn place(record: &impl Record, reason: &str) -> String {
 }
 
 /// The headers as a JSON object.
-fn headers_json<'s>(record: &impl Record, scratch: &'s mut Vec<u8>) -> Option<&'s str> {
+pub(super) fn headers_json<'s>(record: &impl Record, scratch: &'s mut Vec<u8>) -> Option<&'s str> {
     scratch.clear();
     for (name, value) in record.headers() {
         scratch.push(if scratch.is_empty() { b'{' } else { b',' });

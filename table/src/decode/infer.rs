@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use tarn_log::Records;
-use tarn_model::columns::{Column, ColumnType, Columns, OFFSET, PARTITION, REST, TIMESTAMP};
+use tarn_model::columns::{Column, ColumnType, Columns, OFFSET, PARTITION, REST, TIMESTAMP, TOPIC};
 
 use super::json::Raw;
 use super::values::{self, Json, Zone};
@@ -139,7 +139,8 @@ impl Inference {
 }
 
 fn may_be_column(name: &str) -> bool {
-    let system = [PARTITION, OFFSET, TIMESTAMP, REST].iter().any(|taken| name.eq_ignore_ascii_case(taken));
+    let system =
+        [TOPIC, PARTITION, OFFSET, TIMESTAMP, REST].iter().any(|taken| name.eq_ignore_ascii_case(taken));
     let plain = !name.chars().any(|c| c == '"' || c.is_control());
     !system && plain && !name.trim().is_empty() && name.len() <= LONGEST_NAME
 }

@@ -32,7 +32,7 @@ use arrow::datatypes::SchemaRef;
 use tarn_log::{RecordView, Records};
 use tarn_model::columns::{Column, ColumnType, Columns};
 use tarn_model::config::UnknownFields;
-use tarn_model::{Error, Offset, PartitionId, Result};
+use tarn_model::{Error, Offset, PartitionId, RecordColumns, RecordPart, Result};
 
 use cells::Cells;
 use dead::DeadLetters;
@@ -49,6 +49,8 @@ pub struct TableFormat {
     pub unknown_fields: UnknownFields,
     /// Zone of timestamps that name none (IANA name); `None` is UTC.
     pub timezone: Option<String>,
+    /// Those of the columns that hold parts of the record, not fields of its value.
+    pub record: RecordColumns,
 }
 
 impl TableFormat {
@@ -75,11 +77,14 @@ pub struct Decoder {
     takes_lines: bool,
     zone: Zone,
     names: Names,
+    /// Columns that take parts of the record.
+    record: Vec<(RecordPart, usize)>,
     cells: Vec<Cells>,
     rest: Cells,
     offsets: Vec<i64>,
     timestamps: Vec<i64>,
     dead: DeadLetters,
+    scratch: Vec<u8>,
 }
 
 impl fmt::Debug for Decoder {
@@ -103,19 +108,29 @@ impl Decoder {
     /// A decoder of this format.
     pub fn new(format: &TableFormat) -> Result<Decoder> {
         let columns: Vec<Column> = format.columns.iter().cloned().collect();
-        let takes_lines = matches!(columns.as_slice(), [only] if only.name == LINE && only.column_type == ColumnType::Varchar);
+        let at = |name: &str| columns.iter().position(|column| column.name == name);
+        let record: Vec<_> =
+            format.record.iter().filter_map(|(part, name)| Some((part, at(name)?))).collect();
+        let fields: Vec<(usize, &Column)> =
+            columns.iter().enumerate().filter(|(at, _)| !record.iter().any(|(_, of)| of == at)).collect();
+        let takes_lines = matches!(
+            fields.as_slice(),
+            [(0, only)] if only.name == LINE && only.column_type == ColumnType::Varchar
+        );
         Ok(Decoder {
             schema: format.schema(),
             unknown_fields: format.unknown_fields,
             takes_lines,
             zone: Zone::named(format.timezone.as_deref())?,
-            names: Names::new(&columns),
+            names: Names::new(&fields),
+            record,
             cells: columns.iter().map(|column| Cells::new(column.column_type)).collect(),
             columns,
             rest: Cells::new(ColumnType::Varchar),
             offsets: Vec::new(),
             timestamps: Vec::new(),
             dead: DeadLetters::default(),
+            scratch: Vec::new(),
         })
     }
 
@@ -188,6 +203,7 @@ impl Decoder {
         let text = std::str::from_utf8(value).map_err(|e| {
             Failure::record(format!("the record is not UTF-8: byte {} is wrong", e.valid_up_to() + 1))
         })?;
+        self.parts(record, timestamp_us)?;
         if self.takes_lines {
             self.cells[0].push_text(text);
         } else {
@@ -195,6 +211,32 @@ impl Decoder {
         }
         self.close_row()?;
         Ok(timestamp_us)
+    }
+
+    /// Gives the columns of the record's own parts their values.
+    fn parts(&mut self, record: &impl Record, timestamp_us: i64) -> std::result::Result<(), Failure> {
+        for (part, at) in &self.record {
+            let cells = &mut self.cells[*at];
+            match part {
+                RecordPart::Timestamp => cells.push_timestamp(timestamp_us),
+                RecordPart::Headers => match dead::headers_json(record, &mut self.scratch) {
+                    Some(json) => cells.push_text(json),
+                    None => cells.push_null(),
+                },
+                RecordPart::Key => match record.key() {
+                    Some(key) if cells.push_bytes(key) => {}
+                    Some(_) => {
+                        let name = &self.columns[*at].name;
+                        let reason = format!(
+                            "the key is not UTF-8, so column `{name}` cannot hold it: declare it as BINARY"
+                        );
+                        return Err(Failure::field(name, reason));
+                    }
+                    None => cells.push_null(),
+                },
+            }
+        }
+        Ok(())
     }
 
     fn fields(&mut self, text: &str) -> std::result::Result<(), Failure> {
@@ -412,8 +454,8 @@ impl Remembered {
 const REMEMBERED_FIELDS: usize = 4096;
 
 impl Names {
-    fn new(columns: &[Column]) -> Names {
-        let by_name = columns.iter().enumerate().map(|(at, column)| (column.name.clone(), at)).collect();
+    fn new(fields: &[(usize, &Column)]) -> Names {
+        let by_name = fields.iter().map(|(at, column)| (column.name.clone(), *at)).collect();
         Names { by_name, order: Vec::new() }
     }
 

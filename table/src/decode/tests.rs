@@ -44,7 +44,7 @@ pub(super) fn record(offset: usize, value: &[u8]) -> Sample {
 
 fn format_of(columns: &str) -> TableFormat {
     let columns = Columns::parse(columns).expect("columns");
-    TableFormat { columns, unknown_fields: UnknownFields::Keep, timezone: None }
+    TableFormat { columns, unknown_fields: UnknownFields::Keep, timezone: None, record: Default::default() }
 }
 
 fn decode(format: &TableFormat, records: Vec<Sample>) -> Decoded {
@@ -498,4 +498,50 @@ proptest! {
         }
         inference.columns();
     }
+}
+
+#[test]
+fn key_headers_and_timestamp_are_columns_where_the_format_says_so() {
+    let record_columns = tarn_model::RecordColumns {
+        key: Some("k".to_owned()),
+        headers: Some("h".to_owned()),
+        timestamp: Some("at".to_owned()),
+    };
+    let columns = record_columns.added_to(Columns::parse("n INT").expect("columns")).expect("columns");
+    let format = TableFormat { columns, record: record_columns.clone(), ..format_of("n INT") };
+    let with = |offset, key: Option<&[u8]>, headers: &[(&str, &str)]| Sample {
+        key: key.map(<[u8]>::to_vec),
+        headers: headers.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect(),
+        ..record(offset, b"{\"n\":1,\"k\":\"of the value\"}")
+    };
+    let samples = vec![
+        with(0, Some(b"ada"), &[("a", "1"), ("a", "\"2")]),
+        with(1, None, &[]),
+        with(2, Some(&[0xff]), &[]),
+        with(3, Some(b""), &[]),
+    ];
+    let decoded = decode(&format, samples.clone());
+    assert_eq!(shown(&decoded.rows, "k"), ["ada", "NULL", ""]);
+    assert_eq!(shown(&decoded.rows, "h"), [r#"{"a":"1","a":"\"2"}"#, "NULL", "NULL"]);
+    assert_eq!(shown(&decoded.rows, "at"), vec!["1970-01-01T00:00:01Z"; 3]);
+    assert_eq!(shown(&decoded.rows, "_rest"), vec![r#"{"k":"of the value"}"#; 3]);
+    let dead = decoded.dead.expect("a dead letter");
+    assert_eq!(
+        (shown(&dead, "_offset"), shown(&dead, "field")),
+        (vec!["2".to_owned()], vec!["k".to_owned()])
+    );
+    let columns =
+        record_columns.added_to(Columns::parse("n INT, k BINARY").expect("columns")).expect("columns");
+    let bytes = TableFormat { columns, record: record_columns, ..format_of("n INT") };
+    let decoded = decode(&bytes, samples);
+    assert!(decoded.dead.is_none(), "BINARY takes every key");
+    assert_eq!(shown(&decoded.rows, "k"), ["616461", "NULL", "ff", ""]);
+    let lines = tarn_model::RecordColumns { key: Some("k".to_owned()), ..Default::default() };
+    let columns = lines.added_to(Columns::parse("line VARCHAR").expect("columns")).expect("columns");
+    let format = TableFormat { columns, record: lines, ..format_of("n INT") };
+    let decoded = decode(&format, vec![Sample { key: Some(b"x".to_vec()), ..record(0, b"plain") }]);
+    assert_eq!(
+        (shown(&decoded.rows, "line"), shown(&decoded.rows, "k")),
+        (vec!["plain".to_owned()], vec!["x".to_owned()])
+    );
 }

@@ -6,6 +6,9 @@
 //! again, and an order-independent hash of the rows, offsets and timestamps included, must be the lake's; dead letters
 //! are compared by what came.
 //!
+//! *Compacted topics*: what compaction has been over is compared no more, for the log no longer has it all; rows and dead
+//! letters there are still counted, and found when they are there twice.
+//!
 //! *While the pipeline runs*: the snapshots are fixed first, rows before dead letters, since dead letters are committed
 //! first. What is committed later is not looked at. If retention takes records while they are read, the comparison begins
 //! above them.
@@ -164,10 +167,13 @@ impl Verifier {
             let to = boundary.next(partition);
             let end = ends.next(partition);
             let covered = OffsetRange::new(begun.next(partition).clamp(0, to), to);
-            let from = starts.next(partition).max(format_since.next(partition)).max(covered.from);
+            let compacted = self.log.compacted_to(&self.info.name, partition).unwrap_or(0);
+            let from =
+                starts.next(partition).max(format_since.next(partition)).max(covered.from).max(compacted);
             let compared = OffsetRange::new(from.min(to.min(end).max(0)), to.min(end));
             let lost = lost.iter().filter(|(p, _)| *p == partition).map(|(_, range)| *range).collect();
             let mut ledger = Ledger::new(partition, covered, compared, lost);
+            ledger.compacted_to(compacted);
             if end < to {
                 ledger.problem(format!("the lake's boundary {to} lies above the log's end {end}"));
             }

@@ -381,6 +381,7 @@ fn rows(of: &[(Offset, i64)]) -> RecordBatch {
         columns: tarn_model::columns::Columns::parse("v BIGINT").expect("columns"),
         unknown_fields: tarn_model::config::UnknownFields::Drop,
         timezone: None,
+        record: Default::default(),
     };
     let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as arrow::array::ArrayRef;
     let n = of.len();

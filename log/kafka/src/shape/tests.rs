@@ -4,7 +4,8 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use proptest::prelude::*;
 
 use super::*;
-use crate::broker::SERVED;
+use crate::broker::{Broker, SERVED};
+use crate::frame::Header;
 
 /// A request with something in every array, encoded in `version`.
 fn filled(key: ApiKey, version: i16) -> Bytes {
@@ -176,6 +177,21 @@ fn filled(key: ApiKey, version: i16) -> Bytes {
             put!(IncrementalAlterConfigsRequest::default().with_resources(vec![of]));
         }
         ApiKey::DescribeCluster => put!(DescribeClusterRequest::default()),
+        ApiKey::DescribeProducers => {
+            let of = describe_producers_request::TopicRequest::default()
+                .with_name(topic())
+                .with_partition_indexes(vec![1, 2]);
+            put!(DescribeProducersRequest::default().with_topics(vec![of.clone(), of]));
+        }
+        ApiKey::DescribeTransactions => {
+            let ids = vec![TransactionalId(name()); 2];
+            put!(DescribeTransactionsRequest::default().with_transactional_ids(ids));
+        }
+        ApiKey::ListTransactions => put!(
+            ListTransactionsRequest::default()
+                .with_state_filters(vec![name(); 2])
+                .with_producer_id_filters(vec![1.into(), 2.into()])
+        ),
         other => panic!("{other:?} is served and has no filled request here"),
     }
     bytes.freeze()
@@ -258,7 +274,111 @@ impl RequestKind {
             DescribeConfigs => DescribeConfigsRequest, IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
             DescribeCluster => DescribeClusterRequest, AddPartitionsToTxn => AddPartitionsToTxnRequest,
             AlterConfigs => AlterConfigsRequest, AddOffsetsToTxn => AddOffsetsToTxnRequest, EndTxn => EndTxnRequest,
-            TxnOffsetCommit => TxnOffsetCommitRequest,
+            TxnOffsetCommit => TxnOffsetCommitRequest, DescribeTransactions => DescribeTransactionsRequest,
+            ListTransactions => ListTransactionsRequest, DescribeProducers => DescribeProducersRequest,
         }
+    }
+}
+
+/// Requests that Kafka's own clients sent, each as the bytes behind its length: see `tests/servers/kafka_capture.py`.
+fn captured() -> Vec<(String, Bytes)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut all: Vec<(String, Bytes)> = std::fs::read_dir(folder)
+        .expect("the corpus")
+        .map(|entry| {
+            let path = entry.expect("entry").path();
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            (name, std::fs::read(path).expect("read").into())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// What the way of a request does with its bytes: the header, the shape, the decoder.
+fn take_in(mut bytes: Bytes) -> Option<bool> {
+    let header = Header::take(&mut bytes)?;
+    let key = Broker::served(&header)?;
+    check(key, header.version, &bytes).ok()?;
+    Some(RequestKind::decode_any(key, header.version, bytes))
+}
+
+#[test]
+fn what_clients_sent_is_decoded() {
+    let all = captured();
+    assert!(all.len() > 60, "{} requests", all.len());
+    for (name, bytes) in all {
+        // Produce 0 to 2 are advertised and refused.
+        assert_eq!(take_in(bytes), Some(true), "{name}");
+    }
+}
+
+/// Virtual memory at its highest, bytes: what was allocated counts, touched or not.
+fn peak_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a Linux machine");
+    let line = status.lines().find(|line| line.starts_with("VmPeak:")).expect("a peak");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok()).expect("a number") << 10
+}
+
+/// What one request may take, and what the tests beside this one take meanwhile.
+const MOST_BYTES: usize = 512 << 20;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    /// Flipped, cut, spliced with another: refused or decoded, never a panic, never memory for what only a length claims.
+    #[test]
+    fn what_clients_sent_and_somebody_damaged_is_refused_or_decoded(
+        which in any::<prop::sample::Index>(),
+        other in prop::option::of((any::<prop::sample::Index>(), any::<prop::sample::Index>())),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        huge in prop::option::of((any::<prop::sample::Index>(), prop::sample::select(vec![i32::MAX, i32::MIN, -1, 1 << 24]))),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        static ALL: std::sync::LazyLock<Vec<(String, Bytes)>> = std::sync::LazyLock::new(captured);
+        let mut bytes = ALL[which.index(ALL.len())].1.to_vec();
+        if let Some((other, at)) = other {
+            let tail = &ALL[other.index(ALL.len())].1;
+            let at = at.index(bytes.len());
+            bytes.truncate(at);
+            bytes.extend_from_slice(&tail[at.min(tail.len())..]);
+        }
+        for (at, value) in changes {
+            let at = at.index(bytes.len().max(1));
+            if let Some(place) = bytes.get_mut(at) {
+                *place = value;
+            }
+        }
+        if let Some((at, length)) = huge {
+            let at = at.index(bytes.len().max(1));
+            if let Some(place) = bytes.get_mut(at..at + 4) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len().max(1)));
+        }
+        let before = peak_bytes();
+        let _ = take_in(bytes.into());
+        prop_assert!(peak_bytes() - before < MOST_BYTES);
+    }
+
+    /// A frame is read, refused, or waited for no longer than its bytes come; a length alone takes no memory.
+    #[test]
+    fn frames_of_any_bytes_are_read_or_refused(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        length in prop::option::of(prop::sample::select(vec![0_i32, 7, 8, 64, 64 << 20, (64 << 20) + 1, i32::MAX, -1])),
+    ) {
+        let mut stream = length.map_or_else(Vec::new, |length| length.to_be_bytes().to_vec());
+        stream.extend(bytes);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let before = peak_bytes();
+        let budget = std::sync::Arc::new(tokio::sync::Semaphore::new(crate::frame::FRAMES_KIB as usize));
+        let mut rest = &stream[..];
+        while let Ok(Some(frame)) = runtime.block_on(crate::frame::read(&mut rest, &budget)) {
+            prop_assert!(frame.bytes.len() >= 8 && frame.bytes.len() <= stream.len());
+            let _ = take_in(frame.bytes);
+        }
+        prop_assert!(peak_bytes() - before < MOST_BYTES);
     }
 }

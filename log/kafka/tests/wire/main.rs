@@ -13,6 +13,8 @@ use tarn_model::config::{Compression, LogConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod overview;
+
 struct Bench {
     log: Log,
     server: KafkaServer,
@@ -21,6 +23,11 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Bench {
+        Bench::with_retention(std::time::Duration::from_secs(3600)).await
+    }
+
+    /// One that keeps offsets of groups without members so long.
+    async fn with_retention(offsets_retention: std::time::Duration) -> Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let mut options = LogOptions::from(&LogConfig::default());
         options.compression = Compression::None;
@@ -28,7 +35,7 @@ impl Bench {
         let opened = tokio::task::spawn_blocking(move || Log::open(&path, options, clock::system()));
         let log = opened.await.expect("a thread").expect("open");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
-        let options = KafkaOptions { auto_create_topics: true, default_partitions: 1 };
+        let options = KafkaOptions { auto_create_topics: true, default_partitions: 1, offsets_retention };
         let server = KafkaServer::start(listener, log.clone(), options, clock::system()).expect("start");
         Bench { log, server, _dir: dir }
     }
@@ -436,7 +443,9 @@ async fn configs_of_a_topic_are_set_by_either_request_and_count_at_once() {
     for (wrong, value) in [
         ("max.message.bytes", "9999999999"),
         ("message.timestamp.type", "Tomorrow"),
-        ("cleanup.policy", "compact"),
+        ("cleanup.policy", "compost"),
+        ("min.cleanable.dirty.ratio", "1.5"),
+        ("segment.bytes", "5"),
     ] {
         assert_eq!(wire.ask(&alter(&[(wrong, value)]), 1).await.responses[0].error_code, 40, "{wrong}");
     }
