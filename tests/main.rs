@@ -30,4 +30,6 @@ mod pages;
 #[cfg(feature = "servers")]
 mod postgres;
 #[cfg(feature = "servers")]
+mod senders;
+#[cfg(feature = "servers")]
 mod servers;
