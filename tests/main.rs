@@ -35,4 +35,6 @@ mod pages;
 #[cfg(feature = "servers")]
 mod postgres;
 #[cfg(feature = "servers")]
+mod senders;
+#[cfg(feature = "servers")]
 mod servers;

@@ -151,6 +151,12 @@ impl Collectors {
         self.door.clone().router()
     }
 
+    /// Takes all the room for bodies, until what comes back is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold_the_door(&self) -> impl Drop + '_ {
+        self.door.take_all_room()
+    }
+
     /// What each source does, in the order of the config.
     pub fn status(&self) -> Vec<SourceStatus> {
         self.monitors.iter().map(|monitor| monitor.status()).collect()

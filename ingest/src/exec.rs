@@ -40,6 +40,8 @@ const MOST_SAID: usize = 1024;
 const LAST_BACK_OFF: Duration = Duration::from_secs(60);
 /// A command that ran for so long and then failed has a new first failure.
 const LONG_RUN: Duration = Duration::from_secs(60);
+/// Time between two looks at a command that has closed its output.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long a command may take to end when it is asked to.
 const LONGEST_END: Duration = Duration::from_secs(5);
 
@@ -149,10 +151,20 @@ impl Exec {
             if self.inlet.pump(source, shaper, Some(self.runs))? != Pumped::Ended {
                 return Ok(());
             }
-            let Some(mut running) = self.running.take() else { return Ok(()) };
-            let status = running.child.wait().map_err(|error| {
-                Error::unavailable(format!("cannot wait for `{}`", self.name())).with_source(error)
-            })?;
+            // Its output is closed; it may take a while to end.
+            let status = loop {
+                let Some(running) = &mut self.running else { return Ok(()) };
+                match running.child.try_wait() {
+                    Ok(Some(status)) => break status,
+                    Ok(None) if source.stopping() => return Ok(()),
+                    Ok(None) => source.pause(LOOK_EVERY),
+                    Err(error) => {
+                        let what = format!("cannot wait for `{}`", self.name());
+                        return Err(Error::unavailable(what).with_source(error));
+                    }
+                }
+            };
+            let Some(running) = self.running.take() else { return Ok(()) };
             if self.is_over(source, status, running.since.elapsed())? {
                 return Ok(());
             }

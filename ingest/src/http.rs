@@ -5,7 +5,7 @@
 //! one the guarantee is at least once.
 //!
 //! *Bodies*: NDJSON, or one JSON array, told apart by the first byte that is no space; `Content-Encoding: gzip` or `zstd`.
-//! Values are stored as the bytes that came.
+//! Values are stored as the bytes that came. What Elasticsearch's clients send is taken too ([`bulk`]).
 //!
 //! | answer | when |
 //! |---|---|
@@ -29,7 +29,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use parking_lot::Mutex;
 use serde_json::json;
 use tarn_log::{Append, Appended, Idempotency, Log, RecordRef, TopicInfo};
@@ -43,6 +43,7 @@ use crate::monitor::{Monitor, tell};
 use crate::shaper::{Shaper, Sink};
 
 mod body;
+mod bulk;
 #[cfg(test)]
 mod tests;
 
@@ -156,7 +157,13 @@ impl Door {
     }
 
     pub(crate) fn router(self: Arc<Door>) -> Router {
-        Router::new().route("/v1/ingest/{topic}", post(ingest)).with_state(self)
+        Router::new()
+            .route("/v1/ingest/{topic}", post(ingest))
+            .route("/elastic", get(bulk::hello))
+            .route("/elastic/", get(bulk::hello))
+            .route("/elastic/_bulk", post(bulk::bulk).put(bulk::bulk))
+            .route("/elastic/{index}/_bulk", post(bulk::bulk_of).put(bulk::bulk_of))
+            .with_state(self)
     }
 
     /// Turns new requests down and waits for those under way, though not for ever.
@@ -166,6 +173,11 @@ impl Door {
         for entrance in self.entrances.values() {
             entrance.monitor.state(crate::monitor::State::Stopped);
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn take_all_room(&self) -> SemaphorePermit<'_> {
+        self.room.try_acquire_many(self.room_kib).unwrap()
     }
 
     fn entrance(&self, topic: &str) -> std::result::Result<&Entrance, Refusal> {

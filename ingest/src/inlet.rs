@@ -111,6 +111,11 @@ impl Inlet {
         self.sender = None;
     }
 
+    /// Messages that are not known to be committed.
+    pub(crate) fn held(&self) -> usize {
+        self.held.iter().map(|held| held.messages.len()).sum()
+    }
+
     /// Takes arrivals until the source is to stop, or `stream` has ended, or nobody can send any more.
     pub(crate) fn pump(
         &mut self,

@@ -31,7 +31,7 @@ use crate::framer::{Framer, Framing, Messages};
 use crate::inlet::{Arrival, Inlet};
 use crate::joiner::Joining;
 use crate::lines::Limits;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, tell};
 use crate::shaper::Shaper;
 use crate::source::{Collector, Source};
 
@@ -174,9 +174,13 @@ impl Collector for Listener {
             self.doors = None;
             self.inlet.close();
             source.monitor.listens(Vec::new());
-            pumped?;
-            self.inlet.pump(source, &mut shaper, None)?;
-            return Ok(());
+            // Whatever was wrong before, what came is tried once more.
+            let last = self.inlet.pump(source, &mut shaper, None);
+            if let Err(error) = &last {
+                let lost = self.inlet.held();
+                warn!(source = source.name, lost, error = tell(error), "what was received is not committed");
+            }
+            return last.map(drop);
         }
         self.shaper = Some(shaper);
         pumped.map(drop)
@@ -271,7 +275,9 @@ async fn converse(connection: TcpStream, address: SocketAddr, stream: u64, share
     let peer: Arc<str> = address.to_string().into();
     debug!(source = %shared.source, %peer, "connected");
     let (mut reading, writing) = connection.into_split();
-    let told = shared.acknowledge.then(|| {
+    // A half that is dropped is shut: a sender that looks (rsyslog does) would take the connection for closed.
+    let mut unused = Some(writing);
+    let told = unused.take_if(|_| shared.acknowledge).map(|writing| {
         let (told, count) = watch::channel(0);
         tokio::spawn(answer(writing, count));
         Arc::new(told)
@@ -349,7 +355,7 @@ async fn datagrams(socket: UdpSocket, shared: Shared) {
                     });
                     let datagram = &block[..count];
                     if framing == Framing::Syslog && count <= limits.whole {
-                        messages.push(datagram.trim_ascii_end());
+                        messages.push(without_end(datagram));
                     } else {
                         let mut framer = Framer::new(Framing::Lines, limits);
                         framer.feed(datagram, messages);
@@ -373,6 +379,14 @@ async fn datagrams(socket: UdpSocket, shared: Shared) {
             }
         }
     }
+}
+
+/// A message without the line break or NUL that some senders add.
+fn without_end(mut message: &[u8]) -> &[u8] {
+    while let [rest @ .., b'\n' | b'\r' | 0] = message {
+        message = rest;
+    }
+    message
 }
 
 /// What the kernel had to drop because nobody read in time.

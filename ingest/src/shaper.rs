@@ -175,11 +175,11 @@ impl Shaper {
         place: &Place<'_>,
         found: &Found<'_>,
     ) -> Result<u64> {
-        if self.skips_blank && found.error.is_none() && found.value.iter().all(u8::is_ascii_whitespace) {
-            return Ok(0);
-        }
         if found.oversize.is_some() || found.error.is_some() {
             return self.push_raw(sink, timestamp_ms, place, found);
+        }
+        if self.skips_blank && found.value.iter().all(u8::is_ascii_whitespace) {
+            return Ok(0);
         }
         let needs_fields = self.format.is_some() || self.chain.needs_fields() || self.router.needs_fields();
         if !needs_fields {

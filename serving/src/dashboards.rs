@@ -121,7 +121,7 @@ impl TimeRange {
         if let Some(from) = choices.one("from") {
             let to = choices.one("to").map_or_else(|| Ok("now()".to_owned()), |to| moment("to", to));
             // How long that is, only the engine could say; the page says it.
-            let span = choices.one("range").map(|range| seconds(range)).transpose()?.flatten();
+            let span = choices.one("range").map(seconds).transpose()?.flatten();
             return Ok(TimeRange { from: moment("from", from)?, to: to?, interval: interval(span) });
         }
         let span = match choices.one("range") {

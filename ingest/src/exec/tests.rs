@@ -77,3 +77,12 @@ fn lines_of_a_command_are_taken_apart_and_joined() {
     assert_eq!(records.len(), 2);
     assert_eq!(records[1].text(), r#"{"a":"3"}"#);
 }
+
+#[test]
+fn a_command_that_closes_its_output_and_stays_does_not_hold_up_a_stop() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&exec("echo one; exec >&- 2>&-; sleep 1000", ""), RunMode::Continuous);
+    fixture.wait_for_count("t", 1);
+    fixture.stop(&collectors);
+    assert_eq!(fixture.texts("t"), ["one"]);
+}

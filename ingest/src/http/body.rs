@@ -121,7 +121,7 @@ fn line_at(bytes: &[u8], at: usize) -> usize {
 }
 
 /// The parser's message; it counts lines within one record, which nobody asked for.
-fn without_line(error: &serde_json::Error) -> String {
+pub(super) fn without_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(" at line ") {
         Some((message, _)) => format!("{message} at column {}", error.column()),

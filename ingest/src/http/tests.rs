@@ -170,3 +170,151 @@ fn a_stopped_log_or_process_is_503_with_retry_after() {
     assert_eq!(pushes.post("events", &[], ndjson(0, 1)).0, 503);
     assert_eq!(pushes.collectors.status()[0].state, "stopped");
 }
+
+impl Pushes {
+    fn bulk(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (u16, Value, HeaderMap) {
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.answer(request.body(body.into()).unwrap())
+    }
+
+    fn answer(&self, request: Request<Body>) -> (u16, Value, HeaderMap) {
+        let router = self.collectors.router();
+        self.fixture.runtime.block_on(async move {
+            let response = router.oneshot(request).await.unwrap();
+            let (parts, body) = response.into_parts();
+            let bytes = to_bytes(body, 1 << 20).await.unwrap();
+            (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap(), parts.headers)
+        })
+    }
+}
+
+const BULK: &str = r#"{"index":{"_index":"events","_id":"1"}}
+{"n":1}
+{"create":{"_index":"orders","_id":7}}
+{"id":"a","n":2}
+{"index":{"_index":"events","_id":"3"}}
+{"n":
+{"delete":{"_index":"events","_id":"4"}}
+{"index":{"_index":"nowhere","_id":"5"}}
+{"n":5}
+{"update":{"_index":"events","_id":"6"}}
+{"doc":{"n":6}}
+"#;
+
+#[test]
+fn each_item_of_a_bulk_request_has_its_own_answer() {
+    let pushes = Pushes::new();
+    let (status, answer, headers) = pushes.bulk("/elastic/_bulk", &[], BULK);
+    assert_eq!((status, headers["x-elastic-product"].to_str().unwrap()), (200, "Elasticsearch"));
+    assert_eq!(answer["errors"], true);
+    let items = answer["items"].as_array().unwrap();
+    let statuses: Vec<_> = items
+        .iter()
+        .flat_map(|item| item.as_object().unwrap())
+        .map(|(action, item)| (action.as_str(), item["status"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(
+        statuses,
+        [("index", 201), ("create", 201), ("index", 400), ("delete", 400), ("index", 404), ("update", 400)]
+    );
+    assert_eq!((&items[1]["create"]["_id"], &items[0]["index"]["_id"]), (&json!(7), &json!("1")));
+    assert_eq!(items[4]["index"]["error"]["type"], "index_not_found_exception");
+    assert_eq!(pushes.fixture.texts("events"), [r#"{"n":1}"#]);
+    assert_eq!(pushes.fixture.records("orders")[0].key.as_deref(), Some("a"));
+    // The same request once more, as a client sends it whose answer was lost: every item has an id.
+    let (_, again, _) = pushes.bulk("/elastic/_bulk", &[], BULK);
+    assert_eq!(again["items"], answer["items"]);
+    assert_eq!((pushes.fixture.count("events"), pushes.fixture.count("orders")), (1, 1), "taken twice");
+}
+
+#[test]
+fn a_bulk_request_may_name_its_index_in_the_path_and_be_packed() {
+    let pushes = Pushes::new();
+    let body = "{\"index\":{}}\n{\"n\":1}\n\n{\"create\":{}}\n{\"n\":2}";
+    let (status, answer, _) =
+        pushes.bulk("/elastic/events/_bulk", &[("content-encoding", "gzip")], gzip(body.as_bytes()));
+    assert_eq!((status, &answer["errors"]), (200, &json!(false)));
+    assert_eq!(pushes.fixture.texts("events"), [r#"{"n":1}"#, r#"{"n":2}"#]);
+    pushes.bulk("/elastic/events/_bulk", &[], body);
+    assert_eq!(pushes.fixture.count("events"), 4, "items without an id are others each time");
+    pushes.bulk("/elastic/events/_bulk", &[("idempotency-key", "k")], body);
+    pushes.bulk("/elastic/events/_bulk", &[("idempotency-key", "k")], body);
+    assert_eq!(pushes.fixture.count("events"), 6, "a key makes a repeat one");
+}
+
+#[test]
+fn a_bulk_request_that_is_none_is_refused_whole() {
+    let pushes = Pushes::new();
+    for (body, why) in [
+        ("", "required"),
+        ("{\"index\":{}}\n{\"n\":1}\n", "_index is missing"),
+        ("{\"index\":{\"_index\":\"events\"}}", "its document is missing"),
+        ("{\"n\":1}\n{\"n\":1}\n", "Malformed action/metadata line [1]"),
+        (
+            "{\"index\":{\"_index\":\"events\"}}\n{\"n\":1}\n{\"drop\":{\"_index\":\"events\"}}\n{}\n",
+            "found [drop]",
+        ),
+    ] {
+        let (status, answer, _) = pushes.bulk("/elastic/_bulk", &[], body);
+        let reason = answer["error"]["reason"].as_str().unwrap();
+        assert!(status == 400 && reason.contains(why), "{body}: {status} {reason}");
+    }
+    assert_eq!(pushes.fixture.count("events"), 0);
+    let (status, answer, headers) = pushes.bulk("/elastic/_bulk", &[], "x".repeat(65 << 10));
+    assert_eq!((status, &answer["status"]), (413, &json!(413)));
+    assert_eq!(headers["x-elastic-product"], "Elasticsearch");
+    let hello = Request::get("/elastic").body(Body::empty()).unwrap();
+    assert_eq!(pushes.answer(hello).1["tagline"], "You Know, for Search");
+}
+
+#[test]
+fn a_push_that_finds_no_room_is_told_when_to_come_again() {
+    let pushes = Pushes::new();
+    let _all = pushes.collectors.hold_the_door();
+    for path in ["/v1/ingest/events", "/elastic/events/_bulk"] {
+        let (status, _, headers) = pushes.bulk(path, &[], "{}\n");
+        assert_eq!((status, headers["retry-after"].to_str().unwrap()), (429, "1"), "{path}");
+    }
+}
+
+const SHAPED: &str = r#"
+[[source]]
+name = "push"
+type = "http"
+topic = "events"
+[[source.interceptor]]
+type = "filter"
+field = "level"
+regex = "DEBUG"
+drop = true
+[[source.interceptor]]
+type = "timestamp"
+field = "at"
+[[source.route]]
+topic = "errors"
+field = "level"
+values = ["ERROR"]
+"#;
+
+#[test]
+fn pushed_records_pass_interceptors_and_routes() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(SHAPED, RunMode::Continuous);
+    let pushes = Pushes { fixture, collectors };
+    let body = r#"{"level":"DEBUG"}
+{"level":"ERROR","at":"2026-11-22T10:00:00Z"}
+{"level":"INFO","at":"never"}
+{"level":"INFO"}"#;
+    let (status, answer, _) = pushes.post("events", &[("idempotency-key", "k")], body);
+    assert_eq!((status, &answer["records"]), (200, &json!(3)));
+    pushes.post("events", &[("idempotency-key", "k")], body);
+    assert_eq!(pushes.fixture.texts("errors"), [r#"{"level":"ERROR","at":"2026-11-22T10:00:00Z"}"#]);
+    let events = pushes.fixture.records("events");
+    assert_eq!(events.len(), 2);
+    assert!(events[0].header("tarn.error").contains("`never`"), "{:?}", events[0]);
+    assert_eq!(pushes.collectors.status()[0].dropped, 1);
+    assert_eq!(pushes.fixture.log().dropped().unwrap(), [("push".to_owned(), 1)]);
+}

@@ -64,6 +64,20 @@ fn syslog_comes_over_tcp_counted_or_by_lines_and_over_udp() {
 }
 
 #[test]
+fn a_connection_stays_open_both_ways_while_its_sender_keeps_it() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&netcat(""), RunMode::Continuous);
+    let mut stream = send(&address(&fixture, &collectors, "tcp"), b"one\n");
+    fixture.wait_for_count("t", 1);
+    stream.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+    let error = stream.read(&mut [0; 1]).expect_err("the other half was shut: rsyslog would send again");
+    assert!(matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{error}");
+    stream.write_all(b"two\n").unwrap();
+    fixture.wait_for_count("t", 2);
+    fixture.stop(&collectors);
+}
+
+#[test]
 fn what_was_received_before_a_stop_is_committed() {
     let fixture = Fixture::new();
     let collectors = fixture.start(&netcat(""), RunMode::Continuous);

@@ -98,6 +98,15 @@ fn a_line_that_does_not_fit_its_format_comes_as_it_is_with_the_reason() {
 }
 
 #[test]
+fn the_head_of_a_long_blank_line_is_no_blank_line() {
+    let fixture = Fixture::new();
+    fixture.append_to("a.log", " ".repeat(2 << 20) + "x\n{}\n");
+    fixture.drain(&format!("{SOURCE}format = \"ndjson\"").replace("DIR/*", "DIR/a.log")).unwrap();
+    let records = fixture.records("t");
+    assert_eq!((records.len(), records[0].header("tarn.oversize")), (2, (2 << 20 | 1).to_string().as_str()));
+}
+
+#[test]
 fn interceptors_work_in_the_order_of_the_file() {
     let seen = intercepted(
         r#"

@@ -1,0 +1,349 @@
+//! `POST /elastic/_bulk` and `/elastic/{index}/_bulk`: Elasticsearch's bulk interface, as shippers speak it.
+//!
+//! An index is a topic that an `http` source fills. `index` and `create` append the document; `update` and `delete` are
+//! refused, for a log takes nothing back. Each item has its own answer: one that is no JSON object, or whose topic takes no
+//! pushes, is refused by itself, and the others of the request are one commit. The answer is given once that is done, so
+//! an item that was answered with 201 is in the log.
+//!
+//! *Repeats*: with an `Idempotency-Key`, or when every item has an `_id`, a request that comes again byte for byte is taken
+//! once, as long as keys are remembered. Otherwise the guarantee is at least once.
+//!
+//! *Where*: below `/elastic`, for `/` is the pages'. Clients take a path with the address: `http://127.0.0.1:8080/elastic`.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use memchr::memchr;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::json;
+use crate::shaper::{Found, Place};
+
+/// Version that is told to clients: of the interface that is spoken, not of anything that runs here.
+const VERSION: &str = "8.17.0";
+/// Without this header clients refuse to talk.
+const PRODUCT: &str = "x-elastic-product";
+
+/// What a client asks first.
+pub(super) async fn hello() -> Response {
+    let body = json!({
+        "name": "tarn", "cluster_name": "tarn", "cluster_uuid": "_na_",
+        "version": {"number": VERSION, "build_flavor": "default", "lucene_version": "9.12.0",
+            "minimum_wire_compatibility_version": "7.17.0", "minimum_index_compatibility_version": "7.0.0"},
+        "tagline": "You Know, for Search",
+    });
+    with_product(json_response(StatusCode::OK, body.to_string()))
+}
+
+pub(super) async fn bulk(state: State<Arc<Door>>, headers: HeaderMap, body: Body) -> Response {
+    with_product(take(&state.0, None, &headers, body).await.unwrap_or_else(refused))
+}
+
+pub(super) async fn bulk_of(
+    state: State<Arc<Door>>,
+    Path(index): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    with_product(take(&state.0, Some(index), &headers, body).await.unwrap_or_else(refused))
+}
+
+fn with_product(mut response: Response) -> Response {
+    response.headers_mut().insert(PRODUCT, HeaderValue::from_static("Elasticsearch"));
+    response
+}
+
+/// A refusal in the words of the interface; `Retry-After` stays.
+fn refused(refusal: Refusal) -> Response {
+    let status = refusal.status;
+    let reason = match &refusal.hint {
+        Some(hint) => format!("{}; {hint}", refusal.message),
+        None => refusal.message.clone(),
+    };
+    let kind = if status == StatusCode::TOO_MANY_REQUESTS {
+        "es_rejected_execution_exception"
+    } else {
+        "illegal_argument_exception"
+    };
+    let body = json!({"error": {"type": kind, "reason": reason}, "status": status.as_u16()}).to_string();
+    let mut response = refusal.into_response();
+    *response.body_mut() = Body::from(body);
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response
+}
+
+/// What was asked for one document.
+#[derive(Debug, Deserialize)]
+struct Target<'a> {
+    #[serde(rename = "_index", default)]
+    index: Option<String>,
+    #[serde(rename = "_id", default, borrow)]
+    id: Option<&'a RawValue>,
+}
+
+/// One item of a request, as it will be answered.
+struct Item {
+    action: &'static str,
+    index: String,
+    /// As JSON.
+    id: Option<String>,
+    /// Why it was refused: status, type and reason.
+    refused: Option<(u16, &'static str, String)>,
+}
+
+/// A request as it was built.
+struct Built {
+    pushed: Pushed,
+    items: Vec<Item>,
+    /// Sources whose records are among them, with their numbers of items.
+    sources: HashMap<String, u64>,
+}
+
+async fn take(
+    door: &Arc<Door>,
+    index: Option<String>,
+    headers: &HeaderMap,
+    body: Body,
+) -> std::result::Result<Response, Refusal> {
+    if door.closed.load(Ordering::SeqCst) {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "tarn is stopping"));
+    }
+    let idempotency_key = idempotency_key(headers)?;
+    let packing = body::Encoding::of(headers)?;
+    let (bytes, _room) = door.receive(headers, body).await?;
+    let since = door.clock.now_ms();
+    let build = {
+        let door = door.clone();
+        move || build(&door, index.as_deref(), idempotency_key, packing, &bytes)
+    };
+    let built = if packing != body::Encoding::Plain || announced_large(headers) {
+        let built = tokio::task::spawn_blocking(build).await;
+        built.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??
+    } else {
+        build()?
+    };
+    let Built { pushed, items, sources } = built;
+    if !pushed.append.is_empty() {
+        let log = door.log.clone();
+        // On a task of its own: a client that goes away does not break off a commit.
+        let appended = tokio::spawn(async move { log.append(pushed.append).await })
+            .await
+            .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+            .map_err(|error| refusal_of(&error))?;
+        if !appended.repeated {
+            for (topic, records) in &sources {
+                if let Some(entrance) = door.entrances.get(topic) {
+                    entrance.monitor.committed(*records);
+                }
+            }
+        }
+    }
+    Ok(json_response(StatusCode::OK, answer(&items, door.clock.now_ms() - since)))
+}
+
+fn build(
+    door: &Door,
+    index: Option<&str>,
+    idempotency_key: Option<String>,
+    packing: body::Encoding,
+    bytes: &[u8],
+) -> std::result::Result<Built, Refusal> {
+    let unpacked;
+    let bytes = match packing {
+        body::Encoding::Plain => bytes,
+        packed => {
+            unpacked = packed.unpack(bytes, door.max_request_bytes)?;
+            &unpacked
+        }
+    };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8: {error}")))?;
+    let seed = match &idempotency_key {
+        Some(key) => xxh3_128(key.as_bytes()),
+        None => clock::new_id().as_u128(),
+    };
+    let mut taking = Taking {
+        door,
+        now_ms: door.clock.now_ms(),
+        seed,
+        shapers: HashMap::new(),
+        built: Built { pushed: Pushed::default(), items: Vec::new(), sources: HashMap::new() },
+    };
+    let taken = taking.all(text, index);
+    let Taking { shapers, mut built, .. } = taking;
+    for (topic, (shaper, dropped)) in shapers {
+        if let Some(entrance) = door.entrances.get(&topic) {
+            built.pushed.append.dropped(&entrance.config.name, dropped);
+            entrance.shapers.lock().push(shaper);
+        }
+    }
+    taken?;
+    let all_named = built.items.iter().all(|item| item.id.is_some());
+    let key = idempotency_key.or_else(|| all_named.then(|| format!("_bulk/{:032x}", xxh3_128(bytes))));
+    let topic = built.items.iter().find(|item| item.refused.is_none()).map(|item| item.index.clone());
+    if let (Some(key), Some(topic), false) = (key, topic, built.pushed.append.is_empty()) {
+        built.pushed.append.idempotency(Idempotency { topic, key, body_hash: xxh3_128(bytes) });
+    }
+    Ok(built)
+}
+
+struct Taking<'a> {
+    door: &'a Door,
+    now_ms: i64,
+    seed: u128,
+    /// By topic, with how many records it dropped.
+    shapers: HashMap<String, (Shaper, u64)>,
+    built: Built,
+}
+
+impl Taking<'_> {
+    fn all(&mut self, text: &str, index: Option<&str>) -> std::result::Result<(), Refusal> {
+        let mut lines = Lines { rest: text, number: 0 };
+        while let Some(line) = lines.next_filled() {
+            let number = lines.number;
+            let malformed = |what: &str| {
+                let message = format!("Malformed action/metadata line [{number}], {what}");
+                Refusal::new(StatusCode::BAD_REQUEST, message)
+            };
+            let actions: HashMap<String, Target<'_>> =
+                serde_json::from_str(line).map_err(|error| malformed(&error.to_string()))?;
+            let mut actions = actions.into_iter();
+            let (Some((action, target)), None) = (actions.next(), actions.next()) else {
+                return Err(malformed("expected one action"));
+            };
+            let action = match action.as_str() {
+                "index" => "index",
+                "create" => "create",
+                "update" => "update",
+                "delete" => "delete",
+                other => return Err(malformed(&format!("expected `index` or `create` but found [{other}]"))),
+            };
+            let Some(index) = target.index.as_deref().or(index) else {
+                return Err(malformed("_index is missing"));
+            };
+            let document = match action {
+                "delete" => None,
+                _ => Some(lines.next_line().ok_or_else(|| malformed("its document is missing"))?),
+            };
+            let refused = self.document(index, action, document).err();
+            let id = target.id.map(|id| id.get().to_owned()).filter(|id| id != "null");
+            self.built.items.push(Item { action, index: index.to_owned(), id, refused });
+        }
+        if self.built.items.is_empty() {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "request body is required"));
+        }
+        Ok(())
+    }
+
+    /// Takes one document, or says why not.
+    fn document(
+        &mut self,
+        index: &str,
+        action: &str,
+        document: Option<&str>,
+    ) -> std::result::Result<(), (u16, &'static str, String)> {
+        let Some(document) = document.filter(|_| action != "update") else {
+            let reason = format!("`{action}` is not taken: a topic only grows");
+            return Err((400, "illegal_argument_exception", reason));
+        };
+        let Some(entrance) = self.door.entrances.get(index) else {
+            let refusal = self.door.entrance(index).err();
+            let reason = refusal.map_or_else(String::new, |refusal| refusal.message);
+            return Err((404, "index_not_found_exception", reason));
+        };
+        let unavailable = |error: &Error| (503, "unavailable_shards_exception", tell(error));
+        let topic = self.door.log.topic(index);
+        let topic = topic
+            .ok_or_else(|| (404, "index_not_found_exception", format!("the topic `{index}` was deleted")))?;
+        let key_field = entrance.config.key.as_deref();
+        let key = json::field(document.as_bytes(), key_field.unwrap_or_default())
+            .map_err(|error| (400, "document_parsing_exception", body::without_line(&error)))?;
+        let key = key.as_deref().filter(|_| key_field.is_some());
+        if document.len() + key.map_or(0, str::len) > topic.max_record_bytes {
+            let reason =
+                format!("the document is larger than the largest record, {} bytes", topic.max_record_bytes);
+            return Err((413, "illegal_argument_exception", reason));
+        }
+        if !self.shapers.contains_key(index) {
+            let mut shaper = entrance.shaper().map_err(|error| unavailable(&error))?;
+            let named = |name: &str| {
+                let found = self.door.log.topic(name);
+                found.ok_or_else(|| Error::unavailable(format!("the topic `{name}` was deleted")))
+            };
+            shaper.begin_with(topic, named).map_err(|error| unavailable(&error))?;
+            self.shapers.insert(index.to_owned(), (shaper, 0));
+        }
+        let Some((shaper, dropped)) = self.shapers.get_mut(index) else { return Ok(()) };
+        let place = Place { origin: (self.seed, self.built.items.len() as u64), ..Place::default() };
+        let found = Found { key, ..Found::value(document.as_bytes()) };
+        let before = self.built.pushed.dropped;
+        let count = shaper
+            .push(&mut self.built.pushed, self.now_ms, &place, &found)
+            .map_err(|error| unavailable(&error))?;
+        *dropped += self.built.pushed.dropped - before;
+        entrance.monitor.read(document.len() as u64);
+        *self.built.sources.entry(index.to_owned()).or_default() += count;
+        Ok(())
+    }
+}
+
+/// The lines of a body.
+struct Lines<'a> {
+    rest: &'a str,
+    number: u64,
+}
+
+impl<'a> Lines<'a> {
+    fn next_line(&mut self) -> Option<&'a str> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        self.number += 1;
+        let end = memchr(b'\n', self.rest.as_bytes());
+        let (line, rest) = match end {
+            Some(at) => (&self.rest[..at], &self.rest[at + 1..]),
+            None => (self.rest, ""),
+        };
+        self.rest = rest;
+        Some(line.trim_matches([' ', '\t', '\r']))
+    }
+
+    fn next_filled(&mut self) -> Option<&'a str> {
+        loop {
+            let line = self.next_line()?;
+            if !line.is_empty() {
+                return Some(line);
+            }
+        }
+    }
+}
+
+/// The answer for all items, in their order.
+fn answer(items: &[Item], took_ms: i64) -> String {
+    let errors = items.iter().any(|item| item.refused.is_some());
+    let mut text = format!("{{\"took\":{},\"errors\":{errors},\"items\":[", took_ms.max(0));
+    for (i, item) in items.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        let index = serde_json::Value::from(item.index.as_str());
+        let id = item.id.as_deref().unwrap_or("null");
+        _ = match &item.refused {
+            None => write!(
+                text,
+                "{comma}{{\"{}\":{{\"_index\":{index},\"_id\":{id},\"_version\":1,\"result\":\"created\",\"status\":201}}}}",
+                item.action
+            ),
+            Some((status, kind, reason)) => {
+                let error = json!({"type": kind, "reason": reason});
+                write!(
+                    text,
+                    "{comma}{{\"{}\":{{\"_index\":{index},\"_id\":{id},\"status\":{status},\"error\":{error}}}}}",
+                    item.action
+                )
+            }
+        };
+    }
+    text.push_str("]}");
+    text
+}
