@@ -5,7 +5,7 @@ use super::sketch::Sketches;
 
 /// A definition, and which of its columns are sketches.
 pub(super) fn query(dice: &mut Dice) -> (String, Sketches) {
-    let joins = dice.chance(25);
+    let joins = dice.chance(20);
     let mut keys = vec![
         "k",
         "n",
@@ -81,7 +81,9 @@ pub(super) fn query(dice: &mut Dice) -> (String, Sketches) {
     }
     let mut columns: Vec<String> =
         chosen.iter().enumerate().map(|(at, key)| format!("{key} AS c{at}")).collect();
-    for at in 0..1 + dice.roll(5) {
+    // Now and then many of them at once; planning each costs more than its rows.
+    let most = if dice.chance(15) { 6 } else { 3 };
+    for at in 0..1 + dice.roll(most) {
         let is_sketch = dice.chance(8);
         let plain = *dice.pick(if is_sketch { &sketches[..] } else { &aggregates[..] });
         let is_call = plain.ends_with(')') && !plain.starts_with("coalesce");
