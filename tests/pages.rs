@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Folder, seconds, wait_for};
 
+mod examples;
+mod using;
+
 const CONFIG: &str = r#"
 data_dir = "data"
 
@@ -141,7 +144,7 @@ impl Browser {
     /// Waits until `js` is true on the page.
     #[track_caller]
     fn until(&mut self, what: &str, js: &str) {
-        wait_for(what, seconds(30), || (self.eval(js) == json!(true)).then_some(()));
+        wait_for(what, seconds(90), || (self.eval(js) == json!(true)).then_some(()));
     }
 
     /// A picture of the whole page, and that it does not scroll sideways.
@@ -149,6 +152,10 @@ impl Browser {
     fn shot(&mut self, name: &str, (width, _, dark): (u32, u32, bool)) {
         let wide = self.eval("document.documentElement.scrollWidth - innerWidth");
         assert!(wide.as_i64().is_some_and(|wide| wide <= 0), "{name} scrolls sideways at {width}: {wide} px");
+        self.until(
+            "charts to fill their panels",
+            "[...document.querySelectorAll('.panel .canvas canvas')].every(c => Math.abs(c.clientWidth - c.closest('.body').clientWidth) < 2)",
+        );
         let folder = std::env::var_os("TARN_SHOTS").map_or_else(std::env::temp_dir, PathBuf::from);
         std::fs::create_dir_all(&folder).expect("a folder for pictures");
         let path = folder.join(format!("{name}-{width}-{}.png", if dark { "dark" } else { "light" }));

@@ -187,6 +187,9 @@ impl TableOwner {
     }
 }
 
+/// After event times of older rows could not be read, they are tried again in so long.
+const LEARN_AGAIN: Duration = Duration::from_secs(1);
+
 /// What a commit needs, written and kept until it has landed.
 struct Prepared {
     taken: Taken,
@@ -223,16 +226,17 @@ impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) -> Result<()> {
         let mut changes = self.hub.changes();
         let mut backoff = Backoff::default();
-        let mut has_learned = false;
+        let mut learn_at = Some(Instant::now());
         loop {
             changes.borrow_and_update();
-            if !has_learned {
-                match self.learn_event_times().await {
-                    Ok(()) => has_learned = true,
+            if learn_at.is_some_and(|at| at <= Instant::now()) {
+                learn_at = match self.learn_event_times().await {
+                    Ok(()) => None,
                     Err(error) => {
                         tracing::warn!(table = %self.table.config.name, error = ?error, "watermarks are read from the rows");
+                        Some(Instant::now() + LEARN_AGAIN)
                     }
-                }
+                };
             }
             self.answer_flushes();
             if self.is_due() {
@@ -253,7 +257,8 @@ impl Owner {
                 }
                 continue;
             }
-            let wait = self.until_due();
+            let learning = learn_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            let wait = self.until_due().min(learning);
             tokio::select! {
                 order = inbox.recv() => if self.obey(order) { break },
                 changed = changes.changed() => if changed.is_err() { break },

@@ -78,7 +78,7 @@ function choose(to) {
 function grid(rows, kinds = {}) {
   if (!rows.length) return element("p", { class: "dim" }, "None.");
   const names = Object.keys(rows[0]);
-  const right = (name) => kinds[name] === "number" || (!(name in kinds) && rows.every((row) => row[name] === null || typeof row[name] === "number"));
+  const right = (name) => kinds[name] === "number" || (!(name in kinds) && rows.some((row) => typeof row[name] === "number") && rows.every((row) => row[name] === null || typeof row[name] === "number"));
   return element(
     "div",
     { class: "scroll", tabindex: "0" },

@@ -116,11 +116,14 @@ function valueAxis(panel, colours, fromZero) {
     max: panel.max ?? undefined,
     scale: !fromZero,
     splitNumber: 4,
-    axisLabel: { color: colours.dim, fontSize: 11, formatter: (value) => withUnit(value, panel.unit, undefined, true) },
+    axisLabel: { color: colours.dim, fontSize: 11, formatter: (value) => withoutZeros(withUnit(value, panel.unit, undefined, true)) },
     splitLine: { lineStyle: { color: colours.line } },
     axisPointer: { label: { show: false } },
   };
 }
+
+/** `1.50 min` as `1.5 min`: the labels of an axis have as few digits as they need. */
+const withoutZeros = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
 
 function thresholdLines(panel, colours) {
   if (!panel.thresholds?.length) return undefined;

@@ -20,8 +20,6 @@ export class Choices {
     this.place = place;
     this.changed = changed;
     this.options = [];
-    /** Name of the variable whose list is open. */
-    this.opened = null;
     addEventListener("pointerdown", (event) => {
       const list = place.querySelector("details[open]");
       if (list && !list.contains(event.target)) list.open = false;
@@ -57,15 +55,17 @@ export class Choices {
 
   /** Takes what can be chosen for a variable. */
   offer(index, options) {
-    if (JSON.stringify(this.options[index]) === JSON.stringify(options)) return;
-    this.options[index] = options;
     const variable = this.dashboard.variable[index];
+    const isNew = JSON.stringify(this.options[index]) !== JSON.stringify(options);
+    this.options[index] = options;
     if (!variable.all && !variable.default && options.length && !this.chosen.has(variable.name)) {
       // Something must be chosen, and nothing says what: the first.
       const chosen = this.chosen;
       chosen.set(variable.name, options[0]);
       history.replaceState(null, "", `?${chosen}`);
       this.changed();
+    } else if (!isNew) {
+      return;
     }
     this.draw();
   }
@@ -112,6 +112,7 @@ export class Choices {
   draw() {
     if (!this.dashboard) return;
     const focused = document.activeElement?.dataset?.choice;
+    this.opened = this.place.querySelector("details[open]")?.dataset.name;
     const parts = this.dashboard.variable.map((variable, at) => (variable.multiple ? this.several : this.one).call(this, variable, this.options[at] ?? []));
     if (this.usesTime()) parts.push(this.time());
     this.place.replaceChildren(...parts);
@@ -155,10 +156,6 @@ export class Choices {
     const summary = element("summary", { "aria-label": `${label}: ${said}`, "data-choice": variable.name }, said);
     const list = element("details", { class: "several", "data-name": variable.name }, summary, element("div", { class: "boxes", role: "group", "aria-label": label }, ...all, ...boxes));
     list.open = this.opened === variable.name;
-    list.addEventListener("toggle", () => {
-      if (list.open) this.opened = variable.name;
-      else if (this.opened === variable.name) this.opened = null;
-    });
     list.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || !list.open) return;
       list.open = false;

@@ -153,6 +153,9 @@ export class Panel {
       this.chart = window.echarts.init(place, null, { renderer: "canvas" });
       this.zoomable(place);
     }
+    // A panel that was drawn before it had its place fills it now.
+    const place = this.chart.getDom();
+    if (this.chart.getWidth() !== place.clientWidth || this.chart.getHeight() !== place.clientHeight) this.chart.resize();
     this.timeAxis = timeAxis;
     this.chart.setOption(option, { replaceMerge: ["series"], lazyUpdate: true });
   }

@@ -22,7 +22,7 @@ const history = new Map();
 const nodes = new Map();
 let links = [];
 
-/** What `count` of a node came to since the last look, per second. */
+/** What `count` of a node came to since the last look, per second; nothing after the first look, which cannot tell. */
 function rate(id, count, at) {
   const seen = history.get(id) ?? { points: [], rates: [] };
   history.set(id, seen);
@@ -32,7 +32,8 @@ function rate(id, count, at) {
   while (seen.points.length > 4) seen.points.shift();
   if (last && count < last.count) seen.points = [{ count, at }];
   const first = seen.points[0];
-  const per = at > first.at ? (count - first.count) / ((at - first.at) / 1000) : 0;
+  if (at <= first.at) return undefined;
+  const per = (count - first.count) / ((at - first.at) / 1000);
   seen.rates.push(per);
   if (seen.rates.length > KEPT) seen.rates.shift();
   return per;
@@ -136,7 +137,7 @@ function drawEdges() {
     const bend = Math.max(24, (x2 - x1) / 2);
     path.setAttribute("d", `M${x1} ${y1}C${x1 + bend} ${y1} ${back ? x2 + bend : x2 - bend} ${y2} ${x2} ${y2}`);
     path.setAttribute("class", per > 0 ? "moving" : "");
-    path.style.strokeWidth = `${1.25 + Math.min(4, Math.log10(1 + per))}px`;
+    path.style.strokeWidth = `${1.25 + Math.min(4, Math.log10(1 + (per ?? 0)))}px`;
   });
 }
 

@@ -33,7 +33,7 @@ const editing = element("section", { class: "editing", "aria-label": "Statement"
 const said = element("p", { class: "said", role: "status", "aria-live": "polite" });
 const tabs = element("div", { class: "tabs", role: "tablist" });
 const pane = element("section", { class: "pane" });
-const side = element("aside", { class: "tables", "aria-label": "Tables" });
+const side = element("aside", { class: "tables", "aria-label": "Tables" }, element("h2", {}, "Tables"), element("p", { class: "dim" }, "looking …"));
 const note = element("p", { id: "keys", class: "dim keys" }, "Ctrl+Enter runs, Ctrl+Space completes, Escape cancels");
 place.append(
   side,

@@ -23,7 +23,7 @@ impl Postgres {
 
     /// The same over a socket that is connected.
     pub(crate) fn over(stream: TcpStream) -> io::Result<Postgres> {
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(180)))?;
         stream.set_nodelay(true)?;
         let mut client = Postgres { stream };
         let words = b"\0\x03\0\0user\0ann\0database\0tarn\0\0";

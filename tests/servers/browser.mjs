@@ -2,8 +2,9 @@
 //
 //   {"do": "open", "url": …, "width": 1400, "height": 900, "dark": false}   {"do": "eval", "js": …}
 //   {"do": "shot", "path": …}   {"do": "type", "text": …}   {"do": "press", "key": …}   {"do": "seen"}
+//   {"do": "drag", "from": [x, y], "to": [x, y]}   {"do": "click", "at": SELECTOR}   {"do": "downloads", "path": FOLDER}
 //
-// `seen` tells what the page wrote to the console, what it asked of other servers, and what the server refused.
+// A `key` may have others held down with it: `Control+Enter`. `seen` tells what the page wrote to the console, what it asked of other servers, and what the server refused.
 
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
@@ -36,7 +37,25 @@ const commands = {
   eval: ({ js }) => page.evaluate(js),
   shot: ({ path }) => page.screenshot({ path, fullPage: true }).then(() => null),
   type: ({ text }) => page.keyboard.type(text),
-  press: ({ key }) => page.keyboard.press(key),
+  async press({ key }) {
+    const keys = key.split("+");
+    const last = keys.pop();
+    for (const held of keys) await page.keyboard.down(held);
+    await page.keyboard.press(last);
+    for (const held of keys) await page.keyboard.up(held);
+  },
+  async drag({ from, to }) {
+    await page.mouse.move(...from);
+    await page.mouse.down();
+    await page.mouse.move((from[0] + to[0]) / 2, to[1], { steps: 5 });
+    await page.mouse.move(...to, { steps: 5 });
+    await page.mouse.up();
+  },
+  click: ({ at }) => page.click(at),
+  async downloads({ path }) {
+    const session = await browser.target().createCDPSession();
+    await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: path });
+  },
   seen: () => seen,
 };
 

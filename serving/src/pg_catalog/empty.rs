@@ -9,7 +9,6 @@ use super::sheet::Sheet;
 
 /// Table functions that give no rows either.
 const FUNCTIONS: &[&str] = &[
-    "pg_get_keywords",
     "pg_available_extensions",
     "pg_show_all_file_settings",
     "pg_listening_channels",

@@ -1,6 +1,7 @@
 //! Catalogs that have rows: schemas, tables, columns, types, and the one database.
 
 use datafusion::common::ScalarValue;
+use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 
 use super::functions::{type_name, type_shown};
 use super::sheet::Sheet;
@@ -14,6 +15,7 @@ pub(super) const NAMES: &[&str] = &[
     "pg_authid",
     "pg_class",
     "pg_database",
+    KEYWORDS,
     "pg_namespace",
     "pg_roles",
     "pg_settings",
@@ -27,6 +29,9 @@ pub(super) const NAMES: &[&str] = &[
     "information_schema_tables",
     "information_schema_views",
 ];
+
+/// A function there, a table here.
+pub(super) const KEYWORDS: &str = "pg_get_keywords";
 
 const OWNER: i32 = 10;
 const OWNER_NAME: &str = "tarn";
@@ -103,6 +108,7 @@ pub(super) fn sheet(name: &str, facts: &Facts) -> Option<Sheet> {
         "pg_authid" | "pg_roles" => pg_roles(facts),
         "pg_class" => pg_class(facts),
         "pg_database" => pg_database(facts),
+        KEYWORDS => pg_get_keywords(),
         "pg_namespace" => pg_namespace(),
         "pg_settings" => pg_settings(facts),
         "pg_tables" => pg_tables(facts),
@@ -121,6 +127,14 @@ pub(super) fn sheet(name: &str, facts: &Facts) -> Option<Sheet> {
 fn pg_am() -> Sheet {
     let mut sheet = Sheet::new("oid:o amname amhandler amtype");
     sheet.row([("oid", int(HEAP)), ("amname", text("heap")), ("amtype", text("t"))]);
+    sheet
+}
+
+fn pg_get_keywords() -> Sheet {
+    let mut sheet = Sheet::new("word catcode:t=U barelabel:b=true catdesc:t=unreserved baredesc");
+    for keyword in ALL_KEYWORDS {
+        sheet.row([("word", text(keyword.to_lowercase()))]);
+    }
     sheet
 }
 

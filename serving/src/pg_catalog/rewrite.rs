@@ -69,6 +69,11 @@ impl VisitorMut for Catalogs<'_> {
             *factor = rows;
             return ControlFlow::Continue(());
         }
+        if let TableFactor::Table { name, args, .. } = factor
+            && last_of(name) == relations::KEYWORDS
+        {
+            *args = None;
+        }
         if let TableFactor::Table { name, alias, .. } = factor
             && alias.is_none()
             && let Some(known) = self.catalog(name)

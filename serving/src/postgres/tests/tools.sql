@@ -39,7 +39,7 @@ select description from pg_shdescription join pg_database on objoid = pg_databas
 select * from pg_catalog.pg_settings where name='standard_conforming_strings'
 --- DBeaver: all settings => search_path
 select * from pg_catalog.pg_settings
---- DBeaver: keywords that are not everybody's
+--- DBeaver: keywords that are not everybody's => ,select,
 SELECT string_agg(word, ',' ) from pg_catalog.pg_get_keywords() where word <> ALL ('{a,abs,absolute,action,ada,add}'::text[])
 --- DBeaver: are there enums => nothing
 SELECT * FROM pg_catalog.pg_enum WHERE 1<>1 LIMIT 1
