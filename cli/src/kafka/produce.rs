@@ -166,7 +166,7 @@ fn bytes(value: &Value) -> anyhow::Result<Option<Vec<u8>>> {
                 .collect::<Option<_>>()
                 .filter(|digits: &Vec<u8>| digits.len() % 2 == 0)
                 .ok_or_else(|| anyhow!("`{text}` is not hex"))?;
-            Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+            Some(digits.chunks_exact(2).map(|pair| (pair[0] << 4) | pair[1]).collect())
         }
         other => Some(other.to_string().into_bytes()),
     })

@@ -4,7 +4,7 @@
 //! that is responsible for it: a partition's leader, a group's coordinator.
 //!
 //! *Invariants*: one request at a time on each connection; the versions of a request are those that both sides know; an answer
-//! is bounded before it is read; every call ends within [`ANSWER_WITHIN`], its long poll included.
+//! is bounded before it is read; every call ends within half a minute and its long poll.
 //!
 //! *Not here*: groups' members, transactions, authentication, retries. A tool tells what failed, and its user tries again.
 
