@@ -164,7 +164,7 @@ fn bytes(value: &Value) -> anyhow::Result<Option<Vec<u8>>> {
                 .chars()
                 .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
                 .collect::<Option<_>>()
-                .filter(|digits: &Vec<u8>| digits.len() % 2 == 0)
+                .filter(|digits: &Vec<u8>| digits.len().is_multiple_of(2))
                 .ok_or_else(|| anyhow!("`{text}` is not hex"))?;
             Some(digits.chunks_exact(2).map(|pair| (pair[0] << 4) | pair[1]).collect())
         }
