@@ -35,7 +35,15 @@ const commands = {
     await page.goto(url, { waitUntil: "domcontentloaded" });
   },
   eval: ({ js }) => page.evaluate(js),
-  shot: ({ path }) => page.screenshot({ path, fullPage: true }).then(() => null),
+  async shot({ path }) {
+    // As high as the page is, and drawn so: a capture beyond the viewport lays the page out anew while it is taken.
+    const viewport = page.viewport();
+    const height = await page.evaluate("Math.max(innerHeight, document.documentElement.scrollHeight)");
+    await page.setViewport({ ...viewport, height });
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+    await page.screenshot({ path, captureBeyondViewport: false });
+    await page.setViewport(viewport);
+  },
   type: ({ text }) => page.keyboard.type(text),
   async press({ key }) {
     const keys = key.split("+");
