@@ -18,7 +18,11 @@ fn example(name: &str) -> Folder {
     for port in ["8080", "5514", "6666"] {
         text = text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
     }
-    Folder::new(&text.replace(&format!("data-{name}"), "data"))
+    Folder::new(
+        &text
+            .replace(&format!("file:data-{name}/lake"), "file:lake")
+            .replace(&format!("data-{name}"), "data"),
+    )
 }
 
 /// The port at which the first source listens by `door`.

@@ -68,6 +68,8 @@ pub(crate) struct Inlet {
     joining: Option<(Joining, Duration)>,
     pending: HashMap<u64, Pending>,
     held: VecDeque<Held>,
+    /// The stream whose last arrival was taken last: it is known also after an error.
+    ended: Option<u64>,
 }
 
 /// A record of several lines that may go on.
@@ -98,6 +100,7 @@ impl Inlet {
             joining,
             pending: HashMap::new(),
             held: VecDeque::new(),
+            ended: None,
         }
     }
 
@@ -126,6 +129,9 @@ impl Inlet {
         shaper.begin(source, source.topic_info()?)?;
         let mut appender = Appender::new(source);
         self.push_again(source, shaper, &mut appender)?;
+        if stream.is_some() && self.ended == stream {
+            return Ok(Pumped::Ended);
+        }
         loop {
             let closing = self.sender.is_none();
             if source.stopping() && !closing {
@@ -141,7 +147,10 @@ impl Inlet {
                 shaper.begin(source, source.topic_info()?)?;
                 let mut next = Some(arrival);
                 while let Some(arrival) = next {
-                    ended |= arrival.ended && stream == Some(arrival.stream);
+                    if arrival.ended && stream == Some(arrival.stream) {
+                        self.ended = stream;
+                        ended = true;
+                    }
                     self.take(source, shaper, &mut appender, arrival)?;
                     next = if ended || appender.is_full() { None } else { self.arrivals.try_recv().ok() };
                 }

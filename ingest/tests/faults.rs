@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use tarn_ingest::{Collectors, RunMode};
 use tarn_log::{Log, LogOptions};
@@ -56,6 +58,19 @@ type = "generator"
 count = 8000
 rate = 0
 topic = "shop"
+
+[[source]]
+name = "command"
+type = "exec"
+command = ["cat", "DIR/log/a.log"]
+restart = "never"
+topic = "command"
+
+[[source]]
+name = "net"
+type = "netcat"
+tcp = "127.0.0.1:0"
+topic = "net"
 "#;
 
 const RECORDS: usize = 8000;
@@ -64,6 +79,24 @@ const PADDING: usize = 400;
 
 fn line(n: usize) -> String {
     format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(PADDING))
+}
+
+/// Sends `text` to the door of the last source, once it is open.
+fn send(collectors: &Collectors, text: String) -> std::thread::JoinHandle<()> {
+    let since = Instant::now();
+    let address = loop {
+        let status = collectors.status().pop().expect("a source");
+        match status.addresses.first().and_then(|address| address.strip_prefix("tcp ")) {
+            Some(address) => break address.to_owned(),
+            None => assert!(since.elapsed() < Duration::from_secs(30), "no door was opened"),
+        }
+        std::thread::yield_now();
+    };
+    std::thread::spawn(move || {
+        // A log that has stopped for good ends the connection.
+        let sent = TcpStream::connect(address).and_then(|mut stream| stream.write_all(text.as_bytes()));
+        drop(sent);
+    })
 }
 
 #[test]
@@ -96,6 +129,7 @@ fn every_record_is_there_once_whatever_step_fails() {
                 let _in_runtime = runtime.enter();
                 Collectors::start(&config, log.clone(), clock::system(), RunMode::Drain).unwrap()
             };
+            let sender = send(&collectors, text.clone());
             fail::cfg(*point, &format!("{passes}*off->2*return(error)->off")).unwrap();
             let drained = runtime.block_on(async {
                 tokio::time::timeout(Duration::from_secs(60), collectors.drained()).await
@@ -108,9 +142,23 @@ fn every_record_is_there_once_whatever_step_fails() {
                 // A log that has stopped for good is opened anew by a new process; that is the end-to-end tests' part.
                 Err(error) => assert!(log.failure().is_some(), "{what}: {error:?}"),
             }
-            let stopped = log.failure().is_some();
+            // What was sent is read, however long the log could not commit.
+            let since = Instant::now();
+            while log.failure().is_none() {
+                if collectors.status().last().is_some_and(|net| net.bytes == (text.len() - RECORDS) as u64) {
+                    break;
+                }
+                assert!(
+                    since.elapsed() < Duration::from_secs(60),
+                    "{what}: {:?}",
+                    collectors.status().last()
+                );
+                std::thread::yield_now();
+            }
             runtime.block_on(collectors.stop());
-            for topic in ["spool", "tail", "base", "fresh", "shop"] {
+            let stopped = log.failure().is_some();
+            sender.join().unwrap();
+            for topic in ["spool", "tail", "base", "fresh", "shop", "command", "net"] {
                 let mut seen = BTreeMap::<Vec<u8>, usize>::new();
                 let mut from = 0;
                 loop {

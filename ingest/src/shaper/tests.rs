@@ -6,23 +6,32 @@ use tarn_model::config::SourceKind;
 use super::*;
 use crate::fixture::Fixture;
 
-/// What became of records: topic, time, key and value of each, and how many were dropped.
+/// A record as a topic takes it.
+struct Made {
+    topic: String,
+    timestamp_ms: i64,
+    key: Option<String>,
+    value: Vec<u8>,
+    headers: BTreeMap<String, String>,
+}
+
+/// What became of what was found.
 #[derive(Default)]
 struct Seen {
-    records: Vec<(String, i64, Option<String>, Vec<u8>, BTreeMap<String, String>)>,
+    records: Vec<Made>,
     dropped: u64,
 }
 
 impl Sink for Seen {
     fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        self.records.push((
-            topic.name.clone(),
-            record.timestamp_ms,
-            record.key.map(text),
-            record.value.unwrap_or_default().to_vec(),
-            record.headers.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect(),
-        ));
+        self.records.push(Made {
+            topic: topic.name.clone(),
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(text),
+            value: record.value.unwrap_or_default().to_vec(),
+            headers: record.headers.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect(),
+        });
         Ok(())
     }
 
@@ -33,15 +42,15 @@ impl Sink for Seen {
 
 impl Seen {
     fn values(&self) -> Vec<Value> {
-        self.records.iter().map(|record| serde_json::from_slice(&record.3).unwrap()).collect()
+        self.records.iter().map(|record| serde_json::from_slice(&record.value).unwrap()).collect()
     }
 
     fn topics(&self) -> Vec<&str> {
-        self.records.iter().map(|record| record.0.as_str()).collect()
+        self.records.iter().map(|record| record.topic.as_str()).collect()
     }
 
     fn error(&self) -> &str {
-        self.records[0].4.get(ERROR_HEADER).map_or("", String::as_str)
+        self.records[0].headers.get(ERROR_HEADER).map_or("", String::as_str)
     }
 }
 
@@ -77,10 +86,10 @@ fn intercepted(interceptors: &str, objects: &[&str]) -> Seen {
 #[test]
 fn values_pass_untouched_when_nothing_is_to_be_done() {
     let seen = shaped("format = \"ndjson\"\nkey = \"k\"", &["{ \"k\" : 1.50 }", "  ", "no JSON"]);
-    let records: Vec<_> = seen.records.iter().map(|r| (r.2.as_deref(), r.3.as_slice())).collect();
+    let records: Vec<_> = seen.records.iter().map(|r| (r.key.as_deref(), r.value.as_slice())).collect();
     assert_eq!(records, [(Some("1.50"), &b"{ \"k\" : 1.50 }"[..]), (None, b"no JSON")]);
     assert_eq!(
-        seen.records[1].4,
+        seen.records[1].headers,
         BTreeMap::from([("file".into(), "app.log".into()), ("line".into(), "3".into())])
     );
 }
@@ -89,10 +98,10 @@ fn values_pass_untouched_when_nothing_is_to_be_done() {
 fn a_line_that_does_not_fit_its_format_comes_as_it_is_with_the_reason() {
     let seen = shaped("format = \"logfmt\"\nkey = \"b\"", &["no pairs here", "a=1 b=2", ""]);
     assert_eq!(seen.records.len(), 2, "a blank line is none");
-    assert_eq!(seen.records[0].3, b"no pairs here");
+    assert_eq!(seen.records[0].value, b"no pairs here");
     assert_eq!(seen.error(), "the line has no `key=value`");
     assert_eq!(
-        (seen.records[1].2.as_deref(), seen.records[1].3.as_slice()),
+        (seen.records[1].key.as_deref(), seen.records[1].value.as_slice()),
         (Some("2"), &br#"{"a":"1","b":"2"}"#[..])
     );
 }
@@ -143,10 +152,10 @@ fields = ["secret"]
         ]
     );
     assert!(
-        seen.records[0].3.windows(8).any(|part| part == b"\"n\":1.50"),
+        seen.records[0].value.windows(8).any(|part| part == b"\"n\":1.50"),
         "a number stays as it was written"
     );
-    assert_eq!(seen.records[0].2.as_deref(), Some("ada"), "the key is of the fields that go into the log");
+    assert_eq!(seen.records[0].key.as_deref(), Some("ada"), "the key is of the fields that go into the log");
 }
 
 #[test]
@@ -156,7 +165,7 @@ fn a_time_is_the_records_time_and_one_that_is_none_is_a_dead_letter() {
             "[[source.interceptor]]\ntype = \"timestamp\"\nfield = \"ts\"\nformat = '{format}'\ntimezone = \"{zone}\"\n"
         );
         let seen = intercepted(&config, &[&json!({"ts": text}).to_string()]);
-        (seen.records[0].1, seen.error().to_owned())
+        (seen.records[0].timestamp_ms, seen.error().to_owned())
     };
     let noon = 1_795_348_800_000;
     for (format, zone, text, ms) in [
@@ -218,7 +227,7 @@ secret = "pepper"
         (&values[0]["mail"], &values[1]["mail"]),
         (&json!("eddcbc0c0fa8cbf6d4cfd93ecdb94625"), &json!("eddcbc0c0fa8cbf6d4cfd93ecdb94625"))
     );
-    assert!(!String::from_utf8_lossy(&seen.records[0].3).contains("example"));
+    assert!(!String::from_utf8_lossy(&seen.records[0].value).contains("example"));
     assert_eq!(values[1]["pin"], Value::Null);
 }
 
@@ -239,7 +248,7 @@ fn an_identity_is_the_same_when_a_record_is_made_again() {
 fn a_line_stays_a_line_unless_fields_are_added() {
     let mask = "[[source.interceptor]]\ntype = \"replace\"\nfield = \"line\"\nregex = '\\d+'\nwith = '#'\n";
     let seen = shaped(mask, &["order 17", ""]);
-    assert_eq!(seen.records.iter().map(|r| r.3.as_slice()).collect::<Vec<_>>(), [&b"order #"[..], b""]);
+    assert_eq!(seen.records.iter().map(|r| r.value.as_slice()).collect::<Vec<_>>(), [&b"order #"[..], b""]);
     let fixed = "[[source.interceptor]]\ntype = \"static\"\nfields = { env = \"prod\" }\n";
     assert_eq!(shaped(fixed, &["order 17"]).values(), [json!({"line": "order 17", "env": "prod"})]);
     let host = "[[source.interceptor]]\ntype = \"host\"\n";
@@ -252,10 +261,10 @@ fn an_extraction_that_must_fit_and_does_not_is_a_dead_letter_with_the_bytes_that
     let config = "[[source.interceptor]]\ntype = \"static\"\nfields = { a = \"b\" }\n\
         [[source.interceptor]]\ntype = \"extract\"\nfield = \"line\"\nregex = 'id=(?<id>\\d+)'\nrequired = true\n";
     let seen = shaped(config, &["no number"]);
-    assert_eq!(seen.records[0].3, b"no number");
+    assert_eq!(seen.records[0].value, b"no number");
     assert_eq!(seen.error(), "the field `line` does not fit the regular expression of `extract`");
     let seen = intercepted("[[source.interceptor]]\ntype = \"host\"\n", &["{\"a\":"]);
-    assert_eq!(seen.records[0].3, b"{\"a\":");
+    assert_eq!(seen.records[0].value, b"{\"a\":");
     assert!(seen.error().starts_with("the record is not a JSON object"), "{}", seen.error());
 }
 
@@ -282,8 +291,8 @@ regex = '^/shop/'
     ];
     let seen = intercepted(routes, &lines);
     assert_eq!(seen.topics(), ["archive", "errors", "archive", "shops", "t", "archive", "t"]);
-    assert_eq!(seen.records[6].3, b"broken", "what cannot be looked into goes to the source's topic");
-    assert!(seen.records[6].4.contains_key(ERROR_HEADER));
+    assert_eq!(seen.records[6].value, b"broken", "what cannot be looked into goes to the source's topic");
+    assert!(seen.records[6].headers.contains_key(ERROR_HEADER));
     let by_header = "[[source.route]]\ntopic = \"apps\"\nheader = \"file\"\nvalues = [\"app.log\"]\n";
     assert_eq!(intercepted(by_header, &["not looked into"]).topics(), ["apps"]);
 }
