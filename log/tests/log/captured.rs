@@ -171,11 +171,11 @@ async fn a_topic_with_a_compression_of_its_own_has_every_batch_in_it() {
             assert_eq!(Some(&compression), code.get(usize::from(fetch.batches[0][22] & 7)), "{name}");
             let (sent, _) = Records::of_answer(&batch, 0, &[]).expect("records");
             let stored = fetch.records().expect("records");
-            let all = |records: &Records| -> Vec<(i64, Option<Vec<u8>>, Option<Vec<u8>>)> {
+            let all = |records: &Records| {
                 let one = |r: tarn_log::RecordView<'_>| {
                     (r.timestamp_ms, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec))
                 };
-                records.iter().map(one).collect()
+                records.iter().map(one).collect::<Vec<_>>()
             };
             assert_eq!(all(&stored), all(&sent), "{name}");
         }
