@@ -70,6 +70,8 @@ const DEAD_PER_FILE: i64 = 2;
 struct Feeder<'a> {
     folder: &'a Folder,
     files: i64,
+    /// More of each record.
+    more: &'a str,
 }
 
 impl Feeder<'_> {
@@ -78,7 +80,9 @@ impl Feeder<'_> {
         let mut text = String::new();
         for id in first..first + RECORDS_PER_FILE {
             let v = if id % RECORDS_PER_FILE < DEAD_PER_FILE { "\"a word\"" } else { "0.5" };
-            writeln!(text, r#"{{"id":{id},"name":"record {id}","v":{v}}}"#).expect("memory takes everything");
+            let more = self.more;
+            writeln!(text, r#"{{"id":{id},"name":"record {id}","v":{v}{more}}}"#)
+                .expect("memory takes everything");
         }
         self.folder.put(&format!("in/{:05}.ndjson", self.files), text);
         self.files += 1;
@@ -137,8 +141,11 @@ fn killed(point: &str, passes: u32) {
     if point.starts_with("log.delete_topic.") {
         return transactions::deleting(point, "kill", passes);
     }
+    if point.starts_with("lake.event_time.") {
+        return learning_event_times(point, "kill");
+    }
     let folder = Folder::new(CONFIG);
-    let mut feeder = Feeder { folder: &folder, files: 0 };
+    let mut feeder = Feeder { folder: &folder, files: 0, more: "" };
     (0..3).for_each(|_| feeder.feed());
     let mut running = folder.start_with(&armed(point, passes, "kill"), &[]);
     feeder.feed_until(&format!("a kill at `{point}`"), &mut running, |running| !running.runs());
@@ -164,8 +171,11 @@ fn told_of_an_error(point: &str, passes: u32) {
     if point.starts_with("log.delete_topic.") {
         return transactions::deleting(point, "error", passes);
     }
+    if point.starts_with("lake.event_time.") {
+        return learning_event_times(point, "error");
+    }
     let folder = Folder::new(CONFIG);
-    let mut feeder = Feeder { folder: &folder, files: 0 };
+    let mut feeder = Feeder { folder: &folder, files: 0, more: "" };
     (0..3).for_each(|_| feeder.feed());
     let mut running = folder.start_with(&armed(point, passes, "error"), &[]);
     let mark = format!("fault injected at `{point}`");
@@ -189,6 +199,42 @@ fn told_of_an_error(point: &str, passes: u32) {
         assert!(ended.said.contains("error:"), "it did not say why it ended: {}", ended.said);
     }
     proven(&folder, &feeder);
+}
+
+/// A table that is in the lake gets an event time, which is learnt from its rows once, at the start.
+fn learning_event_times(point: &str, action: &str) {
+    let without = CONFIG.replace("v DOUBLE", "v DOUBLE, at TIMESTAMP");
+    let folder = Folder::new(&without);
+    let mut feeder = Feeder { folder: &folder, files: 0, more: r#","at":"2026-01-01T00:00:07Z""# };
+    (0..3).for_each(|_| feeder.feed());
+    folder.drained();
+    folder.configure(&without.replace("commit_every", "event_time = \"at\"\ncommit_every"));
+    let mut running = folder.start_with(&armed(point, 0, action), &[]);
+    if action == "kill" {
+        feeder.feed_until(&format!("a kill at `{point}`"), &mut running, |running| !running.runs());
+        let ended = running.end(seconds(5));
+        assert_eq!(ended.signal, Some(9), "it ended otherwise: {}", ended.said);
+    } else {
+        let mark = format!("fault injected at `{point}`");
+        feeder.feed_until(&format!("an error at `{point}`"), &mut running, |running| {
+            running.said().contains(&mark)
+        });
+        wait_for("all rows", seconds(30), || {
+            (count(&running.address()?, "events")? == feeder.rows()).then_some(())
+        });
+        assert_eq!(running.stop().code, Some(0));
+    }
+    proven(&folder, &feeder);
+    // Both partitions have come to the same second; the lake alone says so.
+    let same = "SELECT count(*) AS n FROM (SELECT max(at) AS newest FROM events) AS q WHERE newest = watermark('events')";
+    assert_eq!(folder.number(same), 1, "the watermark is not what the rows say");
+    let status = folder.tarn(&["status", "--output", "json"]);
+    assert!(
+        status.printed.contains("\"watermark_ms\": 1767225607000")
+            || status.printed.contains("\"watermark_ms\":1767225607000"),
+        "{}",
+        status.printed
+    );
 }
 
 fn armed(point: &str, passes: u32, action: &str) -> String {

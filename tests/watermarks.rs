@@ -70,6 +70,24 @@ fn push(client: &Client, city: &str, times: &[i64]) {
 const ASK: &str = "SELECT _partition AS p, CAST(max(at) AS BIGINT) AS newest, CAST(watermark('events') AS BIGINT) AS watermark \
                    FROM events GROUP BY _partition";
 
+/// Late rows by the rows themselves, and as they are told of the whole table, its lake part and its tail; one statement.
+const LATE: &str = "SELECT (SELECT count(*) FROM (SELECT at, max(at) OVER (PARTITION BY _partition ORDER BY _offset \
+    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS newest FROM events) AS seen WHERE at < newest - INTERVAL '10 seconds') AS late, \
+    late_records, table_schema FROM information_schema.tables WHERE table_name = 'events' ORDER BY table_schema";
+
+/// Late rows of the lake part and of the whole table, which must be what the rows say.
+#[track_caller]
+fn late(rows: &[Value]) -> (i64, i64) {
+    let of = |at: usize, schema: &str| {
+        assert_eq!(rows[at]["table_schema"], schema, "{rows:?}");
+        rows[at]["late_records"].as_i64().expect("a count")
+    };
+    let (lake, live, both) = (of(0, "lake"), of(1, "live"), of(2, "public"));
+    assert_eq!(lake + live, both, "{rows:?}");
+    assert_eq!(rows[0]["late"].as_i64(), Some(both), "{rows:?}");
+    (lake, both)
+}
+
 #[track_caller]
 fn right(rows: &[Value]) -> Option<i64> {
     let newest: BTreeMap<i64, i64> = rows
@@ -117,10 +135,21 @@ fn a_watermark_is_a_fact_of_the_vector_and_never_goes_back() {
                 old = Some((vector, right(&rows)));
             }
         }
+        late(&client.sql(LATE));
         running.kill();
     }
     let mut running = folder.start();
     let client = running.ready();
+    let (_, all) = late(&client.sql(LATE));
+    assert!(all >= 96, "two of three rows of Oslo are late, and {all} are told");
+    let shown = client.sql("SHOW TABLES");
+    let shown = shown.iter().find(|row| row["table_name"] == "events").expect("the table");
+    let told = client.sql("SELECT watermark('events') AS watermark");
+    assert_eq!(
+        (&shown["late_records"], &shown["watermark"]),
+        (&all.into(), &told[0]["watermark"]),
+        "{shown}"
+    );
     let now = right(&client.sql(ASK));
     assert!(now >= last, "after the last restart the watermark went from {last:?} to {now:?}");
     last = now;
@@ -145,6 +174,7 @@ fn a_watermark_is_a_fact_of_the_vector_and_never_goes_back() {
     // The lake at rest says the same, and other engines read it as before.
     exactly_once(&folder, "events", 180, 0);
     assert_eq!(right(&folder.sql(ASK)), last);
+    assert_eq!(late(&folder.sql(LATE)), (all, all));
     let status = folder.tarn(&["status"]);
     assert!(
         status.printed.contains("watermark") && status.printed.contains("2026-01-02 "),

@@ -4,10 +4,11 @@
 //! together pass half of their memory. Its steps: log durable → dead letters written and committed → rows written and
 //! committed → tail dropped. What has been prepared is kept over an error, so that a full disk does not fill with copies.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int32Type;
 use parking_lot::Mutex;
 use tarn_lake::{Commit, LakeSnapshot, LakeTable, NewFile};
@@ -15,11 +16,11 @@ use tarn_log::Log;
 use tarn_model::clock::Clock;
 use tarn_model::columns::PARTITION;
 use tarn_model::status::{LastError, TableStatus};
-use tarn_model::{Boundary, Error, Kind, Result, fault};
+use tarn_model::{Boundary, Error, Kind, PartitionId, Result, fault};
 use tarn_table::catalog::boundary_of;
 use tarn_table::open::{Backoff, advances};
 use tarn_table::watermark::{Newest, advance, read_newest};
-use tarn_table::{EventTime, OpenTable, TailBudget, TopicHub};
+use tarn_table::{CutTable, EventTime, OpenTable, TailBudget, TopicHub};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -189,11 +190,19 @@ impl TableOwner {
 /// What a commit needs, written and kept until it has landed.
 struct Prepared {
     taken: Taken,
-    /// Newest event times of its rows.
-    newest: Newest,
+    /// What its rows say of event time.
+    times: Option<Times>,
     dead_files: Option<Vec<NewFile>>,
     dead_done: bool,
     files: Option<Vec<NewFile>>,
+}
+
+/// What rows that are to be committed say of event time.
+struct Times {
+    /// Newest event times, by partition.
+    newest: Newest,
+    /// Late rows, by partition; `None` where the rows before them have not told theirs.
+    late: Option<BTreeMap<PartitionId, u64>>,
 }
 
 struct Owner {
@@ -212,13 +221,19 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) -> Result<()> {
-        if let Err(error) = self.learn_event_times().await {
-            tracing::warn!(table = %self.table.config.name, error = ?error, "watermarks are read from the rows");
-        }
         let mut changes = self.hub.changes();
         let mut backoff = Backoff::default();
+        let mut has_learned = false;
         loop {
             changes.borrow_and_update();
+            if !has_learned {
+                match self.learn_event_times().await {
+                    Ok(()) => has_learned = true,
+                    Err(error) => {
+                        tracing::warn!(table = %self.table.config.name, error = ?error, "watermarks are read from the rows");
+                    }
+                }
+            }
             self.answer_flushes();
             if self.is_due() {
                 match self.commit().await {
@@ -264,7 +279,9 @@ impl Owner {
         let newest = read_newest(time, table, Arc::clone(self.table.lake.store())).await?;
         let advances = time.advances(&lake, &newest);
         let commit = Commit { advances, operation: "EVENT TIME".to_owned(), ..Commit::default() };
+        fault::point("lake.event_time.before")?;
         let snapshot = self.table.lake.commit(commit).await?;
+        fault::point("lake.event_time.after")?;
         tracing::info!(table = %self.table.config.name, column = time.column, "event times of older rows are known");
         show_snapshot(&self.hub, &self.table.config.name, snapshot);
         Ok(())
@@ -338,8 +355,8 @@ impl Owner {
                 let cut = self.hub.cut();
                 let Some(table) = cut.tables.get(&self.table.config.name) else { return Ok(()) };
                 let taken = take(&cut, table, self.options.commit_bytes.saturating_mul(2));
-                let newest = self.event_time.as_ref().map(|time| newest_of(time, &taken)).unwrap_or_default();
-                Prepared { taken, newest, dead_files: None, dead_done: false, files: None }
+                let times = self.event_time.as_ref().map(|time| Times::of(time, table, &taken));
+                Prepared { taken, times, dead_files: None, dead_done: false, files: None }
             }
         };
         let outcome = self.land(&mut prepared).await;
@@ -370,7 +387,7 @@ impl Owner {
         prepared.files = Some(files.clone());
         // Written rows need not be held a second time.
         prepared.taken.rows = Vec::new();
-        self.commit_to(&self.table.lake, files, &to, Some(&prepared.newest), "APPEND").await?;
+        self.commit_to(&self.table.lake, files, &to, prepared.times.as_ref(), "APPEND").await?;
         fault::point("table.release.before")?;
         let dead_letters = self.table.config.dead_letters_name();
         self.hub.committed(&dead_letters, self.table.dead_letters.snapshot(), to.clone())?;
@@ -390,7 +407,7 @@ impl Owner {
         lake: &LakeTable,
         files: Vec<NewFile>,
         to: &Boundary,
-        newest: Option<&Newest>,
+        times: Option<&Times>,
         operation: &str,
     ) -> Result<()> {
         let snapshot = lake.snapshot();
@@ -399,10 +416,11 @@ impl Owner {
             return Ok(());
         }
         // Where earlier rows have not told theirs, those of these rows alone would be too low.
-        if let (Some(time), Some(newest)) = (&self.event_time, newest)
+        if let (Some(time), Some(times)) = (&self.event_time, times)
             && time.in_lake(&snapshot).is_some()
         {
-            advances.extend(time.advances(&snapshot, newest));
+            advances.extend(time.advances(&snapshot, &times.newest));
+            advances.extend(time.late_advances(&snapshot, &times.late.clone().unwrap_or_default()));
         }
         let commit = Commit { files, advances, operation: operation.to_owned(), ..Commit::default() };
         match lake.commit(commit).await {
@@ -475,22 +493,26 @@ pub fn show_snapshot(hub: &TopicHub, table: &str, snapshot: Arc<LakeSnapshot>) {
     }
 }
 
-fn newest_of(time: &EventTime, taken: &Taken) -> Newest {
-    let mut newest = Newest::new();
-    for rows in &taken.rows {
+impl Times {
+    /// Of `taken`, the next rows of `table` above its lake part.
+    fn of(time: &EventTime, table: &CutTable, taken: &Taken) -> Times {
         // Rows of one fragment are of one partition.
-        let partition = rows.column_by_name(PARTITION).and_then(|column| {
-            let column = column.as_primitive_opt::<Int32Type>()?;
+        let partition_of = |rows: &RecordBatch| {
+            let column = rows.column_by_name(PARTITION)?.as_primitive_opt::<Int32Type>()?;
             column.values().first().copied()
-        });
-        if let (Some(partition), Some(at)) = (partition, time.newest_of(rows)) {
-            advance(&mut newest, partition, at);
+        };
+        let batches = taken.rows.iter().filter_map(|rows| Some((partition_of(rows)?, rows)));
+        let mut newest = Newest::new();
+        for (partition, rows) in batches.clone() {
+            if let Some(at) = time.newest_of(rows) {
+                advance(&mut newest, partition, at);
+            }
         }
+        Times { newest, late: time.late_above(table.lake.as_deref(), batches) }
     }
-    newest
 }
 
-fn tail_end(table: &tarn_table::CutTable) -> Boundary {
+fn tail_end(table: &CutTable) -> Boundary {
     let mut end = table.boundary.clone();
     for fragment in &table.tail {
         if fragment.range.to > end.next(fragment.partition) {

@@ -41,6 +41,8 @@ pub const POINTS: &[&str] = &[
     "lake.checkpoint.after",
     "lake.vacuum.before",
     "lake.vacuum.after",
+    "lake.event_time.before",
+    "lake.event_time.after",
     "table.release.before",
     "table.release.after",
     "view.create.before",

@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+};
 use async_trait::async_trait;
 use datafusion::catalog::information_schema::{INFORMATION_SCHEMA_TABLES, InformationSchemaProvider};
 use datafusion::catalog::{
     CatalogProviderList, MemTable, MemoryCatalogProviderList, SchemaProvider, TableProvider,
 };
 use datafusion::error::Result as DfResult;
-use tarn_model::clock;
-use tarn_table::CutTable;
+use tarn_model::{Boundary, clock};
+use tarn_table::{CutTable, EventTime};
 use tarn_view::{Freshness, age_s};
 
 use crate::session::{CATALOG, DEFAULT_SCHEMA, Moment, SCHEMAS, StatementCatalog};
@@ -41,6 +43,8 @@ struct Relation {
     live_bytes: Option<u64>,
     lake_bytes: Option<u64>,
     plan: Option<String>,
+    watermark_us: Option<i64>,
+    late_records: Option<u64>,
 }
 
 impl Information {
@@ -69,6 +73,8 @@ impl Information {
             Arc::new(relations.iter().map(of).collect::<UInt64Array>())
         };
         let lag_s: ArrayRef = Arc::new(relations.iter().map(|r| r.lag_s).collect::<Float64Array>());
+        let watermark = relations.iter().map(|r| r.watermark_us).collect::<TimestampMicrosecondArray>();
+        let watermark = watermark.with_timezone("UTC");
         let batch = RecordBatch::try_from_iter_with_nullable([
             ("table_catalog", text(&|_| Some(CATALOG)), false),
             ("table_schema", text(&|r| Some(r.schema)), false),
@@ -81,6 +87,8 @@ impl Information {
             ("live_bytes", count(&|r| r.live_bytes), true),
             ("lake_bytes", count(&|r| r.lake_bytes), true),
             ("plan", text(&|r| r.plan.as_deref()), true),
+            ("watermark", Arc::new(watermark), true),
+            ("late_records", count(&|r| r.late_records), true),
         ])?;
         MemTable::try_new(batch.schema(), vec![vec![batch]])
     }
@@ -88,12 +96,46 @@ impl Information {
     fn relation(&self, schema: &'static str, name: String) -> Relation {
         let is_whole = schema == DEFAULT_SCHEMA;
         match self.moment.table_at(&name) {
-            Some((table, _)) if is_whole => of_table(schema, name, &table),
-            Some(_) => Relation { schema, name, kind: "BASE TABLE", ..Relation::default() },
+            Some((table, upto)) => {
+                let lateness =
+                    self.moment.event_time(&table.name).map(|time| lateness(&time, schema, &table, &upto));
+                let (watermark_us, late_records) = lateness.unwrap_or_default();
+                let plain = if is_whole {
+                    of_table(schema, name, &table)
+                } else {
+                    Relation { schema, name, kind: "BASE TABLE", ..Relation::default() }
+                };
+                Relation { watermark_us, late_records, ..plain }
+            }
             None => {
                 let fresh = is_whole.then(|| self.moment.views().freshness(&name, &self.moment)).flatten();
                 of_view(schema, name, fresh.unwrap_or_default())
             }
+        }
+    }
+}
+
+/// How far `table` has come below `upto` in event time, µs since 1970 UTC, and how many of its rows were late; of the part that `schema`
+/// shows. `None` where only rows in the lake can tell.
+fn lateness(
+    time: &EventTime,
+    schema: &'static str,
+    table: &CutTable,
+    upto: &Boundary,
+) -> (Option<i64>, Option<u64>) {
+    if !upto.is_at_least(&table.boundary) {
+        return (None, None);
+    }
+    let in_lake = table.lake.as_ref().map_or(0, |lake| time.late_in_lake(lake));
+    match schema {
+        "lake" => {
+            let newest = table.lake.as_ref().and_then(|lake| time.in_lake(lake)).unwrap_or_default();
+            (time.watermark(&newest), Some(in_lake))
+        }
+        "live" => (None, time.late_in_tail(table, upto)),
+        _ => {
+            let newest = time.newest(table, upto).unwrap_or_default();
+            (time.watermark(&newest), time.late_in_tail(table, upto).map(|late| late + in_lake))
         }
     }
 }
@@ -111,7 +153,7 @@ fn of_table(schema: &'static str, name: String, table: &CutTable) -> Relation {
         lag_s: Some(age_s(table, &table.boundary, now_us)),
         live_bytes: u64::try_from(table.tail_bytes).ok(),
         lake_bytes: table.lake.as_ref().map(|lake| lake.files.iter().map(|file| file.size).sum()),
-        plan: None,
+        ..Relation::default()
     }
 }
 
@@ -128,6 +170,8 @@ fn of_view(schema: &'static str, name: String, fresh: Freshness) -> Relation {
         live_bytes: fresh.live_bytes,
         lake_bytes: fresh.lake_bytes,
         plan: Some(fresh.plan).filter(|plan| !plan.is_empty()),
+        late_records: fresh.late_records,
+        watermark_us: None,
     }
 }
 

@@ -12,7 +12,7 @@ use datafusion::common::TableReference;
 use datafusion::error::Result as DfResult;
 use tarn_model::{Boundary, Error, OffsetVector, Result};
 use tarn_table::scan::{Part, TableScan};
-use tarn_table::{Catalog, Cut, CutTable};
+use tarn_table::{Catalog, Cut, CutTable, EventTime};
 
 use crate::error::{into_datafusion, nearest};
 use crate::information::{INFORMATION_SCHEMA, Information};
@@ -47,6 +47,7 @@ pub(crate) struct Moment {
     /// Scans at a vector of their own, by the name that stands in the statement.
     versions: HashMap<String, (String, OffsetVector)>,
     views: SeenViews,
+    catalog: Catalog,
 }
 
 impl Moment {
@@ -61,7 +62,9 @@ impl Moment {
     ) -> Result<Moment> {
         let cuts = catalog.cuts();
         let upto = OffsetVector::new();
-        let mut moment = Moment { cuts, upto, as_of: as_of.is_some(), versions: HashMap::new(), views };
+        let (versions_seen, catalog) = (HashMap::new(), catalog.clone());
+        let mut moment =
+            Moment { cuts, upto, as_of: as_of.is_some(), versions: versions_seen, views, catalog };
         for version in versions {
             moment.views.check(&version.table)?;
             let tables = moment.tables_behind(&version.table);
@@ -138,6 +141,11 @@ impl Moment {
     /// The views that are here.
     pub(crate) fn views(&self) -> &SeenViews {
         &self.views
+    }
+
+    /// Where the rows of the table of this name say when what they tell of happened.
+    pub(crate) fn event_time(&self, table: &str) -> Option<Arc<EventTime>> {
+        self.catalog.event_time(table)
     }
 
     /// The table of this name, and the vector at which the statement sees it.

@@ -26,8 +26,7 @@ use crate::pg_catalog::{self, Visitor};
 use crate::session::{EXPLAIN_TABLE, SYSTEM_SCHEMA, VIEWS_TABLE};
 
 /// What `SHOW TABLES` says of each.
-const SHOWN_OF_TABLES: &str =
-    "table_name, table_type, version, boundary, lag_records, lag_s, live_bytes, lake_bytes, plan";
+const SHOWN_OF_TABLES: &str = "table_name, table_type, version, boundary, lag_records, lag_s, live_bytes, lake_bytes, plan, watermark, late_records";
 /// Longest text, bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 256 << 10;
 /// Deepest nesting of parentheses and subqueries.

@@ -45,16 +45,11 @@ impl LateCounter {
         for (partition, rows) in table.tail_batches() {
             let from = counted.next(partition).max(table.boundary.next(partition));
             let rows = slice_rows(rows, from, i64::MAX);
-            let Some(times) = self.time.times(&rows) else { continue };
-            for at in times.iter().flatten() {
-                if let Some(newest) = self.newest.get(&partition).copied() {
-                    let closed = newest.saturating_sub(self.time.allowed_lateness_us);
-                    let start = at.saturating_sub(at.rem_euclid(self.window_us));
-                    let end = start.saturating_add(self.window_us).saturating_add(self.grace_us);
-                    self.late += u64::from(end <= closed);
-                }
-                advance(&mut self.newest, partition, at);
-            }
+            let (window_us, grace_us) = (self.window_us, self.grace_us);
+            self.late += self.time.count_late(&mut self.newest, partition, &rows, |at| {
+                let start = at.saturating_sub(at.rem_euclid(window_us));
+                start.saturating_add(window_us).saturating_add(grace_us)
+            });
         }
         self.counted = Some(table.decoded());
         self.late

@@ -14,7 +14,12 @@
 //! 1970, written with the rows. A partition that has none yet has the least number there is, so that the lake knows how many
 //! partitions there are. `M(p)` of the tail is read from its rows.
 //!
-//! *Failure*: a lake part that was written before the table had an event time has no such `txn`; then its rows are read, once.
+//! A row is *late* when its partition's watermark, by the rows before it, had passed what it tells of. Late rows of the lake part are
+//! a `txn` of its commits, too, `tarn/<topic id>/<partition>/late/<column>/<allowed lateness, µs>` = how many so far; those of the tail
+//! are counted in its rows.
+//!
+//! *Failure*: a lake part that was written before the table had an event time has no such `txn`; then its rows are read, once. They
+//! are not counted as late: the count begins where the table's event time, or its allowed lateness, does.
 //!
 //! *Not here*: a guard against rows from the future. One row of the year 2999 takes the watermark there.
 
@@ -145,6 +150,78 @@ impl EventTime {
         moved.collect()
     }
 
+    /// How many of `rows` of `partition`, in their order, came when the partition's watermark by the rows before them had reached
+    /// `closes` of their event time; `newest` takes them in.
+    pub fn count_late(
+        &self,
+        newest: &mut Newest,
+        partition: PartitionId,
+        rows: &RecordBatch,
+        closes: impl Fn(i64) -> i64,
+    ) -> u64 {
+        let mut late = 0;
+        for at in self.times(rows).into_iter().flatten().flatten() {
+            if let Some(before) = newest.get(&partition).filter(|before| **before != BEFORE_ALL) {
+                late += u64::from(closes(at) <= before.saturating_sub(self.allowed_lateness_us));
+            }
+            advance(newest, partition, at);
+        }
+        late
+    }
+
+    /// Late rows among `batches` above the lake part `lake`, by partition; `None` where it cannot tell how far it has come.
+    pub fn late_above<'r>(
+        &self,
+        lake: Option<&LakeSnapshot>,
+        batches: impl IntoIterator<Item = (PartitionId, &'r RecordBatch)>,
+    ) -> Option<BTreeMap<PartitionId, u64>> {
+        let mut newest = lake.map_or(Some(Newest::new()), |lake| self.in_lake(lake))?;
+        let mut late = BTreeMap::new();
+        for (partition, rows) in batches {
+            // The watermark had passed it: it lies above what the row tells of.
+            *late.entry(partition).or_default() +=
+                self.count_late(&mut newest, partition, rows, |at| at.saturating_add(1));
+        }
+        Some(late)
+    }
+
+    /// Late rows of the tail of `table` below `upto`; `None` where only rows in the lake can tell.
+    pub fn late_in_tail(&self, table: &CutTable, upto: &Boundary) -> Option<u64> {
+        let cut = |(partition, rows)| {
+            (partition, slice_rows(rows, table.boundary.next(partition), upto.next(partition)))
+        };
+        let tail: Vec<(PartitionId, RecordBatch)> = table.tail_batches().map(cut).collect();
+        let late = self.late_above(table.lake.as_deref(), tail.iter().map(|(p, rows)| (*p, rows)))?;
+        Some(late.values().sum())
+    }
+
+    /// Late rows of the lake part, as its commits say.
+    pub fn late_in_lake(&self, lake: &LakeSnapshot) -> u64 {
+        let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return 0 };
+        let (prefix, suffix) = (format!("tarn/{topic_id}/"), self.late_suffix());
+        let ours = lake.txns.iter().filter(|(app_id, _)| {
+            let partition = app_id.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(&suffix));
+            partition.is_some_and(|partition| partition.parse::<PartitionId>().is_ok())
+        });
+        ours.map(|(_, late)| late.unsigned_abs()).sum()
+    }
+
+    fn late_suffix(&self) -> String {
+        format!("/late/{}/{}", self.column, self.allowed_lateness_us)
+    }
+
+    /// The advances of a commit on `lake` that adds so many late rows.
+    pub fn late_advances(&self, lake: &LakeSnapshot, late: &BTreeMap<PartitionId, u64>) -> Vec<Advance> {
+        let Some(topic_id) = lake.properties.get(TOPIC_UUID) else { return Vec::new() };
+        let moved = late.iter().filter(|(_, more)| **more > 0).map(|(partition, more)| {
+            let app_id = format!("tarn/{topic_id}/{partition}{}", self.late_suffix());
+            let expected = lake.txns.get(&app_id).copied();
+            let to = expected.unwrap_or(0).saturating_add_unsigned(*more);
+            Advance { app_id, expected, to }
+        });
+        moved.collect()
+    }
+
     /// Whether `table` has the column, as timestamps.
     pub fn check(&self, table: &CutTable) -> Result<()> {
         let wrong = |what: String| {
@@ -223,6 +300,18 @@ mod tests {
         assert_eq!(watermark(&[(0, 1_000), (1, BEFORE_ALL)]), Some(895));
         assert_eq!(time(1).watermark(&Newest::from([(0, 1_000)])), Some(995));
         assert_eq!(time(1).watermark(&Newest::from([(0, i64::MIN + 3)])), Some(i64::MIN), "no overflow");
+    }
+
+    #[test]
+    fn a_row_is_late_when_its_partition_had_passed_it_by_more_than_what_is_allowed() {
+        let rows = |times: &[Option<i64>]| {
+            let times = arrow::array::TimestampMicrosecondArray::from(times.to_vec());
+            RecordBatch::try_from_iter_with_nullable([("ts", Arc::new(times) as _, true)]).expect("rows")
+        };
+        let (first, second) = (rows(&[Some(100), Some(95), Some(94), None]), rows(&[Some(101), Some(95)]));
+        let other = rows(&[Some(1)]);
+        let late = time(2).late_above(None, [(0, &first), (1, &other), (0, &second)]);
+        assert_eq!(late, Some(BTreeMap::from([(0, 2), (1, 0)])), "94 after 100, 95 after 101");
     }
 
     proptest! {
