@@ -156,21 +156,26 @@ fn states_that_are_gone_or_damaged_are_made_anew() {
     right(&client, QUERY);
     assert_eq!(running.stop().code, Some(0));
 
-    type Damage<'a> = (&'a str, &'a dyn Fn(&std::path::Path));
+    // What is damaged, what the log says of it, and how.
+    type Damage<'a> = (&'a str, &'a str, &'a dyn Fn(&std::path::Path));
     let damage: [Damage<'_>; 3] = [
-        ("a data file is gone", &|table| {
+        ("a data file is gone", "states are damaged; they are made anew", &|table| {
             for file in files(table, ".parquet") {
                 fs::remove_file(file).expect("delete");
             }
         }),
-        ("a data file is torn", &|table| {
+        ("a data file is torn", "states are damaged; they are made anew", &|table| {
             for file in files(table, ".parquet") {
                 fs::write(file, b"PAR1 but not really").expect("overwrite");
             }
         }),
-        ("the whole table is gone", &|table| fs::remove_dir_all(table).expect("delete")),
+        ("the whole table is gone", "states are made from the lake", &|table| {
+            fs::remove_dir_all(table).expect("delete");
+        }),
     ];
-    for (what, damage) in damage {
+    for (what, says, damage) in damage {
+        let said = || folder.said().matches(says).count();
+        let before = said();
         let newest = folder.path("lake").read_dir().expect("the lake").flatten().map(|entry| entry.path());
         let newest = newest.filter(|path| path.to_string_lossy().contains("cities@v")).max().expect("states");
         damage(&newest);
@@ -182,8 +187,8 @@ fn states_that_are_gone_or_damaged_are_made_anew() {
         states_cover(&client, 500);
         right(&client, QUERY);
         assert_eq!(running.stop().code, Some(0));
+        assert!(said() > before, "{what}, and the log does not say `{says}`");
     }
-    assert!(folder.said().contains("are made anew"), "the log does not say so");
     folder.never_panicked();
 }
 
@@ -320,6 +325,36 @@ fn a_rollback_serves_the_older_build_and_outlives_a_restart() {
     right(&client, changed);
     assert_eq!(running.stop().code, Some(0));
     assert_eq!(folder.number(&differences(changed)), 0, "at rest");
+    folder.never_panicked();
+}
+
+#[test]
+fn a_view_that_became_rows_says_that_nothing_can_be_rolled_back_and_lets_old_builds_go() {
+    let folder = Folder::new(&config(QUERY));
+    let (running, _, _) = filled(&folder, 300);
+    assert_eq!(running.stop().code, Some(0));
+    let by_rows = "SELECT city, median(n) AS middle FROM events GROUP BY city";
+    folder.configure(&config(by_rows));
+    let mut running = folder.start();
+    let client = running.ready();
+    right(&client, by_rows);
+    assert_eq!(shown(&client)["kept_as"], "rows");
+    for command in [&["view", "rollback", "cities", "--to", "1"][..], &["view", "rebuild", "cities"]] {
+        let refused = folder.tarn(command);
+        assert!(
+            refused.code == Some(1)
+                && refused.said.contains("is kept as rows: no build serves it")
+                && refused.said.contains("put that query back into the config"),
+            "{command:?}: {}",
+            refused.said
+        );
+    }
+    right(&client, by_rows);
+    // With its query back in the config the build would serve; nothing needs it, so it may go, too.
+    let dropped = folder.tarn(&["view", "drop-builds", "cities", "--old"]);
+    assert_eq!(dropped.printed.trim(), "cities: builds deleted: 1", "{}", dropped.said);
+    right(&client, by_rows);
+    assert_eq!(running.stop().code, Some(0));
     folder.never_panicked();
 }
 

@@ -15,6 +15,7 @@ mod owner;
 mod prepare;
 mod view_build;
 mod view_owner;
+mod view_tiers;
 
 pub use adopt::{adopt, detach};
 pub use owner::{OwnerOptions, TableOwner, show_snapshot};

@@ -4,13 +4,16 @@
 //! small files of states become one in a commit that also moves the boundary. A new build is filled at the table's boundary of
 //! its start, in parallel and in one pass, and then follows by offsets until it has met the table.
 //!
+//! *Cost*: states of about one size become one, in memory and in the lake (`view_tiers.rs`), so a commit costs about what it adds, also
+//! where a view has a million groups.
+//!
 //! *Failure*: a kill leaves files without a commit, which vacuum takes, or a build without states, which is filled next time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use tarn_lake::{Advance, Commit};
-use tarn_model::{Boundary, Error, Kind, Result, fault};
+use tarn_lake::{Advance, Commit, LakeFile};
+use tarn_model::{Error, Kind, Result, fault};
 use tarn_table::open::TOPIC_UUID;
 use tarn_table::{Catalog, CutTable};
 use tarn_view::{
@@ -18,8 +21,8 @@ use tarn_view::{
     from_datafusion, is_damage, sorted,
 };
 
-/// Files of states that become one.
-const MERGE_FILES: usize = 8;
+use crate::view_tiers::{files_to_merge, to_merge};
+
 /// A new build follows its table at most so often before it serves; the rest is for whoever keeps it then.
 const MOST_ROUNDS: usize = 8;
 
@@ -37,14 +40,14 @@ pub(crate) struct Maker {
 pub(crate) struct Build {
     pub(crate) version: Version,
     pub(crate) stamp: Stamp,
-    /// All its states, one row a group, while they have room in memory.
-    cached: Option<Vec<RecordBatch>>,
+    /// All its states, while they have room in memory.
+    cached: Option<Vec<Arc<State>>>,
     /// Its states could not be read.
     pub(crate) is_damaged: bool,
 }
 
 impl Build {
-    fn new(version: Version, stamp: Stamp, cached: Option<Vec<RecordBatch>>) -> Build {
+    fn new(version: Version, stamp: Stamp, cached: Option<Vec<Arc<State>>>) -> Build {
         Build { version, stamp, cached, is_damaged: false }
     }
 
@@ -123,8 +126,8 @@ impl Maker {
         }
         match Versions::read(&version, &self.split, stamp, self.views.planner()).await {
             Ok(states) => {
-                let states = sorted(states, self.split.keys()).await?;
-                let cached = self.room_for(states, 0);
+                let states = Arc::new(State::stored(sorted(states, self.split.keys()).await?));
+                let cached = self.room_for(vec![states], 0);
                 Ok(Some(Build::new(version, stamp.clone(), cached)))
             }
             Err(error) if is_damage(&error) => {
@@ -184,15 +187,25 @@ impl Maker {
                 inputs.reduced(self.views.planner()).await?
             }
         };
-        let made = sorted(made, self.split.keys()).await?;
+        let made = Arc::new(State::stored(sorted(made, self.split.keys()).await?));
         let snapshot = build.version.table.snapshot();
-        let merge = snapshot.files.len() + 1 >= MERGE_FILES;
-        let total = self.total(build, &made, merge).await?;
-        let (written, removes) = match &total {
-            Some(total) if merge => (total, snapshot.files.clone()),
-            _ => (&made, Vec::new()),
+        let mut runs = match &build.cached {
+            Some(runs) => Some(self.with_run(runs, &made).await?),
+            None => None,
         };
-        let stored = written.iter().map(|states| self.split.stored().store(states).map_err(from_datafusion));
+        let removes = files_to_merge(&snapshot, made.rows());
+        let written = match &mut runs {
+            _ if removes.is_empty() => made,
+            // What is in memory need not be read.
+            Some(runs) if removes.len() == snapshot.files.len() => {
+                let all = self.merged(std::mem::take(runs)).await?;
+                runs.push(Arc::clone(&all));
+                all
+            }
+            _ => self.with_files(build, &removes, made).await?,
+        };
+        let stored =
+            written.batches.iter().map(|states| self.split.stored().store(states).map_err(from_datafusion));
         fault::point("view.upload.before")?;
         let files = build.version.table.write(stored.collect::<Result<_>>()?).await?;
         fault::point("view.upload.after")?;
@@ -222,41 +235,56 @@ impl Maker {
             Err(error) => return Err(error),
         }
         fault::point(after)?;
-        let before = build.cached.as_ref().map_or(0, tarn_view::memory_bytes);
-        build.cached = total.and_then(|total| self.room_for(total, before));
+        let before = build.cached.iter().flatten().map(|run| run.bytes).sum();
+        build.cached = runs.and_then(|runs| self.room_for(runs, before));
         tracing::debug!(view = self.view.name(), version = build.version.number, boundary = %to, "states committed");
         Ok(())
     }
 
-    /// All states in one, for statements; and for the lake, when it has many files. `None` when neither needs them.
-    async fn total(
-        &self,
-        build: &mut Build,
-        made: &[RecordBatch],
-        merge: bool,
-    ) -> Result<Option<Vec<RecordBatch>>> {
-        let stored;
-        let known = match &build.cached {
-            Some(cached) if cached.is_empty() => return Ok(Some(made.to_vec())),
-            Some(cached) => cached,
-            None if merge => {
-                let read =
-                    Versions::read(&build.version, &self.split, &build.stamp, self.views.planner()).await;
-                build.is_damaged = read.as_ref().is_err_and(is_damage);
-                stored = read?;
-                &stored
-            }
-            None => return Ok(None),
-        };
-        let batches = known.iter().chain(made).cloned().collect();
-        let all = Arc::new(State::new(Boundary::new(), Boundary::new(), batches));
-        let merged = Inputs::states_only(&self.split, None, vec![all]).reduced(self.views.planner()).await?;
-        Ok(Some(sorted(merged, self.split.keys()).await?))
+    /// The runs in memory with one more, merged where that is worth it.
+    async fn with_run(&self, runs: &[Arc<State>], new: &Arc<State>) -> Result<Vec<Arc<State>>> {
+        if new.rows() == 0 {
+            return Ok(runs.to_vec());
+        }
+        let rows: Vec<usize> = runs.iter().map(|run| run.rows()).collect();
+        let mut merging = to_merge(&rows, new.rows(), 2);
+        merging.sort_unstable();
+        let is_merged = |at: &usize| merging.binary_search(at).is_ok();
+        let mut left: Vec<Arc<State>> =
+            (0..runs.len()).filter(|at| !is_merged(at)).map(|at| Arc::clone(&runs[at])).collect();
+        let parts = merging.iter().map(|at| Arc::clone(&runs[*at])).chain([Arc::clone(new)]);
+        left.push(self.merged(parts.collect()).await?);
+        Ok(left)
     }
 
-    /// `states`, if they may stay in memory where `before` bytes of them are already.
-    fn room_for(&self, states: Vec<RecordBatch>, before: usize) -> Option<Vec<RecordBatch>> {
-        let bytes = tarn_view::memory_bytes(&states);
-        self.views.has_room(bytes.saturating_sub(before)).then_some(states)
+    /// One run of all these.
+    async fn merged(&self, runs: Vec<Arc<State>>) -> Result<Arc<State>> {
+        if let [run] = runs.as_slice() {
+            return Ok(Arc::clone(run));
+        }
+        let merged = Inputs::states_only(&self.split, None, runs).reduced(self.views.planner()).await?;
+        Ok(Arc::new(State::stored(sorted(merged, self.split.keys()).await?)))
+    }
+
+    /// What is to stand in the place of `files` when `made` comes.
+    async fn with_files(
+        &self,
+        build: &mut Build,
+        files: &[LakeFile],
+        made: Arc<State>,
+    ) -> Result<Arc<State>> {
+        let paths: HashSet<&str> = files.iter().map(|file| file.path.as_ref()).collect();
+        let part = |file: &LakeFile| paths.contains(file.path.as_ref());
+        let planner = self.views.planner();
+        let read =
+            Versions::merged(&build.version, part, vec![made], &self.split, &build.stamp, planner).await;
+        build.is_damaged = read.as_ref().is_err_and(is_damage);
+        Ok(Arc::new(State::stored(sorted(read?, self.split.keys()).await?)))
+    }
+
+    /// `runs`, if they may stay in memory where `before` bytes of them are already.
+    fn room_for(&self, runs: Vec<Arc<State>>, before: usize) -> Option<Vec<Arc<State>>> {
+        let bytes: usize = runs.iter().map(|run| run.bytes).sum();
+        self.views.has_room(bytes.saturating_sub(before)).then_some(runs)
     }
 }

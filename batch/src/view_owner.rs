@@ -119,10 +119,8 @@ impl ViewOwner {
     async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<Result<T>>) -> Order) -> Result<T> {
         let name = self.view.name();
         let (done, wait) = oneshot::channel();
-        self.orders.send(order(done)).await.map_err(|_| {
-            Error::invalid(format!("view `{name}` is kept as rows: it has no builds"))
-                .with_hint("EXPLAIN VIEW says why")
-        })?;
+        let gone = |_| Error::unavailable(format!("view `{name}` is not kept any more: the process stops"));
+        self.orders.send(order(done)).await.map_err(gone)?;
         wait.await.map_err(|_| {
             Error::unavailable(format!("view `{name}` was given something else to do meanwhile"))
                 .with_hint("SHOW VIEWS says how it stands; try again")
@@ -189,10 +187,31 @@ impl Owner {
                     moment.batch = None;
                     moment.live = None;
                 });
-                return;
+                return self.serve_nothing(&mut stopped, &mut orders).await;
             };
             if !self.keep(&maker, &mut stopped, &mut orders).await {
                 return;
+            }
+        }
+    }
+
+    /// For a view that is kept as rows: builds of its older queries may be deleted, and that is all.
+    async fn serve_nothing(&self, stopped: &mut watch::Receiver<bool>, orders: &mut mpsc::Receiver<Order>) {
+        let refused = || {
+            Error::invalid(format!("view `{}` is kept as rows: no build serves it", self.view.name()))
+                .with_hint("EXPLAIN VIEW says why; to have an older query's answer, put that query back into the config")
+        };
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                _ = stopped.wait_for(|stop| *stop) => return,
+            };
+            // Whoever asked may have gone.
+            match order {
+                Some(Order::Rebuild(done)) => drop(done.send(Err(refused()))),
+                Some(Order::RollBack(_, done)) => drop(done.send(Err(refused()))),
+                Some(Order::Drop(which, done)) => drop(done.send(self.drop_builds(which, None).await)),
+                None => return,
             }
         }
     }
@@ -392,7 +411,11 @@ impl Owner {
                 let _ = done.send(self.roll_back(to).await);
             }
             Order::Drop(which, done) => {
-                let _ = done.send(self.drop_builds(which).await);
+                let dropped = match self.serving() {
+                    Ok(serving) => self.drop_builds(which, Some(serving)).await,
+                    Err(error) => Err(error),
+                };
+                let _ = done.send(dropped);
             }
         }
     }
@@ -450,11 +473,11 @@ impl Owner {
     }
 
     /// Deletes builds that nothing needs.
-    async fn drop_builds(&mut self, which: Which) -> Result<Vec<u32>> {
+    async fn drop_builds(&self, which: Which, serving: Option<u32>) -> Result<Vec<u32>> {
         let name = self.view.name().to_owned();
-        let serving = self.serving()?;
         let mut versions = Versions::find(self.catalog.lake(), &name).await?;
-        let mut needed = vec![(serving, "it serves".to_owned())];
+        let mut needed: Vec<(u32, String)> =
+            serving.into_iter().map(|number| (number, "it serves".to_owned())).collect();
         let building = self.view.building().and_then(|building| building.version());
         needed.extend(building.map(|number| (number, "it is being made".to_owned())));
         for (from, to) in versions.rollbacks(self.view.declared()).await? {

@@ -22,8 +22,8 @@ use tarn_table::Catalog;
 use tarn_table::open::TOPIC_UUID;
 use tarn_table::scan::{Part, TableScan, sql_schema};
 use tarn_view::{
-    Definition, Difference, Freshness, Inputs, Planner, Stamp, Version, Versions, View, ViewMoment, Views,
-    Way, sorted,
+    Definition, Difference, Freshness, Inputs, Planner, Stamp, State, Version, Versions, View, ViewMoment,
+    Views, Way, sorted,
 };
 
 use crate::args::{Output, ViewArgs, ViewVerb};
@@ -415,7 +415,8 @@ pub(crate) async fn show_states(views: &Views, catalog: &Catalog) -> Result<()> 
         let Some(version) = versions.usable(&stamp, topic_uuid, false).await? else { continue };
         match Versions::read(&version, split, &stamp, views.planner()).await {
             Ok(states) => {
-                let states = version.states(&stamp, Some(sorted(states, split.keys()).await?));
+                let states = State::stored(sorted(states, split.keys()).await?);
+                let states = version.states(&stamp, Some(vec![Arc::new(states)]));
                 view.update(|moment| moment.batch = Some(Arc::new(states)));
             }
             Err(error) => {

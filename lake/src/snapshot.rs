@@ -108,6 +108,23 @@ impl Replay {
     }
 }
 
+impl LakeSnapshot {
+    /// The same version with only the files that `keep` says: a part of the table, to be read by itself.
+    pub fn part(&self, keep: impl Fn(&LakeFile) -> bool) -> Result<LakeSnapshot> {
+        let kept: BooleanArray = self.files.iter().map(|file| Some(keep(file))).collect();
+        Ok(LakeSnapshot {
+            version: self.version,
+            schema: Arc::clone(&self.schema),
+            partition_by: self.partition_by.clone(),
+            properties: self.properties.clone(),
+            txns: self.txns.clone(),
+            files: self.files.iter().filter(|file| keep(file)).cloned().collect(),
+            statistics: self.statistics.filtered(&kept)?,
+            foreign_version: self.foreign_version,
+        })
+    }
+}
+
 impl TableState {
     /// The state that `replay` leads to; `version` is that of its last actions.
     pub(crate) fn new(folder: &Path, version: u64, replay: Replay) -> Result<TableState> {

@@ -4,12 +4,11 @@
 //! takes views before cuts, so that no view is ahead of the tables it sees.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 use tarn_lake::LakeSnapshot;
@@ -19,8 +18,7 @@ use tarn_table::scan::sql_schema;
 use tokio::sync::watch;
 
 use crate::definition::{Definition, Way};
-use crate::groups::{Bounds, memory_bytes};
-use crate::live::LiveStates;
+use crate::live::{LiveStates, State};
 use crate::pace::{Pace, Statements};
 use crate::planner::Planner;
 use crate::split::Split;
@@ -172,11 +170,8 @@ pub struct BatchStates {
     pub boundary: Boundary,
     /// What they were made with.
     pub stamp: Stamp,
-    /// The same states in memory, in the order of their keys, where they fit.
-    pub cached: Option<Vec<RecordBatch>>,
-    /// Bounds of the keys in each of them, once somebody has asked for some keys only.
-    pub(crate) bounds: OnceLock<Bounds>,
-    pub(crate) cached_bytes: OnceLock<usize>,
+    /// The same states in memory, where they fit: in a few runs, each in the order of its keys.
+    pub cached: Option<Vec<Arc<State>>>,
     /// A statement could not read them.
     pub(crate) is_damaged: AtomicBool,
 }
@@ -189,7 +184,7 @@ impl BatchStates {
 
     /// Memory of the states that are kept there, bytes.
     pub fn cached_bytes(&self) -> usize {
-        *self.cached_bytes.get_or_init(|| memory_bytes(self.cached.iter().flatten()))
+        self.cached.iter().flatten().map(|run| run.bytes).sum()
     }
 
     /// Bytes in the lake.

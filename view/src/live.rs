@@ -41,6 +41,16 @@ pub struct State {
 }
 
 impl State {
+    /// States that know no range: a part of those that lie in the lake.
+    pub fn stored(batches: Vec<RecordBatch>) -> State {
+        State::new(Boundary::new(), Boundary::new(), batches)
+    }
+
+    /// Number of its rows: groups, or parts of groups.
+    pub fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
     /// A state that was made of rows.
     pub fn new(from: Boundary, to: Boundary, batches: Vec<RecordBatch>) -> State {
         let bytes = memory_bytes(&batches);

@@ -15,7 +15,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::object_store::ObjectStore;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionConfig;
@@ -60,6 +60,21 @@ impl Planner {
             .with_table_factories(Default::default());
         let state = with_functions(state).build();
         Ok(Planner { state: Arc::new(state), runtime, memory_bytes })
+    }
+
+    /// The same in one stream, with no more rules for plans than these, each tried once.
+    #[cfg(test)]
+    pub(crate) fn plain(&self, logical: &[&str], physical: &[&str]) -> Planner {
+        let rules = self.state.optimizers().iter();
+        let rules = rules.filter(|rule| logical.contains(&rule.name())).cloned().collect();
+        let later = self.state.physical_optimizers().iter();
+        let later = later.filter(|rule| physical.contains(&rule.name())).cloned().collect();
+        let mut config = self.state.config().clone().with_target_partitions(1);
+        config.options_mut().optimizer.max_passes = 1;
+        let state = SessionStateBuilder::new_from_existing(SessionState::clone(&self.state));
+        let state =
+            state.with_config(config).with_optimizer_rules(rules).with_physical_optimizer_rules(later);
+        Planner { state: Arc::new(state.build()), ..self.clone() }
     }
 
     /// Memory of one making of states, bytes.
@@ -107,6 +122,11 @@ impl TableProvider for Columns {
 
     fn table_type(&self) -> TableType {
         TableType::Base
+    }
+
+    /// As the rows' own, so that a plan which was optimized over the placeholder prunes files, too.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
     async fn scan(

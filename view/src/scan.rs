@@ -141,7 +141,11 @@ impl Inputs {
         let mut kept = Vec::new();
         if let Some(batch) = &self.batch {
             match &batch.cached {
-                Some(cached) => kept.extend(self.keep(cached, &batch.bounds, physical.as_ref(), read)),
+                Some(runs) => {
+                    for run in runs {
+                        kept.extend(self.keep(&run.batches, &run.bounds, physical.as_ref(), read));
+                    }
+                }
                 None => inputs.push(self.batch_plan(batch, session, only).await?),
             }
         }

@@ -84,6 +84,8 @@ pub struct Split {
     table: String,
     /// What the aggregate reads, over a placeholder for its table.
     input: LogicalPlan,
+    /// The same, optimized once: a state is made several times a second, and planning it would cost more than its rows.
+    optimized: LogicalPlan,
     /// Group keys over the input's columns.
     keys: Vec<Expr>,
     group: PhysicalGroupBy,
@@ -157,9 +159,11 @@ impl Split {
         let answer = answer_schema(&whole.schema, whole.group_expr.len());
         let above = replace(plan, &whole, &answer).map_err(internal)?;
         let joined = lowered.map(|lowered| lowered.joined(&state_schema)).transpose().map_err(internal)?;
+        let optimized = session.optimize(&input).map_err(internal)?;
         Ok(Split {
             table,
             input,
+            optimized,
             keys,
             group,
             aggregates,
@@ -282,12 +286,17 @@ impl Split {
         only: Option<&Expr>,
         session: &dyn Session,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let mut input = self.input.clone();
-        if let Some(only) = only {
-            input = LogicalPlanBuilder::from(input).filter(self.over_input(only)?)?.build()?;
-        }
-        let input = bind(&input, &|_| Some(Arc::clone(&rows)))?;
-        let input = session.create_physical_plan(&input).await?;
+        let input = match only {
+            Some(only) => {
+                let input = LogicalPlanBuilder::from(self.input.clone());
+                let input = input.filter(self.over_input(only)?)?.build()?;
+                session.create_physical_plan(&bind(&input, &|_| Some(Arc::clone(&rows)))?).await?
+            }
+            None => {
+                let input = bind(&self.optimized, &|_| Some(Arc::clone(&rows)))?;
+                session.query_planner().create_physical_plan(&input, session).await?
+            }
+        };
         Ok(Arc::new(AggregateExec::try_new(
             AggregateMode::Partial,
             self.group.clone(),

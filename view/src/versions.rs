@@ -9,14 +9,15 @@
 //! the config has a query that no such build was made for.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use tarn_lake::{Commit, Lake, LakeSnapshot, LakeTable, NewTable};
+use tarn_lake::{Commit, Lake, LakeFile, LakeSnapshot, LakeTable, NewTable};
 use tarn_model::{Boundary, Error, Kind, Result};
 use tarn_table::catalog::boundary_of;
 use tarn_table::open::{KIND, TOPIC_UUID, VIEW};
 
 use crate::hub::BatchStates;
+use crate::live::State;
 use crate::scan::Inputs;
 use crate::split::Split;
 use crate::stamp::Stamp;
@@ -226,8 +227,23 @@ impl Versions {
         stamp: &Stamp,
         planner: &Planner,
     ) -> Result<Vec<arrow::array::RecordBatch>> {
-        let batch = Arc::new(Version::states(version, stamp, None));
-        Inputs::states_only(split, Some(batch), Vec::new()).reduced(planner).await
+        Versions::merged(version, |_| true, Vec::new(), split, stamp, planner).await
+    }
+
+    /// A build's states in the files that `part` says and the states `more`, merged to one row a group; an error when they cannot be
+    /// read.
+    pub async fn merged(
+        version: &Version,
+        part: impl Fn(&LakeFile) -> bool,
+        more: Vec<Arc<State>>,
+        split: &Arc<Split>,
+        stamp: &Stamp,
+        planner: &Planner,
+    ) -> Result<Vec<arrow::array::RecordBatch>> {
+        let batch = version.states(stamp, None);
+        let snapshot = Arc::new(batch.snapshot.part(part)?);
+        let batch = Arc::new(BatchStates { snapshot, ..batch });
+        Inputs::states_only(split, Some(batch), more).reduced(planner).await
     }
 
     fn name(&self, number: u32) -> String {
@@ -237,7 +253,7 @@ impl Versions {
 
 impl Version {
     /// The build's states as statements see them.
-    pub fn states(&self, stamp: &Stamp, cached: Option<Vec<arrow::array::RecordBatch>>) -> BatchStates {
+    pub fn states(&self, stamp: &Stamp, cached: Option<Vec<Arc<State>>>) -> BatchStates {
         let snapshot = self.table.snapshot();
         BatchStates {
             table: self.table.name().to_owned(),
@@ -246,8 +262,6 @@ impl Version {
             snapshot,
             stamp: stamp.clone(),
             cached,
-            bounds: OnceLock::new(),
-            cached_bytes: OnceLock::new(),
             is_damaged: false.into(),
         }
     }

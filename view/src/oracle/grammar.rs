@@ -1,10 +1,11 @@
 //! Definitions from the whole grammar of what is kept as states.
 
 use super::data::Dice;
+use super::sketch::Sketches;
 
 /// A definition, and which of its columns are sketches.
-pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
-    let joins = dice.chance(25);
+pub(super) fn query(dice: &mut Dice) -> (String, Sketches) {
+    let joins = dice.chance(20);
     let mut keys = vec![
         "k",
         "n",
@@ -80,8 +81,9 @@ pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
     }
     let mut columns: Vec<String> =
         chosen.iter().enumerate().map(|(at, key)| format!("{key} AS c{at}")).collect();
-    let mut sketch = vec![false; chosen.len()];
-    for at in 0..1 + dice.roll(5) {
+    // Now and then many of them at once; planning each costs more than its rows.
+    let most = if dice.chance(15) { 6 } else { 3 };
+    for at in 0..1 + dice.roll(most) {
         let is_sketch = dice.chance(8);
         let plain = *dice.pick(if is_sketch { &sketches[..] } else { &aggregates[..] });
         let is_call = plain.ends_with(')') && !plain.starts_with("coalesce");
@@ -91,7 +93,6 @@ pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
             String::new()
         };
         columns.push(format!("{plain}{filter} AS c{}", chosen.len() + at));
-        sketch.push(is_sketch);
     }
     let mut sql = format!("SELECT {} FROM t", columns.join(", "));
     if dice.chance(30) {
@@ -124,5 +125,6 @@ pub(super) fn query(dice: &mut Dice) -> (String, Vec<bool>) {
         let inner = "SELECT k, n, i, x, y, b, ts, d, _partition, _offset FROM t WHERE n IS NOT NULL";
         sql = sql.replacen(" FROM t", &format!(" FROM ({inner}) AS t"), 1);
     }
-    (sql, sketch)
+    let sketches = Sketches::of_query(&sql, &columns);
+    (sql, sketches)
 }

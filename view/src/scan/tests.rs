@@ -61,7 +61,7 @@ async fn a_point_of_a_million_groups_reads_few_of_them() {
         tail: Vec::new(),
         tail_bytes: 0,
     });
-    for cached in [Some(states), None] {
+    for cached in [Some(vec![Arc::new(State::stored(states))]), None] {
         let in_memory = cached.is_some();
         let batch = Some(Arc::new(build.states(&stamp, cached)));
         let moment = ViewMoment { batch, ..ViewMoment::default() };
