@@ -71,10 +71,12 @@ impl Ground {
         // Without it some functions do not run.
         let least = "simplify_expressions";
         let logical = [least, "push_down_filter", "optimize_projections"];
+        // Without the first, at both ends, an order that nothing asks for is let go.
+        let joining = ["OutputRequirements", "join_selection", "EnsureRequirements"];
         Ground {
             lake: self.lake.clone(),
             planner: self.planner.plain(&logical, &[]),
-            joining: self.planner.plain(&logical, &["join_selection", "EnsureRequirements"]),
+            joining: self.planner.plain(&logical, &joining),
             truth: self.planner.plain(&[least], &[]),
             is_whole: false,
         }
