@@ -15,7 +15,7 @@ const MOST_WAIT_MS = 30_000;
 const PROBE = "[...document.querySelectorAll('.panel')].find((panel) => panel.ariaLabel === 'Newest probe')";
 const [what, pageUrl, ingestUrl, probes] = process.argv.slice(2);
 
-const browser = await puppeteer.launch({ executablePath: process.env.TARN_CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
+const browser = await puppeteer.launch({ pipe: true, executablePath: process.env.TARN_CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
 const page = await browser.newPage();
 await page.setViewport({ width: 1400, height: 900 });
 await page.evaluateOnNewDocument(() => {

@@ -10,7 +10,8 @@ import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
 
 const puppeteer = createRequire(process.env.TARN_NODE_PATH + "/")("puppeteer-core");
-const browser = await puppeteer.launch({ executablePath: process.env.TARN_CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
+// Over a pipe: the browser ends with this process, however that ends.
+const browser = await puppeteer.launch({ executablePath: process.env.TARN_CHROMIUM, pipe: true, args: ["--no-sandbox", "--disable-gpu"] });
 let page = null;
 let seen = null;
 
