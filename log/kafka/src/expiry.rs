@@ -36,7 +36,8 @@ impl Broker {
         let groups = blocking(move || log.groups()).await?;
         let mut expired = 0;
         for group in groups {
-            // A member that comes now commits after this, and so anew.
+            // What a member that comes now commits between the look below and the append goes with the old offsets: it commits again,
+            // or begins where its `auto.offset.reset` says.
             if self.coordinator.describe(&group).is_some_and(|known| !known.members.is_empty()) {
                 continue;
             }
