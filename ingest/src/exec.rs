@@ -180,14 +180,22 @@ impl Collector for Exec {
             None => Shaper::of_lines(&source.config, self.config.format, &self.config.lines)?,
         };
         let pumped = self.pump(source, &mut shaper);
-        if source.stopping() {
-            // What it had written is taken along; a child of it may hold the pipe, so this is not waited for.
-            self.running = None;
-            let ended = self.inlet.try_finish(source, &mut shaper);
-            return pumped.and(ended);
-        }
         self.shaper = Some(shaper);
         pumped
+    }
+
+    fn finish(&mut self, source: &Source) -> Result<()> {
+        // What it had written is taken along; a child of it may hold the pipe, so this is not waited for.
+        self.running = None;
+        match &mut self.shaper {
+            Some(shaper) => self.inlet.try_finish(source, shaper),
+            // It was never started.
+            None => Ok(()),
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.inlet.held()
     }
 }
 

@@ -31,7 +31,7 @@ use crate::framer::{Framer, Framing, Messages};
 use crate::inlet::{Arrival, Inlet};
 use crate::joiner::Joining;
 use crate::lines::Limits;
-use crate::monitor::{Monitor, tell};
+use crate::monitor::Monitor;
 use crate::shaper::Shaper;
 use crate::source::{Collector, Source};
 
@@ -166,24 +166,30 @@ impl Collector for Listener {
             Some(shaper) => shaper,
             None => Shaper::of_lines(&source.config, self.format, &self.lines)?,
         };
-        if self.doors.is_none() {
-            self.open(source)?;
+        if self.doors.is_none()
+            && let Err(error) = self.open(source)
+        {
+            self.shaper = Some(shaper);
+            return Err(error);
         }
         let pumped = self.inlet.pump(source, &mut shaper, None);
-        if source.stopping() {
-            self.doors = None;
-            self.inlet.close();
-            source.monitor.listens(Vec::new());
-            // Whatever was wrong before, what came is tried once more.
-            let last = self.inlet.pump(source, &mut shaper, None);
-            if let Err(error) = &last {
-                let lost = self.inlet.held();
-                warn!(source = source.name, lost, error = tell(error), "what was received is not committed");
-            }
-            return last.map(drop);
-        }
         self.shaper = Some(shaper);
         pumped.map(drop)
+    }
+
+    fn finish(&mut self, source: &Source) -> Result<()> {
+        self.doors = None;
+        self.inlet.close();
+        source.monitor.listens(Vec::new());
+        match &mut self.shaper {
+            Some(shaper) => self.inlet.pump(source, shaper, None).map(drop),
+            // It was never open.
+            None => Ok(()),
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.inlet.held()
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`Source::pause`] listens to. Only the commit runs on the async runtime.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tarn_log::{Log, TopicInfo};
@@ -20,12 +20,25 @@ use crate::monitor::{Monitor, State, tell};
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(200);
 const LAST_BACK_OFF: Duration = Duration::from_secs(10);
+/// How long a source that is to stop tries to commit what it holds.
+const LONGEST_FINISH: Duration = Duration::from_secs(5);
 
 /// Brings what a source has into the log.
 pub(crate) trait Collector: Send + 'static {
     /// Collects from the committed position on. Returns when the source is at its end or [`Source::stopping`]; an error
     /// of a kind that is worth another try has this called again.
     fn collect(&mut self, source: &Source) -> Result<()>;
+
+    /// Commits what came and cannot be asked for again: the last work of a source that stops, whatever `collect` said. It
+    /// is called again after an error that is worth another try, for a few seconds.
+    fn finish(&mut self, _source: &Source) -> Result<()> {
+        Ok(())
+    }
+
+    /// Messages that came, cannot be asked for again, and are not known to be committed.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 /// One source of the config, as its collector sees it.
@@ -152,6 +165,18 @@ pub(crate) fn spawn(source: Source, mut collector: impl Collector) -> Result<wat
 }
 
 fn run(source: &Source, collector: &mut impl Collector) -> Result<()> {
+    let collected = collect(source, collector);
+    let finished = if source.stopping() { finish(source, collector) } else { Ok(()) };
+    let lost = collector.held();
+    if lost > 0 {
+        let error = collected.as_ref().err().or(finished.as_ref().err()).map(tell);
+        warn!(source = source.name, lost, error, "what was received is not committed");
+    }
+    collected
+}
+
+/// Collects until the source is at its end, has failed for good, or is to stop.
+fn collect(source: &Source, collector: &mut impl Collector) -> Result<()> {
     let mut back_off = FIRST_BACK_OFF;
     source.monitor.state(State::Running);
     loop {
@@ -161,8 +186,7 @@ fn run(source: &Source, collector: &mut impl Collector) -> Result<()> {
             Err(_) if source.stopping() => return Ok(()),
             Err(error) => error,
         };
-        // A log that has stopped does not start again within this process.
-        if !matches!(error.kind(), Kind::Unavailable | Kind::Conflict) || source.log.failure().is_some() {
+        if !is_worth_another_try(source, &error) {
             return Err(error);
         }
         if source.monitor.records() > before {
@@ -176,4 +200,21 @@ fn run(source: &Source, collector: &mut impl Collector) -> Result<()> {
         }
         back_off = (back_off * 2).min(LAST_BACK_OFF);
     }
+}
+
+fn finish(source: &Source, collector: &mut impl Collector) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        match collector.finish(source) {
+            Err(error) if is_worth_another_try(source, &error) && since.elapsed() < LONGEST_FINISH => {
+                std::thread::park_timeout(FIRST_BACK_OFF);
+            }
+            finished => return finished,
+        }
+    }
+}
+
+/// A log that has stopped does not start again within this process.
+fn is_worth_another_try(source: &Source, error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Conflict) && source.log.failure().is_none()
 }

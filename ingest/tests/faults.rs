@@ -181,3 +181,59 @@ fn every_record_is_there_once_whatever_step_fails() {
         }
     }
 }
+
+const HELD: &str = r#"
+[[source]]
+name = "command"
+type = "exec"
+command = ["cat", "DIR/a.log"]
+topic = "command"
+
+[[source]]
+name = "net"
+type = "netcat"
+tcp = "127.0.0.1:0"
+topic = "net"
+"#;
+
+#[test]
+fn what_was_received_is_committed_by_a_stop_while_the_source_waits_for_the_log() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let scenario = fail::FailScenario::setup();
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..10).map(line).collect();
+    fs::write(folder.path().join("a.log"), &text).unwrap();
+    let config = HELD.replace("DIR", &folder.path().to_string_lossy());
+    let mut config: Config = toml::from_str(&config).unwrap();
+    config.data_dir = folder.path().join("data");
+    let log = Log::open(&config.data_dir, LogOptions::from(&LogConfig::default()), clock::system()).unwrap();
+    fail::cfg("log.append.before", "return(error)").unwrap();
+    let collectors = {
+        let _in_runtime = runtime.enter();
+        Collectors::start(&config, log.clone(), clock::system(), RunMode::Continuous).unwrap()
+    };
+    send(&collectors, text.clone()).join().unwrap();
+    let wait_until = |what: &str, is_so: &dyn Fn() -> bool| {
+        let since = Instant::now();
+        while !is_so() {
+            assert!(since.elapsed() < Duration::from_secs(30), "{what}: {:?}", collectors.status());
+            std::thread::yield_now();
+        }
+    };
+    wait_until("both wait, and hold what came", &|| {
+        let bytes = (text.len() - 10) as u64;
+        collectors.status().iter().all(|source| source.state == "waiting" && source.bytes == bytes)
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| runtime.block_on(collectors.stop()));
+        wait_until("the door is closed", &|| {
+            collectors.status().last().is_some_and(|net| net.addresses.is_empty())
+        });
+        fail::cfg("log.append.before", "off").unwrap();
+    });
+    for topic in ["command", "net"] {
+        let fetch = log.fetch(topic, 0, 0, 8 << 20).unwrap();
+        assert_eq!(fetch.records().unwrap().iter().count(), 10, "records of `{topic}`");
+    }
+    scenario.teardown();
+}
