@@ -33,6 +33,7 @@ use clap::Parser;
 use crate::args::{Args, Command};
 
 fn main() -> ExitCode {
+    tarn_malloc::set_up();
     let args = Args::parse();
     logging::start(&args);
     tarn_model::fault::arm_from_environment();
