@@ -93,14 +93,15 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  tarn run configs/shop.toml                 until Ctrl-C
+  tarn run                                   tarn.toml in this folder, until Ctrl-C
+  tarn run configs/shop.toml                 another config
   tarn run configs/flights.toml --drain      load what lies in the folder, commit it, end with 0
 
 --drain ends when every bounded source is read to its end and all of it is committed to the lake: of a spool folder the
 files that are there at start, of a growing file the end it has at start, of a database one run, of a generator its count.")]
 pub(crate) struct RunArgs {
-    /// The config file
-    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
 
     /// Ends by itself once everything that is there now is committed to the lake
     #[arg(long)]
@@ -120,9 +121,8 @@ Examples:
 
 Every problem is one line: FILE:LINE:COLUMN: FIELD: what is wrong. The exit code is 2 when there is one.")]
 pub(crate) struct CheckArgs {
-    /// The config file
-    #[arg(default_value = DEFAULT_CONFIG)]
-    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
 
     /// How the answer is written
     #[arg(long, short, value_enum, default_value_t)]
@@ -373,6 +373,31 @@ pub(crate) enum Report {
 
 const DEFAULT_CONFIG: &str = "tarn.toml";
 
+/// The config that is the subject of a command; commands that ask a pipeline have a [`ConfigArg`].
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigFile {
+    /// The config file
+    #[arg(value_name = "CONFIG", default_value = DEFAULT_CONFIG)]
+    path: PathBuf,
+
+    /// The same, as other commands take it
+    #[arg(long = "config", short = 'c', value_name = "CONFIG", conflicts_with = "path")]
+    named: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// Where it should be.
+    pub(crate) fn path(&self) -> &Path {
+        self.named.as_deref().unwrap_or(&self.path)
+    }
+
+    /// Where it is.
+    pub(crate) fn found(&self) -> anyhow::Result<&Path> {
+        must_be_there(self.path(), "name the config file; or try `tarn demo`")?;
+        Ok(self.path())
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ConfigArg {
     /// The config file of the pipeline
@@ -402,14 +427,20 @@ impl GlobalConfigArg {
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {
+    must_be_there(path, "name the config file: -c FILE; or try `tarn demo`")?;
+    // Whoever runs the pipeline has decided where it listens.
+    Ok(loader(true).load(path)?)
+}
+
+/// A config that was not named has to be in the current folder.
+fn must_be_there(path: &Path, hint: &'static str) -> anyhow::Result<()> {
     if path == Path::new(DEFAULT_CONFIG) && !path.exists() {
         let here = std::env::current_dir().context("the current folder cannot be named")?;
         return Err(Usage::new(format!("there is no tarn.toml in {}", here.display()))
-            .with_hint("name the config file: -c FILE; or try `tarn demo`")
+            .with_hint(hint)
             .into());
     }
-    // Whoever runs the pipeline has decided where it listens.
-    Ok(loader(true).load(path)?)
+    Ok(())
 }
 
 /// Reads configs for `run` and `check`.

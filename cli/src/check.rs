@@ -11,7 +11,8 @@ use crate::failure::Silent;
 use crate::render::{Grid, out};
 
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let loaded = loader(args.insecure).load(&args.config);
+    let path = args.file.path();
+    let loaded = loader(args.insecure).load(path);
     if args.output == Report::Json {
         let answer = match &loaded {
             Ok(config) => json!({"ok": true, "problems": [], "config": config}),
@@ -22,7 +23,7 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     }
     let config = loaded?;
     let mut out = out();
-    writeln!(out, "{} is right: {}", args.config.display(), in_short(&config))?;
+    writeln!(out, "{} is right: {}", path.display(), in_short(&config))?;
     let kafka = config.log.kafka.as_ref().map(|kafka| format!(", kafka {kafka}")).unwrap_or_default();
     let postgres =
         config.serving.postgres.as_ref().map(|postgres| format!(", postgres {postgres}")).unwrap_or_default();
@@ -33,7 +34,7 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         config.lake.url,
         config.serving.http
     )?;
-    let folder = std::path::absolute(&args.config)?.parent().map(Path::to_owned).unwrap_or_default();
+    let folder = std::path::absolute(path)?.parent().map(Path::to_owned).unwrap_or_default();
     if !config.sources.is_empty() {
         let mut grid = Grid::new(&["source", "type", "reads", "topic", "key"]);
         for source in &config.sources {

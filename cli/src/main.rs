@@ -52,7 +52,7 @@ fn start(args: Args) -> anyhow::Result<()> {
         match args.command {
             Command::Demo(demo) => demo::demo(demo).await,
             Command::Run(options) => {
-                let config = args::loader(options.insecure).load(&options.config)?;
+                let config = args::loader(options.insecure).load(options.file.found()?)?;
                 run::run(config, run::RunOptions { drain: options.drain, quiet: false, stop: None }).await
             }
             Command::Check(check) => check::check(&check),
