@@ -115,8 +115,8 @@ impl Committer {
             }
         }
         let sealed = &pending.sealed;
-        let mut topics_of_offsets = Vec::with_capacity(sealed.offsets.len());
-        for offset in &sealed.offsets {
+        let mut topics_of_offsets = Vec::with_capacity(sealed.groups.offsets.len());
+        for offset in &sealed.groups.offsets {
             match visible
                 .topic(&offset.topic)
                 .and_then(|topic| topic.partition(offset.partition).map(|_| topic.id))
@@ -248,7 +248,7 @@ impl Committer {
                 let topic = visible.topics.get(&offset.topic);
                 if let Some(topic) = topic.filter(|topic| topic.partition(offset.partition).is_ok()) {
                     topics_of_offsets.push(topic.id);
-                    pending.sealed.offsets.push(offset);
+                    pending.sealed.groups.offsets.push(offset);
                 }
             }
         }

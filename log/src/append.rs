@@ -13,7 +13,7 @@ use tarn_model::{Error, OffsetRange, PartitionId, Result};
 
 use crate::batch::{self, HEADER_BYTES, Header};
 use crate::fetch::Records;
-use crate::offsets::GroupOffset;
+use crate::offsets::{CommittedOffset, GroupChanges, GroupOffset};
 use crate::options::TopicInfo;
 use crate::producers::Stamp;
 use crate::refused::Refused;
@@ -59,7 +59,7 @@ pub struct Append {
     positions: Vec<Position>,
     dropped: Vec<(String, u64)>,
     idempotency: Option<Idempotency>,
-    offsets: Vec<GroupOffset>,
+    groups: GroupChanges,
     /// Of an idempotent producer's batch, which then is alone.
     stamp: Option<Stamp>,
     /// Whether a batch of a transaction may go into a partition that the transaction did not name.
@@ -103,7 +103,7 @@ impl Append {
             positions: Vec::new(),
             dropped: Vec::new(),
             idempotency: None,
-            offsets: Vec::new(),
+            groups: GroupChanges::default(),
             stamp: None,
             enlists: false,
             request: None,
@@ -191,7 +191,27 @@ impl Append {
     /// Stores (or with `None` forgets) what a consumer group has reached, with the records.
     pub fn group_offset(&mut self, offset: GroupOffset) {
         self.bytes += offset.bytes();
-        self.offsets.push(offset);
+        self.groups.offsets.push(offset);
+    }
+
+    /// Forgets what a consumer group has reached in a partition, unless it has committed there again since `seen` was read.
+    pub fn expire_group_offset(
+        &mut self,
+        group: &str,
+        topic: &str,
+        partition: PartitionId,
+        seen: CommittedOffset,
+    ) {
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        let seen = GroupOffset { group, topic, partition, committed: Some(seen) };
+        self.bytes += seen.bytes();
+        self.groups.expired.push(seen);
+    }
+
+    /// Stores (or with `None` forgets) who is in a consumer group, in the words of its coordinator.
+    pub fn group_members(&mut self, group: &str, members: Option<String>) {
+        self.bytes += group.len() + members.as_ref().map_or(0, String::len);
+        self.groups.members.push((group.to_owned(), members));
     }
 
     /// Sets what `source` has reached under `key`; `None` forgets it. Committed with the records.
@@ -229,10 +249,10 @@ impl Append {
         self.bytes
     }
 
-    /// Whether there is nothing to commit: no record, no position, no dropped count, no group's offset.
+    /// Whether there is nothing to commit: no record, no position, no dropped count, nothing of a group.
     pub fn is_empty(&self) -> bool {
         let nothing = self.records == 0 && self.positions.is_empty() && self.dropped.is_empty();
-        nothing && self.offsets.is_empty() && self.request.is_none()
+        nothing && self.groups.is_empty() && self.request.is_none()
     }
 
     fn encode(
@@ -331,7 +351,7 @@ impl Append {
             positions: self.positions,
             dropped: self.dropped,
             idempotency: self.idempotency,
-            offsets: self.offsets,
+            groups: self.groups,
             stamp: self.stamp,
             enlists: self.enlists,
             request: self.request,
@@ -343,8 +363,8 @@ impl Append {
         self.stamp.is_some()
     }
 
-    pub(crate) fn offsets(&self) -> &[GroupOffset] {
-        &self.offsets
+    pub(crate) fn groups(&self) -> &GroupChanges {
+        &self.groups
     }
 
     pub(crate) fn idempotency_key(&self) -> Option<&Idempotency> {
@@ -512,7 +532,7 @@ pub(crate) struct Sealed {
     pub(crate) positions: Vec<Position>,
     pub(crate) dropped: Vec<(String, u64)>,
     pub(crate) idempotency: Option<Idempotency>,
-    pub(crate) offsets: Vec<GroupOffset>,
+    pub(crate) groups: GroupChanges,
     pub(crate) stamp: Option<Stamp>,
     pub(crate) enlists: bool,
     pub(crate) request: Option<Box<Request>>,
@@ -523,7 +543,7 @@ impl Sealed {
     /// Whether there is nothing to commit.
     pub(crate) fn is_empty(&self) -> bool {
         let nothing = self.parts.is_empty() && self.positions.is_empty() && self.dropped.is_empty();
-        nothing && self.offsets.is_empty() && self.idempotency.is_none() && self.request.is_none()
+        nothing && self.groups.is_empty() && self.idempotency.is_none() && self.request.is_none()
     }
 }
 

@@ -49,7 +49,6 @@ pub(crate) struct Committer {
     pub(crate) producers: Producers,
     /// Producer ids that may be given without asking the ledger.
     producer_ids: Range<i64>,
-    leader_epoch: i32,
     /// Files with bytes of commits that no sync has covered; always empty under `group`.
     unsynced: Unsynced,
     /// The last commit whose bytes are synced.
@@ -81,19 +80,13 @@ struct Standing {
 type Standings = BTreeMap<(String, PartitionId), Standing>;
 
 impl Committer {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        ledger: Ledger,
-        producers: Producers,
-        leader_epoch: i32,
-    ) -> Committer {
+    pub(crate) fn new(shared: Arc<Shared>, ledger: Ledger, producers: Producers) -> Committer {
         let synced_seq = ledger.seq();
         let mut committer = Committer {
             shared,
             ledger,
             producers,
             producer_ids: 0..0,
-            leader_epoch,
             unsynced: Unsynced::new(),
             synced_seq,
             next_sync: None,
@@ -231,7 +224,7 @@ impl Committer {
                 }
                 let range = draft.write(
                     &mut part.batches,
-                    self.leader_epoch,
+                    self.shared.leader_epoch,
                     part.topic.configs.segment_bytes.unwrap_or(self.shared.options.segment_bytes),
                     now_ms,
                 )?;
@@ -268,8 +261,16 @@ impl Committer {
             ..Change::default()
         };
         for Accepted { pending, topic_of_key, topics_of_offsets, appended } in accepted {
-            let offsets = topics_of_offsets.iter().zip(&pending.sealed.offsets);
+            let groups = &pending.sealed.groups;
+            let offsets = topics_of_offsets.iter().zip(&groups.offsets);
             change.offsets.extend(offsets.map(|(topic, offset)| OffsetRow { topic: *topic, offset }));
+            let visible = self.shared.visible.read();
+            change.expired.extend(groups.expired.iter().filter_map(|offset| {
+                // With its topic an offset is forgotten anyway.
+                Some(OffsetRow { topic: visible.topics.get(&offset.topic)?.id, offset })
+            }));
+            drop(visible);
+            change.group_members.extend(&groups.members);
             change.positions.extend(&pending.sealed.positions);
             change.dropped.extend(&pending.sealed.dropped);
             if let (Some(topic), Some(key)) = (topic_of_key, &pending.sealed.idempotency) {

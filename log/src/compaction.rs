@@ -6,7 +6,9 @@
 //! - A record without a value, a tombstone, stays for `delete.retention.ms` after it was first seen here; the batch says
 //!   until when (attribute bit 6, and then its base timestamp is that time).
 //! - Nothing at or above an owner's hold, and nothing undecided, is touched: a table has every record before a later one
-//!   replaces it. Markers stay. What was aborted goes, and its batch's header stays to say so.
+//!   replaces it. What was aborted goes, and its batch's header stays to say so.
+//! - A transaction's marker stays as long as one of its records is there, and then for `delete.retention.ms` like a tombstone. With
+//!   the marker of one that was aborted goes what the log remembers of it: a reader who is told of it looks for the marker.
 //! - A chain of batches has no gap: where batches are gone one header without records covers their offsets.
 //!
 //! *Layout*: closed segments are rewritten one by one, into files of a new generation (`%020d-N.log`), on a thread that
@@ -15,9 +17,9 @@
 //! *Failure*: before the ledger names them the new files are strangers, which the next open removes; after it, the old ones
 //! are. Reading or writing that fails changes nothing; compaction is tried again.
 //!
-//! *Not here*: merging segments that have become small; removing markers.
+//! *Not here*: merging segments that have become small.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -73,6 +75,15 @@ struct Plan {
     seed: u64,
 }
 
+/// Transactions on the way through a partition.
+#[derive(Default)]
+struct Transactions {
+    /// Producers of records whose marker has not come yet.
+    open: HashSet<i64>,
+    /// Offsets of markers that go.
+    gone: Vec<Offset>,
+}
+
 /// Segments that were written anew.
 pub(crate) struct Rewritten {
     topic: String,
@@ -80,6 +91,8 @@ pub(crate) struct Rewritten {
     partition: PartitionId,
     /// The segment as it was, and as it is now.
     replaced: Vec<(Placed, Placed)>,
+    /// Offsets of markers that are gone.
+    markers: Vec<Offset>,
     upto: Offset,
     bytes_before: u64,
     bytes_after: u64,
@@ -184,13 +197,15 @@ impl Plan {
             id: self.id,
             partition: self.partition,
             replaced: Vec::new(),
+            markers: Vec::new(),
             upto,
             bytes_before: 0,
             bytes_after: 0,
         };
+        let mut transactions = Transactions::default();
         for old in self.segments.iter().take_while(|placed| placed.extent.base < upto) {
             rewritten.bytes_before += old.extent.bytes;
-            match self.rewrite_one(old, &latest) {
+            match self.rewrite_one(old, &latest, &mut transactions) {
                 Ok(None) => rewritten.bytes_after += old.extent.bytes,
                 Ok(Some(new)) => {
                     rewritten.bytes_after += new.extent.bytes;
@@ -202,6 +217,7 @@ impl Plan {
                 }
             }
         }
+        rewritten.markers = transactions.gone;
         if !rewritten.replaced.is_empty()
             && let Err(cause) = sync_dir(&self.dir)
         {
@@ -212,11 +228,16 @@ impl Plan {
     }
 
     /// One segment without what is replaced in it; none when nothing is. What a failure leaves of the new file goes.
-    fn rewrite_one(&self, old: &Placed, latest: &HashMap<u128, Offset>) -> Result<Option<Placed>> {
+    fn rewrite_one(
+        &self,
+        old: &Placed,
+        latest: &HashMap<u128, Offset>,
+        transactions: &mut Transactions,
+    ) -> Result<Option<Placed>> {
         let mut new = NewSegment::create(&self.dir, &old.extent)?;
         let path = new.segment.path().to_owned();
         let kept = each_batch(old, old.extent.base, |batch, header| {
-            self.keep(latest, batch, header, &mut new).map(|()| true)
+            self.keep(latest, transactions, batch, header, &mut new).map(|()| true)
         });
         kept.and_then(|()| new.finish()).inspect_err(|_| {
             if let Err(error) = std::fs::remove_file(&path) {
@@ -258,12 +279,16 @@ impl Plan {
     fn keep(
         &self,
         latest: &HashMap<u128, Offset>,
+        transactions: &mut Transactions,
         batch: &Bytes,
         header: &Header,
         into: &mut NewSegment,
     ) -> Result<()> {
         if header.is_control() {
-            return into.copy(batch, header);
+            return self.keep_marker(transactions, batch, header, into);
+        }
+        if header.is_transactional() && header.records > 0 {
+            transactions.open.insert(header.producer_id);
         }
         if !header.counts(&self.aborted) {
             // Its header stays: readers of undecided records need it as little as others, but it tells what these offsets were.
@@ -302,6 +327,36 @@ impl Plan {
             let (bytes, newest) = rewritten(batch, header, &kept, horizon)?;
             into.changed = true;
             into.append(&bytes, Some(newest))
+        }
+    }
+}
+
+impl Plan {
+    /// Takes over a marker, as long as it is needed. Records that go now were there: it is needed until the next time.
+    fn keep_marker(
+        &self,
+        transactions: &mut Transactions,
+        batch: &Bytes,
+        header: &Header,
+        into: &mut NewSegment,
+    ) -> Result<()> {
+        let ends_records = transactions.open.remove(&header.producer_id);
+        match header.delete_horizon_ms() {
+            Some(horizon) if !ends_records && self.now_ms >= horizon => {
+                transactions.gone.push(header.base_offset);
+                into.changed = true;
+                into.pass(header)
+            }
+            None if !ends_records => {
+                let horizon = self.now_ms.saturating_add(self.delete_retention_ms);
+                let records = unpacked(batch, header)?;
+                let all: Vec<RawRecord<'_>> = records.iter().collect();
+                let (bytes, _) = rewritten(batch, header, &all, Some(horizon))?;
+                into.changed = true;
+                into.extent.markers += 1;
+                into.append(&bytes, None)
+            }
+            _ => into.copy(batch, header),
         }
     }
 }
@@ -512,7 +567,7 @@ impl Committer {
         let extents: Vec<Extent> = new.replaced.iter().map(|(_, now)| now.extent).collect();
         fault::point("log.compact.before")?;
         self.ledger
-            .compacted(new.id, new.partition, &extents, new.upto)
+            .compacted(new.id, new.partition, &extents, &new.markers, new.upto)
             .map_err(|cause| self.ledger_failed(&cause))?;
         {
             let mut visible = self.shared.visible.write();
@@ -525,6 +580,11 @@ impl Committer {
                 {
                     *placed = now.clone();
                 }
+            }
+            if !new.markers.is_empty() {
+                // They are in order.
+                let is_gone = |aborted: &Aborted| new.markers.binary_search(&aborted.last).is_ok();
+                Arc::make_mut(&mut state.aborted).retain(|aborted| !is_gone(aborted));
             }
             state.compacted = state.compacted.max(new.upto);
         }

@@ -15,6 +15,8 @@
 //! dropped     source, records
 //! producers   topic, partition, producer, epoch, batches, at_ms
 //! offsets     group, topic, partition, offset, leader_epoch, metadata, at_ms
+//! groups      name, members
+//! epochs      topic, partition, epoch, start
 //! lost        topic, partition, from, to, at_ms
 //! gone        uuid
 //! passed      topic, partition, from, to, offsets
@@ -59,13 +61,14 @@ use crate::visible::Aborted;
 type Sql<T> = std::result::Result<T, rusqlite::Error>;
 
 /// What commits replaced whose bytes are not synced.
-const UNDO_TABLES: [&str; 7] = [
+const UNDO_TABLES: [&str; 8] = [
     "undo_segments",
     "undo_positions",
     "undo_keys",
     "undo_dropped",
     "undo_producers",
     "undo_offsets",
+    "undo_groups",
     "undo_transactions",
 ];
 
@@ -103,6 +106,9 @@ pub(crate) struct Change<'a> {
     pub(crate) dropped: Vec<&'a (String, u64)>,
     pub(crate) producers: Vec<ProducerRow<'a>>,
     pub(crate) offsets: Vec<OffsetRow<'a>>,
+    /// Offsets that go if they still are what stands here.
+    pub(crate) expired: Vec<OffsetRow<'a>>,
+    pub(crate) group_members: Vec<&'a (String, Option<String>)>,
     pub(crate) transactions: Vec<TransactionRow<'a>>,
     pub(crate) aborted: Vec<AbortedRow>,
     pub(crate) now_ms: i64,
@@ -226,6 +232,7 @@ impl Ledger {
             write_dropped(&tx, seq, with_undo, change)?;
             kafka::write_producers(&tx, seq, with_undo, change)?;
             kafka::write_offsets(&tx, seq, with_undo, change)?;
+            kafka::write_group_members(&tx, seq, with_undo, change)?;
             transactions::write(&tx, seq, with_undo, change)?;
             tx.commit()
         };
@@ -303,7 +310,8 @@ impl Ledger {
     pub(crate) fn delete_topic(&mut self, topic: i64, uuid: Uuid) -> Result<(), LogError> {
         self.durable(|tx| {
             tx.execute("INSERT OR IGNORE INTO gone VALUES (?1)", [uuid.to_string()])?;
-            let gone = ["undo_producers", "undo_offsets", "producers", "offsets", "aborted", "passed"];
+            let gone =
+                ["undo_producers", "undo_offsets", "producers", "offsets", "aborted", "passed", "epochs"];
             for table in
                 ["undo_segments", "undo_keys", "lost", "keys", "segments", "partitions"].iter().chain(&gone)
             {
@@ -354,17 +362,21 @@ impl Ledger {
         self.durable(|tx| put_extent(tx, topic, partition, extent))
     }
 
-    /// Names the files that compaction wrote anew, and how far it came.
+    /// Names the files that compaction wrote anew, and how far it came; the transactions whose markers are gone are forgotten.
     pub(crate) fn compacted(
         &mut self,
         topic: i64,
         partition: PartitionId,
         extents: &[Extent],
+        markers: &[Offset],
         upto: Offset,
     ) -> Result<(), LogError> {
         self.durable(|tx| {
             for extent in extents {
                 rows::replace_extent(tx, topic, partition, extent)?;
+            }
+            for marker in markers {
+                transactions::forget_aborted_at(tx, topic, partition, *marker)?;
             }
             tx.prepare_cached(
                 "UPDATE partitions SET compacted = max(compacted, ?3) WHERE topic = ?1 AND partition = ?2",

@@ -18,6 +18,7 @@ mod codec;
 mod committer;
 mod compaction;
 mod draft;
+mod epochs;
 mod error;
 mod fetch;
 mod index;
@@ -71,6 +72,7 @@ use crate::ledger::{Ledger, Opened};
 use crate::queue::Pending;
 use crate::shared::{Shared, WAITING_APPENDS, WAITING_KIB};
 use crate::transactions::Transactions;
+use crate::visible::OwnersOfNew;
 
 /// An append above this size is compressed off the async threads.
 const SEAL_INLINE_BYTES: usize = 64 << 10;
@@ -173,6 +175,7 @@ impl Log {
             clock,
             visible: RwLock::new(visible),
             reader: ledger.reader(),
+            leader_epoch,
             queue: queue::Queue::default(),
             room: Arc::new(Semaphore::new(WAITING_KIB as usize)),
             slots: Arc::new(Semaphore::new(WAITING_APPENDS)),
@@ -180,7 +183,7 @@ impl Log {
             stopped: Mutex::new(None),
         });
         let producers = producers::Producers::new(producers);
-        let committer = Committer::new(shared.clone(), ledger, producers, leader_epoch);
+        let committer = Committer::new(shared.clone(), ledger, producers);
         let thread = std::thread::Builder::new()
             .name("tarn-log".to_owned())
             .spawn(move || {
@@ -238,6 +241,11 @@ impl Log {
     pub fn holder(&self, topic: &str) -> Option<String> {
         let visible = self.shared().visible.read();
         visible.topics.get(topic).and_then(|topic| topic.holds.keys().next().cloned())
+    }
+
+    /// The folder of the topics' folders.
+    pub fn dir(&self) -> &Path {
+        &self.shared().dir
     }
 
     /// How the log was opened.
@@ -318,7 +326,7 @@ impl Log {
         for info in append.topic_infos() {
             visible.topic(&info.name)?;
         }
-        append.offsets().iter().try_for_each(GroupOffset::check)?;
+        append.groups().check()?;
         if append.is_stamped() && append.idempotency_key().is_some() {
             return Err(Error::invalid(
                 "an append has an idempotency key or a producer's sequence, not both",
@@ -418,6 +426,12 @@ impl Log {
         if let Some(topic) = self.shared().visible.write().topics.get_mut(topic) {
             topic.holds.insert(owner.to_owned(), boundary);
         }
+    }
+
+    /// A topic that is created from now on is held, from its first record on, for those whom `owners` names, before anybody sees
+    /// it, until they say how far they have come ([`Log::hold`]) or let it go.
+    pub fn hold_new(&self, owners: impl Fn(&str) -> Vec<String> + Send + Sync + 'static) {
+        self.shared().visible.write().owners_of_new = OwnersOfNew(Box::new(owners));
     }
 
     /// `owner` needs nothing of the topic any more.

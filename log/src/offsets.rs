@@ -1,4 +1,6 @@
-//! What consumer groups have reached: stored with an append, read from the ledger.
+//! What consumer groups have reached, and who is in them: stored with an append, read from the ledger.
+//!
+//! Of who is in a group the log knows nothing: it keeps a text.
 
 use std::collections::HashMap;
 
@@ -36,6 +38,34 @@ pub struct CommittedOffset {
     pub at_ms: i64,
 }
 
+/// What an append changes of consumer groups.
+#[derive(Debug, Default)]
+pub(crate) struct GroupChanges {
+    pub(crate) offsets: Vec<GroupOffset>,
+    /// Offsets that go if they still are what was seen.
+    pub(crate) expired: Vec<GroupOffset>,
+    /// Groups, and who is in them.
+    pub(crate) members: Vec<(String, Option<String>)>,
+}
+
+impl GroupChanges {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.offsets.is_empty() && self.expired.is_empty() && self.members.is_empty()
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        self.offsets.iter().try_for_each(GroupOffset::check)?;
+        self.members.iter().try_for_each(|(group, _)| check_name(group))
+    }
+}
+
+fn check_name(group: &str) -> Result<()> {
+    if (1..=LONGEST_GROUP_TEXT).contains(&group.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("a group's name has 1 to {LONGEST_GROUP_TEXT} bytes")))
+}
+
 impl GroupOffset {
     pub(crate) fn bytes(&self) -> usize {
         let metadata = self.committed.as_ref().and_then(|c| c.metadata.as_ref()).map_or(0, String::len);
@@ -44,11 +74,11 @@ impl GroupOffset {
 
     pub(crate) fn check(&self) -> Result<()> {
         let metadata = self.committed.as_ref().and_then(|c| c.metadata.as_ref()).map_or(0, String::len);
-        if self.group.is_empty() || self.group.len() > LONGEST_GROUP_TEXT || metadata > LONGEST_GROUP_TEXT {
-            let told = format!("a group's name and metadata have at most {LONGEST_GROUP_TEXT} bytes");
+        if metadata > LONGEST_GROUP_TEXT {
+            let told = format!("the metadata of an offset have at most {LONGEST_GROUP_TEXT} bytes");
             return Err(Error::invalid(told));
         }
-        Ok(())
+        check_name(&self.group)
     }
 }
 
@@ -70,7 +100,12 @@ impl Log {
         Ok(self.shared().reader.groups()?)
     }
 
-    /// Forgets all that `group` has committed.
+    /// Who is in the groups, as [`Append::group_members`] stored it. Blocking.
+    pub fn group_members(&self) -> Result<Vec<(String, String)>> {
+        Ok(self.shared().reader.group_members()?)
+    }
+
+    /// Forgets a group, and all that it has committed.
     pub async fn forget_group(&self, group: &str) -> Result<()> {
         let log = self.clone();
         let owned = group.to_owned();
@@ -81,6 +116,7 @@ impl Log {
         for (topic, partition, _) in offsets {
             append.group_offset(GroupOffset { group: group.to_owned(), topic, partition, committed: None });
         }
+        append.group_members(group, None);
         self.append(append).await.map(|_| ())
     }
 

@@ -116,7 +116,7 @@ pub(crate) fn recover(
         };
         visible.topics.insert(row.name.clone(), topic);
     }
-    let Visible { topics, transactions } = &mut visible;
+    let Visible { topics, transactions, .. } = &mut visible;
     for (_, transaction) in transactions.iter() {
         for (enlisted, first) in transaction.open_partitions() {
             // The topic may have been deleted since.

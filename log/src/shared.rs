@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) visible: RwLock<Visible>,
     pub(crate) reader: Arc<Reader>,
+    /// Batches that are written now bear it.
+    pub(crate) leader_epoch: i32,
     pub(crate) queue: Queue,
     /// Bounds the bytes that wait, in KiB.
     pub(crate) room: Arc<Semaphore>,

@@ -209,12 +209,14 @@ impl Committer {
     fn show(&self, row: &TopicRow, added: Vec<Partition>) -> Result<Arc<TopicInfo>> {
         let info = Arc::new(recovery::info(row, &self.shared.options)?);
         let mut visible = self.shared.visible.write();
+        let is_new = !visible.topics.contains_key(&row.name);
+        let holds = if is_new { visible.holds_of_new(&row.name) } else { Default::default() };
         let topic = visible.topics.entry(row.name.clone()).or_insert_with(|| Topic {
             id: row.id,
             info: info.clone(),
             retention_time: None,
             retention_bytes: None,
-            holds: Default::default(),
+            holds,
             partitions: Vec::new(),
         });
         topic.info = info.clone();

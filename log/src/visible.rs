@@ -22,6 +22,22 @@ use crate::transactions::Transactions;
 pub(crate) struct Visible {
     pub(crate) topics: BTreeMap<String, Topic>,
     pub(crate) transactions: Transactions,
+    pub(crate) owners_of_new: OwnersOfNew,
+}
+
+/// Who needs a topic that is not there yet, by its name.
+pub(crate) struct OwnersOfNew(pub(crate) Box<dyn Fn(&str) -> Vec<String> + Send + Sync>);
+
+impl Default for OwnersOfNew {
+    fn default() -> OwnersOfNew {
+        OwnersOfNew(Box::new(|_| Vec::new()))
+    }
+}
+
+impl std::fmt::Debug for OwnersOfNew {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnersOfNew")
+    }
 }
 
 /// A topic and its partitions.
@@ -72,6 +88,11 @@ pub(crate) struct Placed {
 }
 
 impl Visible {
+    /// What its owners hold of a new topic: all.
+    pub(crate) fn holds_of_new(&self, name: &str) -> BTreeMap<String, Boundary> {
+        (self.owners_of_new.0)(name).into_iter().map(|owner| (owner, Boundary::new())).collect()
+    }
+
     pub(crate) fn topic(&self, name: &str) -> Result<&Topic> {
         self.topics.get(name).ok_or_else(|| unknown(name))
     }

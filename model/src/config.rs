@@ -107,7 +107,7 @@ pub struct LogConfig {
     pub auto_create_topics: bool,
     /// Partitions of a topic that a Kafka client creates without saying how many. Default: `1`.
     pub default_partitions: i32,
-    /// How long an offset is kept that a consumer group has committed and in which nobody is any more. Default: `7d`.
+    /// How long an offset is kept after a consumer group has committed it, and after its last member has left. Default: `7d`.
     pub offsets_retention: Span,
 }
 

@@ -17,7 +17,7 @@ use tarn_model::{Error, Kind};
 use crate::KafkaOptions;
 use crate::coordinator::Coordinator;
 use crate::frame::{Answer, Header};
-use crate::shape;
+use crate::{inventory, shape};
 
 /// The number of this broker, the only one.
 pub(crate) const BROKER_ID: i32 = 1;
@@ -45,20 +45,29 @@ pub(crate) const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DeleteTopics, 1, 6),
     (ApiKey::DeleteRecords, 0, 2),
     (ApiKey::InitProducerId, 0, 5),
+    (ApiKey::DescribeAcls, 1, 3),
+    (ApiKey::CreateAcls, 1, 3),
+    (ApiKey::DeleteAcls, 1, 3),
     (ApiKey::AddPartitionsToTxn, 0, 3),
     (ApiKey::AddOffsetsToTxn, 0, 4),
     (ApiKey::EndTxn, 0, 5),
     (ApiKey::TxnOffsetCommit, 0, 5),
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::AlterConfigs, 0, 2),
+    (ApiKey::DescribeLogDirs, 1, 4),
     (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::DeleteGroups, 0, 2),
     (ApiKey::IncrementalAlterConfigs, 0, 1),
+    (ApiKey::OffsetForLeaderEpoch, 2, 4),
+    (ApiKey::ListPartitionReassignments, 0, 0),
     (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 2),
     (ApiKey::DescribeProducers, 0, 0),
     (ApiKey::DescribeTransactions, 0, 0),
     (ApiKey::ListTransactions, 0, 1),
+    (ApiKey::ConsumerGroupHeartbeat, 0, 1),
+    (ApiKey::ConsumerGroupDescribe, 0, 1),
+    (ApiKey::DescribeTopicPartitions, 0, 0),
 ];
 
 /// What every connection shares.
@@ -70,6 +79,8 @@ pub(crate) struct Broker {
     pub(crate) coordinator: Arc<Coordinator>,
     /// Topics are created, changed and deleted one after the other.
     pub(crate) admin: tokio::sync::Mutex<()>,
+    /// Groups are stored one after the other.
+    pub(crate) storing: tokio::sync::Mutex<()>,
 }
 
 /// Who asks.
@@ -172,6 +183,26 @@ impl Broker {
             }
             ApiKey::DescribeTransactions => {
                 serve!(DescribeTransactionsRequest, |r, v| self.describe_transactions(r))
+            }
+            ApiKey::DescribeTopicPartitions => {
+                serve!(DescribeTopicPartitionsRequest, |r, v| self.describe_topic_partitions(r))
+            }
+            ApiKey::DescribeLogDirs => serve!(DescribeLogDirsRequest, |r, v| self.describe_log_dirs(&r)),
+            ApiKey::ListPartitionReassignments => {
+                serve!(ListPartitionReassignmentsRequest, |_r, v| inventory::reassignments())
+            }
+            ApiKey::DescribeAcls => serve!(DescribeAclsRequest, |_r, v| inventory::describe_acls()),
+            ApiKey::CreateAcls => serve!(CreateAclsRequest, |r, v| inventory::create_acls(&r)),
+            ApiKey::DeleteAcls => serve!(DeleteAclsRequest, |r, v| inventory::delete_acls(&r)),
+            ApiKey::OffsetForLeaderEpoch => {
+                serve!(OffsetForLeaderEpochRequest, |r, v| self.epoch_ends(r).await)
+            }
+            ApiKey::ConsumerGroupHeartbeat => serve!(ConsumerGroupHeartbeatRequest, |r, v| {
+                let client = header.client_id.clone().unwrap_or_default();
+                self.consumer_heartbeat(r, v, client, peer).await
+            }),
+            ApiKey::ConsumerGroupDescribe => {
+                serve!(ConsumerGroupDescribeRequest, |r, v| self.describe_consumers(r).await)
             }
             ApiKey::InitProducerId => serve!(InitProducerIdRequest, |r, v| self.begin_producer(r, v).await),
             ApiKey::AddPartitionsToTxn => {

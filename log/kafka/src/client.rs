@@ -6,10 +6,11 @@
 //! *Invariants*: one request at a time on each connection; the versions of a request are those that both sides know; an answer
 //! is bounded before it is read; every call ends within half a minute and its long poll.
 //!
-//! *Not here*: groups' members, transactions, authentication, retries. A tool tells what failed, and its user tries again.
+//! *Not here*: members of groups of the classic protocol, transactions, authentication, retries. A tool tells what failed, and its user tries again.
 
 mod admin;
 mod groups;
+mod members;
 mod records;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +30,7 @@ use tokio::time::timeout;
 
 pub use admin::TopicSetting;
 pub use groups::{CommittedAt, GroupDetails, GroupMember, GroupState};
+pub use members::Membership;
 pub use records::{At, Fetched};
 
 /// An answer comes within this time, and the wait that its request asked for.
@@ -56,6 +58,9 @@ pub struct Cluster {
 pub struct TopicPartitions {
     /// Its name.
     pub name: String,
+    /// Its identity, where the broker tells it.
+    #[serde(skip)]
+    pub id: uuid::Uuid,
     /// Its partitions, in order.
     pub partitions: Vec<PartitionId>,
     /// Copies of each partition.
@@ -108,7 +113,7 @@ impl Cluster {
         let request = MetadataRequest::default()
             .with_topics(topics.map(|names| names.iter().map(|name| named(name)).collect()))
             .with_allow_auto_topic_creation(false);
-        let answer = self.any.ask(&request, 9).await?;
+        let answer = self.any.ask(&request, 12).await?;
         for broker in &answer.brokers {
             self.addresses.insert(broker.node_id.0, format!("{}:{}", broker.host, broker.port));
         }
@@ -123,7 +128,7 @@ impl Cluster {
             }
             partitions.sort_unstable();
             let replicas = found.partitions.first().map_or(0, |p| p.replica_nodes.len());
-            topics.push(TopicPartitions { name, partitions, replicas });
+            topics.push(TopicPartitions { name, id: found.topic_id, partitions, replicas });
         }
         Ok(topics)
     }
@@ -193,6 +198,10 @@ impl Connection {
         let served = answer.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version)));
         connection.served = served.collect();
         Ok(connection)
+    }
+
+    fn serves(&self, key: i16) -> bool {
+        self.served.contains_key(&key)
     }
 
     /// Asks in the newest version that both sides know, at most `most`.

@@ -24,6 +24,7 @@ use tarn_log::{Append, CommittedOffset, GroupOffset};
 use tarn_model::{Error, PartitionId};
 
 use crate::broker::{Broker, blocking, code_of, text};
+use crate::coordinator::Members;
 use crate::group::Sender;
 
 /// Longest metadata of an offset, as in Kafka.
@@ -51,7 +52,7 @@ impl Broker {
         let refusal = if group.is_empty() {
             Some(Code::InvalidGroupId)
         } else {
-            match self.coordinator.with_known(&group, |group, now| group.may_commit(sender, now)) {
+            match self.coordinator.may_commit(&group, sender) {
                 Some(allowed) => allowed.err(),
                 None => (!simple).then_some(Code::UnknownMemberId),
             }
@@ -136,8 +137,19 @@ impl Broker {
                         .collect()
                 });
                 let mut answered = OffsetFetchResponseGroup::default();
+                let member = group.member_id.as_ref().map(|id| id.as_str()).unwrap_or_default();
+                let reader = Sender { member, instance: None, generation: group.member_epoch };
+                // A client of the new protocol says who it is, and everybody else nothing.
+                let may_read = if member.is_empty() && group.member_epoch < 0 {
+                    Ok(())
+                } else {
+                    self.coordinator.may_read(&group.group_id, reader)
+                };
                 match self.committed(&group.group_id).await {
                     Err(error) => answered.error_code = code_of(&error).code(),
+                    Ok(_) if may_read.is_err() => {
+                        answered.error_code = may_read.map_or_else(|code| code.code(), |()| 0);
+                    }
                     Ok(committed) => {
                         let undecided = undecided(&group.group_id);
                         answered.topics = select(committed, asked, &undecided, |name, partitions| {
@@ -178,9 +190,13 @@ impl Broker {
         if committed.is_empty() && known.is_none() {
             return OffsetDeleteResponse::default().with_error_code(Code::GroupIdNotFound.code());
         }
-        let members = known.map(|known| known.members).unwrap_or_default();
-        let subscribed: HashSet<String> =
-            members.iter().flat_map(|m| subscription(m.metadata.clone())).collect();
+        let subscribed: HashSet<String> = match known.map(|known| known.members) {
+            Some(Members::Classic(members)) => {
+                members.iter().flat_map(|m| subscription(m.metadata.clone())).collect()
+            }
+            Some(Members::Consumer { subscribed, .. }) => subscribed.into_iter().collect(),
+            None => HashSet::new(),
+        };
         let mut append = Append::new();
         let mut answer = OffsetDeleteResponse::default();
         for topic in &request.topics {

@@ -1,32 +1,62 @@
-//! All consumer groups, and the time in which their members must be heard of.
+//! All groups, of both protocols, and the time in which their members must be heard of.
 //!
 //! *Invariants*: a group is touched under one lock and never across a wait; a group with a deadline has one task that waits for
-//! it, and a group without has none, so that idle groups cost nothing.
+//! it, and a group without has none, so that idle groups cost nothing. A group changes its protocol only while nobody is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use kafka_protocol::error::ResponseError as Code;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tarn_model::clock::Clock;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::group::{Described, Group, Reply};
+use crate::consumers::{ConsumerGroup, DescribedConsumer};
+use crate::group::{Described, Group, KeptGroup, Reply, Sender};
 
 /// Most groups that are known at once.
 const MOST_GROUPS: usize = 20_000;
 
 /// All groups, by name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Coordinator {
     groups: Mutex<BTreeMap<String, Watched>>,
+    clock: Arc<dyn Clock>,
+    /// Groups that have changed by themselves, and are to be stored.
+    unsaved: Mutex<BTreeSet<String>>,
+    has_unsaved: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watched {
-    group: Group,
+    group: Kind,
+    /// Since when nobody is in it, ms since 1970 UTC.
+    emptied_ms: Option<i64>,
     /// The deadline that a task waits for, and how it is told of an earlier one.
     watch: Option<(Instant, Arc<Notify>)>,
+}
+
+/// A group of either protocol.
+#[derive(Debug)]
+enum Kind {
+    Classic(Group),
+    Consumer(ConsumerGroup),
+}
+
+/// A group as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept<C> {
+    emptied_ms: Option<i64>,
+    group: KeptKind<C>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KeptKind<C> {
+    Classic(KeptGroup),
+    Consumer(C),
 }
 
 /// A group as others see it.
@@ -36,30 +66,165 @@ pub(crate) struct Summary {
     pub(crate) state: &'static str,
     pub(crate) protocol_type: String,
     pub(crate) protocol: String,
-    pub(crate) members: Vec<Described>,
+    pub(crate) members: Members,
+}
+
+/// Who is in a group.
+#[derive(Debug, Clone)]
+pub(crate) enum Members {
+    Classic(Vec<Described>),
+    /// With the group's epoch, and that of its target.
+    Consumer {
+        members: Vec<DescribedConsumer>,
+        epoch: i32,
+        target_epoch: i32,
+        subscribed: Vec<String>,
+    },
+}
+
+impl Summary {
+    /// Name of its protocol's kind, as Kafka's tools know it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self.members {
+            Members::Classic(_) => "classic",
+            Members::Consumer { .. } => "consumer",
+        }
+    }
+}
+
+impl Kind {
+    fn is_empty(&self) -> bool {
+        match self {
+            Kind::Classic(group) => group.is_empty(),
+            Kind::Consumer(group) => group.is_empty(),
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        match self {
+            Kind::Classic(group) => group.expire(now),
+            Kind::Consumer(group) => group.expire(now),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        match self {
+            Kind::Classic(group) => group.next_deadline(),
+            Kind::Consumer(group) => group.next_deadline(),
+        }
+    }
+
+    fn take_unsaved(&mut self) -> bool {
+        match self {
+            Kind::Classic(group) => group.take_unsaved(),
+            Kind::Consumer(group) => group.take_unsaved(),
+        }
+    }
 }
 
 impl Coordinator {
-    /// Does something with a group, which is made when it is not there.
+    /// No groups yet.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Coordinator {
+        Coordinator { groups: Mutex::default(), clock, unsaved: Mutex::default(), has_unsaved: Notify::new() }
+    }
+
+    /// Takes over the groups that were stored before the process began; one that cannot be read is as one that is new.
+    pub(crate) fn wake(self: &Arc<Coordinator>, rows: Vec<(String, String)>) {
+        let (mut groups, now) = (self.groups.lock(), Instant::now());
+        for (name, row) in rows.into_iter().take(MOST_GROUPS) {
+            let woken = serde_json::from_str::<Kept<ConsumerGroup>>(&row).ok().and_then(|kept| {
+                let group = match kept.group {
+                    KeptKind::Classic(group) => Kind::Classic(Group::woken(group, now)?),
+                    KeptKind::Consumer(mut group) => {
+                        group.wake(now);
+                        Kind::Consumer(group)
+                    }
+                };
+                Some(Watched { group, emptied_ms: kept.emptied_ms, watch: None })
+            });
+            let Some(mut watched) = woken else {
+                tracing::warn!(
+                    group = name,
+                    "what was stored of a group cannot be read; its members join again"
+                );
+                continue;
+            };
+            self.settle(&name, &mut watched);
+            groups.insert(name, watched);
+        }
+    }
+
+    /// Does something with a classic group, which is made when it is not there.
     pub(crate) fn with<T>(
         self: &Arc<Coordinator>,
         name: &str,
         act: impl FnOnce(&mut Group, Instant) -> T,
     ) -> Result<T, Code> {
         let mut groups = self.groups.lock();
+        let watched = Coordinator::entry(&mut groups, name, || Kind::Classic(Group::default()))?;
+        if let Kind::Consumer(group) = &watched.group {
+            if !group.is_empty() {
+                return Err(Code::InconsistentGroupProtocol);
+            }
+            watched.group = Kind::Classic(Group::after(group.epoch()));
+        }
+        let Kind::Classic(group) = &mut watched.group else { return Err(Code::UnknownServerError) };
+        let result = act(group, Instant::now());
+        self.settle(name, watched);
+        Ok(result)
+    }
+
+    /// Does something with a group of the new protocol, which is made when it is not there.
+    pub(crate) fn with_consumers<T>(
+        self: &Arc<Coordinator>,
+        name: &str,
+        act: impl FnOnce(&mut ConsumerGroup, Instant) -> T,
+    ) -> Result<T, Code> {
+        let mut groups = self.groups.lock();
+        let watched = Coordinator::entry(&mut groups, name, || Kind::Consumer(ConsumerGroup::default()))?;
+        if let Kind::Classic(group) = &watched.group {
+            if !group.is_empty() {
+                return Err(Code::GroupIdNotFound);
+            }
+            watched.group = Kind::Consumer(ConsumerGroup::after(group.generation()));
+        }
+        let Kind::Consumer(group) = &mut watched.group else { return Err(Code::UnknownServerError) };
+        let result = act(group, Instant::now());
+        self.settle_but_for_storing(name, watched);
+        Ok(result)
+    }
+
+    /// Does something with a group of the new protocol that is there.
+    pub(crate) fn with_known_consumers<T>(
+        self: &Arc<Coordinator>,
+        name: &str,
+        act: impl FnOnce(&mut ConsumerGroup, Instant) -> T,
+    ) -> Result<T, Code> {
+        let mut groups = self.groups.lock();
+        // Whoever takes itself for a member joins then, and learns more.
+        let watched = groups.get_mut(name).ok_or(Code::UnknownMemberId)?;
+        let Kind::Consumer(group) = &mut watched.group else { return Err(Code::UnknownMemberId) };
+        let result = act(group, Instant::now());
+        self.settle_but_for_storing(name, watched);
+        Ok(result)
+    }
+
+    fn entry<'a>(
+        groups: &'a mut BTreeMap<String, Watched>,
+        name: &str,
+        new: impl FnOnce() -> Kind,
+    ) -> Result<&'a mut Watched, Code> {
         if !groups.contains_key(name) && groups.len() >= MOST_GROUPS {
             groups.retain(|_, watched| !watched.group.is_empty());
             if groups.len() >= MOST_GROUPS {
                 return Err(Code::CoordinatorNotAvailable);
             }
         }
-        let watched = groups.entry(name.to_owned()).or_default();
-        let result = act(&mut watched.group, Instant::now());
-        self.watch(name, watched);
-        Ok(result)
+        let new = || Watched { group: new(), emptied_ms: None, watch: None };
+        Ok(groups.entry(name.to_owned()).or_insert_with(new))
     }
 
-    /// Does something with a group that is there.
+    /// Does something with a classic group that is there.
     pub(crate) fn with_known<T>(
         self: &Arc<Coordinator>,
         name: &str,
@@ -67,9 +232,34 @@ impl Coordinator {
     ) -> Option<T> {
         let mut groups = self.groups.lock();
         let watched = groups.get_mut(name)?;
-        let result = act(&mut watched.group, Instant::now());
-        self.watch(name, watched);
+        let Kind::Classic(group) = &mut watched.group else { return None };
+        let result = act(group, Instant::now());
+        self.settle(name, watched);
         Some(result)
+    }
+
+    /// Whether this sender may commit offsets of a group; `None` when the group is not there.
+    pub(crate) fn may_commit(
+        self: &Arc<Coordinator>,
+        name: &str,
+        sender: Sender<'_>,
+    ) -> Option<Result<(), Code>> {
+        let mut groups = self.groups.lock();
+        let watched = groups.get_mut(name)?;
+        let allowed = match &mut watched.group {
+            Kind::Classic(group) => group.may_commit(sender, Instant::now()),
+            Kind::Consumer(group) => group.may_commit(sender),
+        };
+        self.settle(name, watched);
+        Some(allowed)
+    }
+
+    /// Whether this sender, who says that it is a member of the new protocol, may read offsets of a group.
+    pub(crate) fn may_read(&self, name: &str, sender: Sender<'_>) -> Result<(), Code> {
+        match self.groups.lock().get(name).map(|watched| &watched.group) {
+            Some(Kind::Consumer(group)) => group.may_commit(sender),
+            Some(Kind::Classic(_)) | None => Err(Code::UnknownMemberId),
+        }
     }
 
     /// Forgets a group without members; `false` when it has some.
@@ -93,6 +283,59 @@ impl Coordinator {
         self.groups.lock().iter().map(|(name, watched)| summary(name, &watched.group)).collect()
     }
 
+    /// Groups that nobody is in, and since when.
+    pub(crate) fn empty(&self) -> Vec<(String, Option<i64>)> {
+        let groups = self.groups.lock();
+        let empty = groups.iter().filter(|(_, watched)| watched.group.is_empty());
+        empty.map(|(name, watched)| (name.clone(), watched.emptied_ms)).collect()
+    }
+
+    /// What is to be stored of a group as it is: nothing when it is not there. `Err` while that is not decided.
+    pub(crate) fn kept(&self, name: &str) -> Result<Option<String>, Undecided> {
+        let groups = self.groups.lock();
+        let Some(watched) = groups.get(name) else { return Ok(None) };
+        let emptied_ms = watched.emptied_ms;
+        let group = match &watched.group {
+            Kind::Classic(group) => KeptKind::Classic(group.kept().ok_or(Undecided)?),
+            Kind::Consumer(group) => KeptKind::Consumer(group),
+        };
+        written(&Kept { emptied_ms, group }).map(Some)
+    }
+
+    /// Waits for groups that have changed by themselves.
+    pub(crate) async fn unsaved(&self) -> BTreeSet<String> {
+        loop {
+            let unsaved = std::mem::take(&mut *self.unsaved.lock());
+            if !unsaved.is_empty() {
+                return unsaved;
+            }
+            self.has_unsaved.notified().await;
+        }
+    }
+
+    /// A group is to be stored, soon.
+    pub(crate) fn store_soon(&self, name: &str) {
+        self.unsaved.lock().insert(name.to_owned());
+        self.has_unsaved.notify_one();
+    }
+
+    /// After every change: what follows from it.
+    fn settle(self: &Arc<Coordinator>, name: &str, watched: &mut Watched) {
+        self.settle_but_for_storing(name, watched);
+        if watched.group.take_unsaved() {
+            self.store_soon(name);
+        }
+    }
+
+    fn settle_but_for_storing(self: &Arc<Coordinator>, name: &str, watched: &mut Watched) {
+        if !watched.group.is_empty() {
+            watched.emptied_ms = None;
+        } else if watched.emptied_ms.is_none() {
+            watched.emptied_ms = Some(self.clock.now_ms());
+        }
+        self.watch(name, watched);
+    }
+
     fn watch(self: &Arc<Coordinator>, name: &str, watched: &mut Watched) {
         let Some(deadline) = watched.group.next_deadline() else { return };
         match &mut watched.watch {
@@ -110,7 +353,7 @@ impl Coordinator {
     }
 
     /// The time of a group has come: returns how long to wait next, if at all.
-    fn expire(&self, name: &str) -> Option<Instant> {
+    fn expire(self: &Arc<Coordinator>, name: &str) -> Option<Instant> {
         let mut groups = self.groups.lock();
         let watched = groups.get_mut(name)?;
         watched.group.expire(Instant::now());
@@ -119,8 +362,22 @@ impl Coordinator {
             (Some((until, _)), Some(next)) => *until = next,
             (watch, _) => *watch = None,
         }
+        self.settle(name, watched);
         next
     }
+}
+
+/// A group that is between two generations.
+#[derive(Debug)]
+pub(crate) struct Undecided;
+
+/// A classic group as it is stored.
+pub(crate) fn written_classic(group: KeptGroup) -> Result<String, Undecided> {
+    written(&Kept::<ConsumerGroup> { emptied_ms: None, group: KeptKind::Classic(group) })
+}
+
+fn written<C: Serialize>(kept: &Kept<C>) -> Result<String, Undecided> {
+    serde_json::to_string(kept).map_err(|_| Undecided)
 }
 
 /// Waits for a group's deadlines, one after the other, as long as there are any.
@@ -137,13 +394,28 @@ async fn wait(coordinator: Weak<Coordinator>, name: String, mut deadline: Instan
     }
 }
 
-fn summary(name: &str, group: &Group) -> Summary {
-    Summary {
-        name: name.to_owned(),
-        state: group.state(),
-        protocol_type: group.protocol_type().to_owned(),
-        protocol: group.protocol().to_owned(),
-        members: group.describe(),
+fn summary(name: &str, group: &Kind) -> Summary {
+    let name = name.to_owned();
+    match group {
+        Kind::Classic(group) => Summary {
+            name,
+            state: group.state(),
+            protocol_type: group.protocol_type().to_owned(),
+            protocol: group.protocol().to_owned(),
+            members: Members::Classic(group.describe()),
+        },
+        Kind::Consumer(group) => Summary {
+            name,
+            state: group.state(),
+            protocol_type: "consumer".to_owned(),
+            protocol: group.assignor().to_owned(),
+            members: Members::Consumer {
+                members: group.describe(),
+                epoch: group.epoch(),
+                target_epoch: group.target_epoch(),
+                subscribed: group.subscribed().cloned().collect(),
+            },
+        },
     }
 }
 

@@ -1,12 +1,13 @@
-//! Offsets of groups that nobody is in go when they are old.
+//! Offsets of groups that nobody is in go when they are old, and so do groups that have none.
 //!
-//! *Invariant*: a group with members keeps its offsets, however old. After a start nothing goes before members had the time
-//! to come back, since who was in a group is not kept.
+//! *Invariants*: a group with members keeps its offsets, however old; one without keeps them as long after its last member has left, and
+//! after they were committed. An offset that was committed again while it was looked at stays.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tarn_log::{Append, GroupOffset};
+use tarn_log::Append;
 use tarn_model::{Result, clock};
 
 use crate::broker::{Broker, blocking};
@@ -32,23 +33,35 @@ impl Broker {
     async fn expire(&self) -> Result<usize> {
         let retention_ms = i64::try_from(self.options.offsets_retention.as_millis()).unwrap_or(i64::MAX);
         let before_ms = self.clock.now_ms().saturating_sub(retention_ms);
+        let mut empty: HashMap<String, Option<i64>> = self.coordinator.empty().into_iter().collect();
         let log = self.log.clone();
-        let groups = blocking(move || log.groups()).await?;
+        let with_offsets = blocking(move || log.groups()).await?;
         let mut expired = 0;
-        for group in groups {
-            // What a member that comes now commits between the look below and the append goes with the old offsets: it commits again,
-            // or begins where its `auto.offset.reset` says.
-            if self.coordinator.describe(&group).is_some_and(|known| !known.members.is_empty()) {
+        for group in with_offsets {
+            let emptied_ms = match empty.remove(&group) {
+                Some(emptied_ms) => emptied_ms,
+                None if self.coordinator.describe(&group).is_some() => continue,
+                // Somebody who is in no group has committed for it.
+                None => None,
+            };
+            if emptied_ms.is_some_and(|at_ms| at_ms >= before_ms) {
                 continue;
             }
             let (log, name) = (self.log.clone(), group.clone());
             let committed = blocking(move || log.group_offsets(&name)).await?;
             let mut append = Append::new();
-            for (topic, partition, _) in committed.into_iter().filter(|(_, _, at)| at.at_ms < before_ms) {
-                append.group_offset(GroupOffset { group: group.clone(), topic, partition, committed: None });
+            for (topic, partition, seen) in committed.into_iter().filter(|(_, _, at)| at.at_ms < before_ms) {
+                append.expire_group_offset(&group, &topic, partition, seen);
                 expired += 1;
             }
             self.log.append(append).await?;
+        }
+        // What is left has nobody and nothing.
+        for (group, emptied_ms) in empty {
+            if emptied_ms.is_some_and(|at_ms| at_ms < before_ms) && self.coordinator.forget(&group) {
+                // In the order of all that is stored of groups: somebody may have joined since.
+                let _ = self.store_group(&group).await;
+            }
         }
         Ok(expired)
     }

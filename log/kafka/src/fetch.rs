@@ -17,6 +17,7 @@ use tarn_model::{Error, Offset, PartitionId};
 use uuid::Uuid;
 
 use crate::broker::{Answered, Broker, Incoming, blocking};
+use crate::epochs::check_current;
 use crate::frame::{Answer, Header};
 use crate::offsets::READ_COMMITTED;
 
@@ -35,6 +36,8 @@ struct Asked {
     max_bytes: usize,
     /// Whether only what is decided may be seen.
     decided: bool,
+    /// The epoch that the client takes to be ours.
+    epoch: i32,
     info: Result<Arc<TopicInfo>, Code>,
 }
 
@@ -89,6 +92,7 @@ impl Broker {
                     from: partition.fetch_offset,
                     max_bytes: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
                     decided: request.isolation_level == READ_COMMITTED,
+                    epoch: partition.current_leader_epoch,
                     info: info.clone(),
                 });
             }
@@ -152,6 +156,7 @@ fn has_news(log: &Log, asked: &[Asked]) -> bool {
 fn look(log: &Log, asked: &Asked) -> Result<Found, Code> {
     let info = asked.info.as_ref().map_err(|code| *code)?;
     let span = log.span(&info.name, asked.partition).map_err(|_| Code::UnknownTopicOrPartition)?;
+    check_current(log, asked.epoch)?;
     if !(span.from..=span.to).contains(&asked.from) {
         return Ok(Found { start: span.from, end: span.to, ..Found::refused(Code::OffsetOutOfRange) });
     }

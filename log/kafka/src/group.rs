@@ -14,10 +14,12 @@
 //! of a member that is gone, or of a static member that was replaced changes nothing; whoever waits is answered when what it
 //! waits for can no longer come.
 //!
-//! *Failure*: a group lives in memory. After a restart its members are unknown, join again and go on from the offsets that
-//! they committed, which the log keeps.
+//! *Failure*: a generation is stored before its members get their assignments, and is there again after a restart: members go on
+//! as if nothing had been (`kept`, `membership.rs`).
 //!
 //! *Not here*: offsets (`committed.rs`), time (`coordinator.rs` calls [`Group::expire`] when it has come).
+
+mod kept;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -27,6 +29,8 @@ use kafka_protocol::error::ResponseError as Code;
 use tarn_model::clock::new_id;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+pub(crate) use self::kept::KeptGroup;
 
 /// A new group waits this long for more members before its first generation.
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
@@ -143,6 +147,8 @@ pub(crate) struct Group {
     /// A new group's first generation does not begin before.
     not_before: Option<Instant>,
     next_number: u64,
+    /// Whether something has changed that must outlive the process, and is not stored by who changed it.
+    unsaved: bool,
 }
 
 /// A member as others see it.
@@ -178,6 +184,7 @@ impl Default for Group {
             deadline: None,
             not_before: None,
             next_number: 0,
+            unsaved: false,
         }
     }
 }
@@ -251,6 +258,7 @@ impl Group {
         let answer = self.update(Join { member: id.clone(), ..join }, now);
         if self.phase == Phase::Stable && unchanged {
             self.members.get_mut(&id).expect("just inserted").joining = None;
+            self.unsaved = true;
             return Reply::Now(self.told(&id, was_leader));
         }
         self.prepare(now);
@@ -352,7 +360,7 @@ impl Group {
         self.not_before = None;
         self.generation += 1;
         if self.members.is_empty() {
-            self.phase = Phase::Empty;
+            (self.phase, self.unsaved) = (Phase::Empty, true);
             (self.protocol, self.deadline) = (None, None);
             return;
         }

@@ -16,8 +16,8 @@ use kafka_protocol::messages::{
 use tarn_model::Error;
 
 use crate::broker::{Broker, Peer, blocking, code_of, text};
-use crate::coordinator::Summary;
-use crate::group::{Join, Joined, Sender, Synced};
+use crate::coordinator::{Members, Summary, written_classic};
+use crate::group::{Group, Join, Joined, Sender, Synced};
 
 /// Shortest and longest session, as in Kafka.
 const SESSION_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
@@ -89,15 +89,25 @@ impl Broker {
             request.protocol_type.as_ref().map(|name| name.as_str()),
             request.protocol_name.as_ref().map(|name| name.as_str()),
         );
-        let assignments =
+        let assignments: Vec<_> =
             request.assignments.iter().map(|a| (a.member_id.to_string(), a.assignment.clone())).collect();
-        let reply = self
-            .coordinator
-            .with_known(&request.group_id, |group, now| group.sync(sender, protocol, assignments, now));
-        let unknown = || Synced { error: Code::UnknownMemberId.code(), ..Synced::default() };
-        let synced = match reply {
-            Some(reply) => reply.wait().await.unwrap_or_else(unknown),
-            None => unknown(),
+        let decided = || {
+            let kept = |group: &mut Group, _| group.kept_when_assigned(sender, &assignments);
+            written_classic(self.coordinator.with_known(&request.group_id, kept)??).ok()
+        };
+        let refused = |code: Code| Synced { error: code.code(), ..Synced::default() };
+        let synced = match self.store_row(&request.group_id, decided).await {
+            Err(code) => refused(code),
+            Ok(()) => {
+                let reply = self.coordinator.with_known(&request.group_id, |group, now| {
+                    group.sync(sender, protocol, assignments, now)
+                });
+                let synced = match reply {
+                    Some(reply) => reply.wait().await,
+                    None => None,
+                };
+                synced.unwrap_or_else(|| refused(Code::UnknownMemberId))
+            }
         };
         SyncGroupResponse::default()
             .with_error_code(synced.error)
@@ -149,7 +159,7 @@ impl Broker {
         Ok(groups)
     }
 
-    async fn find_group(&self, name: &str) -> Option<Summary> {
+    pub(crate) async fn find_group(&self, name: &str) -> Option<Summary> {
         if let Some(group) = self.coordinator.describe(name) {
             return Some(group);
         }
@@ -164,7 +174,13 @@ impl Broker {
     ) -> DescribeGroupsResponse {
         let mut groups = Vec::with_capacity(request.groups.len());
         for name in request.groups {
-            groups.push(match self.find_group(&name).await {
+            let (found, why) = match self.find_group(&name).await {
+                Some(Summary { members: Members::Consumer { .. }, .. }) => {
+                    (None, format!("group `{}` is not a classic group", name.as_str()))
+                }
+                found => (found, format!("there is no group `{}`", name.as_str())),
+            };
+            groups.push(match found {
                 Some(group) => described(group),
                 None => {
                     let dead =
@@ -172,8 +188,7 @@ impl Broker {
                     if version < 6 {
                         dead
                     } else {
-                        dead.with_error_code(Code::GroupIdNotFound.code())
-                            .with_error_message(Some(text(format!("there is no group `{}`", name.as_str()))))
+                        dead.with_error_code(Code::GroupIdNotFound.code()).with_error_message(Some(text(why)))
                     }
                 }
             });
@@ -191,13 +206,14 @@ impl Broker {
         };
         let groups = groups
             .into_iter()
-            .filter(|g| asked(&request.states_filter, g.state) && asked(&request.types_filter, "classic"))
+            .filter(|g| asked(&request.states_filter, g.state) && asked(&request.types_filter, g.kind()))
             .map(|group| {
+                let kind = group.kind();
                 ListedGroup::default()
                     .with_group_id(GroupId(text(group.name)))
                     .with_protocol_type(text(group.protocol_type))
                     .with_group_state(text(group.state))
-                    .with_group_type(text("classic"))
+                    .with_group_type(text(kind))
             });
         ListGroupsResponse::default().with_groups(groups.collect())
     }
@@ -220,11 +236,15 @@ impl Broker {
 
 fn offsets_only(name: String) -> Summary {
     let (protocol_type, protocol) = (String::new(), String::new());
-    Summary { name, state: "Empty", protocol_type, protocol, members: Vec::new() }
+    Summary { name, state: "Empty", protocol_type, protocol, members: Members::Classic(Vec::new()) }
 }
 
 fn described(group: Summary) -> DescribedGroup {
-    let members = group.members.into_iter().map(|member| {
+    let members = match group.members {
+        Members::Classic(members) => members,
+        Members::Consumer { .. } => Vec::new(),
+    };
+    let members = members.into_iter().map(|member| {
         DescribedGroupMember::default()
             .with_member_id(text(member.member))
             .with_group_instance_id(member.instance.map(text))

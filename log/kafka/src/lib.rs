@@ -10,19 +10,26 @@
 //! *Invariants*: answers of a connection leave in the order of its requests; nothing that a client claims is allocated before it
 //! has come; an unknown API or version is answered with an error.
 //!
-//! *Not here*: KIP-848's groups, authentication, quotas. None of them is advertised.
+//! *Not here*: authentication, quotas. Nothing of them is advertised.
 
+mod assignment;
+mod assignor;
 mod broker;
 pub mod client;
 mod committed;
 mod configs;
 mod connection;
+mod consumers;
 mod coordinator;
+mod epochs;
 mod expiry;
 mod fetch;
 mod frame;
 mod group;
 mod groups;
+mod heartbeats;
+mod inventory;
+mod membership;
 mod metadata;
 mod offsets;
 mod overview;
@@ -85,9 +92,10 @@ impl KafkaServer {
         let broker = Broker {
             log,
             options,
+            coordinator: Arc::new(Coordinator::new(Arc::clone(&clock))),
             clock,
-            coordinator: Arc::new(Coordinator::default()),
             admin: tokio::sync::Mutex::new(()),
+            storing: tokio::sync::Mutex::new(()),
         };
         let task = tokio::spawn(accept(listener, Arc::new(broker), stopped));
         Ok(KafkaServer { address, stop, task })
@@ -108,6 +116,8 @@ impl KafkaServer {
 async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
     let budget = Arc::new(Semaphore::new(frame::FRAMES_KIB as usize));
     let mut connections = JoinSet::new();
+    broker.wake_groups().await;
+    let storing = tokio::spawn(membership::store_changes(Arc::clone(&broker)));
     let overdue = tokio::spawn(transactions::end_overdue(broker.log.clone()));
     let expiry = tokio::spawn(expiry::expire_offsets(Arc::clone(&broker)));
     loop {
@@ -130,5 +140,6 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
     }
     overdue.abort();
     expiry.abort();
+    storing.abort();
     while connections.join_next().await.is_some() {}
 }

@@ -1,7 +1,7 @@
 //! What a client asks first: versions, brokers, topics, coordinators.
 //!
-//! The broker tells a client to come by the address by which it came. Leader epochs are not told (-1): a topic here has one
-//! leader for ever.
+//! The broker tells a client to come by the address by which it came. A partition has one leader for ever; its epoch is that of
+//! the log.
 
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ use crate::broker::{BROKER_ID, Broker, CLUSTER_ID, Peer, SERVED, code_of, text};
 /// The feature by which clients know that an end of a transaction renews the producer's epoch (KIP-890).
 const TRANSACTION_VERSION: &str = "transaction.version";
 
+/// The feature by which clients know that the broker shares out partitions (KIP-848).
+const GROUP_VERSION: &str = "group.version";
+
 /// What is served, with `error`.
 pub(crate) fn api_versions(error: i16) -> ApiVersionsResponse {
     let keys = SERVED.iter().map(|(key, first, last)| {
@@ -39,6 +42,10 @@ pub(crate) fn api_versions(error: i16) -> ApiVersionsResponse {
                 .with_name(feature(TRANSACTION_VERSION))
                 .with_min_version(0)
                 .with_max_version(2),
+            SupportedFeatureKey::default()
+                .with_name(feature(GROUP_VERSION))
+                .with_min_version(0)
+                .with_max_version(1),
         ])
         .with_finalized_features_epoch(0)
         .with_finalized_features(vec![
@@ -46,6 +53,10 @@ pub(crate) fn api_versions(error: i16) -> ApiVersionsResponse {
                 .with_name(feature(TRANSACTION_VERSION))
                 .with_min_version_level(2)
                 .with_max_version_level(2),
+            FinalizedFeatureKey::default()
+                .with_name(feature(GROUP_VERSION))
+                .with_min_version_level(1)
+                .with_max_version_level(1),
         ])
 }
 
@@ -92,7 +103,7 @@ impl Broker {
                     let found =
                         self.find_or_create(name, topic.topic_id, request.allow_auto_topic_creation).await;
                     topics.push(match found {
-                        Ok(info) => described(&info),
+                        Ok(info) => described(&info, self.log.leader_epoch()),
                         Err(code) => MetadataResponseTopic::default()
                             .with_error_code(code.code())
                             .with_name(topic.name.clone().or_else(|| (version < 12).then(TopicName::default)))
@@ -100,7 +111,10 @@ impl Broker {
                     });
                 }
             }
-            _ => topics.extend(self.log.topics().iter().map(|info| described(info))),
+            _ => {
+                let epoch = self.log.leader_epoch();
+                topics.extend(self.log.topics().iter().map(|info| described(info, epoch)));
+            }
         }
         MetadataResponse::default()
             .with_brokers(vec![broker])
@@ -185,12 +199,12 @@ impl Broker {
     }
 }
 
-fn described(info: &TopicInfo) -> MetadataResponseTopic {
+fn described(info: &TopicInfo, leader_epoch: i32) -> MetadataResponseTopic {
     let partition = |index: i32| {
         MetadataResponsePartition::default()
             .with_partition_index(index)
             .with_leader_id(BROKER_ID.into())
-            .with_leader_epoch(-1)
+            .with_leader_epoch(leader_epoch)
             .with_replica_nodes(vec![BROKER_ID.into()])
             .with_isr_nodes(vec![BROKER_ID.into()])
     };

@@ -9,6 +9,7 @@ use tarn_log::Log;
 use tarn_model::{Error, Offset, PartitionId, Result};
 
 use crate::broker::{Broker, blocking, code_of};
+use crate::epochs::{NO_EPOCH, check_current};
 
 /// The isolation level that sees only what is decided.
 pub(crate) const READ_COMMITTED: i8 = 1;
@@ -34,9 +35,18 @@ impl Broker {
                         .with_partition_index(index)
                         .with_timestamp(-1)
                         .with_offset(-1)
-                        .with_leader_epoch(-1);
+                        .with_leader_epoch(NO_EPOCH);
+                    if let Err(code) = check_current(&log, partition.current_leader_epoch) {
+                        return answer.with_error_code(code.code());
+                    }
                     match find(&log, &topic.name, index, at, decided) {
-                        Ok(Some((offset, timestamp))) => answer.with_offset(offset).with_timestamp(timestamp),
+                        Ok(Some((offset, timestamp))) => {
+                            let epoch = log.epoch_at(&topic.name, index, offset).ok().flatten();
+                            answer
+                                .with_offset(offset)
+                                .with_timestamp(timestamp)
+                                .with_leader_epoch(epoch.unwrap_or(NO_EPOCH))
+                        }
                         Ok(None) => answer,
                         Err(error) => {
                             let unknown = log.span(&topic.name, index).is_err();

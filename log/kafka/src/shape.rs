@@ -5,7 +5,7 @@
 //! elements of all arrays together. What passes can be decoded with memory in proportion to its bytes.
 //!
 //! *Layout*: a shape is a list of words: `1 2 4 8 16` (bytes of a fixed field), `s` (string), `b` (bytes), `[ … ]` (array of
-//! structures), `<s>`, `<4>` and `<8>` (array of strings or of numbers); behind a word `:3-7`, `:3+` or `:-7` are the versions that
+//! structures), `?[ … ]` (a structure that may be missing), `<s>`, `<4>` and `<8>` (array of strings or of numbers); behind a word `:3-7`, `:3+` or `:-7` are the versions that
 //! have it. From a request's first flexible version on, lengths are varints and
 //! every structure ends with tagged fields. The shapes follow Kafka's message definitions
 //! (<https://kafka.apache.org/protocol.html>).
@@ -53,6 +53,15 @@ const SHAPES: &[(ApiKey, i16, &str)] = &[
     (ApiKey::DescribeConfigs, 4, "[ 1 s <s> ] 1 1:3+"),
     (ApiKey::AlterConfigs, 2, "[ 1 s [ s s ] ] 1"),
     (ApiKey::IncrementalAlterConfigs, 1, "[ 1 s [ s 1 s ] ] 1"),
+    (ApiKey::DescribeTopicPartitions, 0, "[ s ] 4 ?[ s 4 ]"),
+    (ApiKey::DescribeLogDirs, 2, "[ s <4> ]"),
+    (ApiKey::ListPartitionReassignments, 0, "4 [ s <4> ]"),
+    (ApiKey::DescribeAcls, 2, "1 s 1 s s 1 1"),
+    (ApiKey::CreateAcls, 2, "[ 1 s 1 s s 1 1 ]"),
+    (ApiKey::DeleteAcls, 2, "[ 1 s 1 s s 1 1 ]"),
+    (ApiKey::OffsetForLeaderEpoch, 4, "4:3+ [ s [ 4 4 4 ] ]"),
+    (ApiKey::ConsumerGroupHeartbeat, 0, "s s 4 s s 4 <s> s:1+ s [ 16 <4> ]"),
+    (ApiKey::ConsumerGroupDescribe, 0, "<s> 1"),
     (ApiKey::DescribeCluster, 0, "1 1:1+ 1:2+"),
     (ApiKey::DescribeProducers, 0, "[ s <4> ]"),
     (ApiKey::DescribeTransactions, 0, "<s>"),
@@ -86,6 +95,8 @@ enum Kind {
     Text,
     Bytes,
     Structures(Vec<Field>),
+    /// One, or none.
+    Maybe(Vec<Field>),
     Texts,
     /// Of so many bytes each.
     Numbers(usize),
@@ -99,6 +110,7 @@ fn parse_fields<'a>(words: &mut impl Iterator<Item = &'a str>) -> Vec<Field> {
             "s" => Kind::Text,
             "b" => Kind::Bytes,
             "[" => Kind::Structures(parse_fields(words)),
+            "?[" => Kind::Maybe(parse_fields(words)),
             "<s>" => Kind::Texts,
             "<4>" => Kind::Numbers(4),
             "<8>" => Kind::Numbers(8),
@@ -144,6 +156,11 @@ impl<'a> Walk<'a> {
                 }
                 Kind::Structures(fields) => {
                     for _ in 0..self.count()? {
+                        self.structure(fields)?;
+                    }
+                }
+                Kind::Maybe(fields) => {
+                    if self.take(1)?[0] < 0x80 {
                         self.structure(fields)?;
                     }
                 }

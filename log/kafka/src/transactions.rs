@@ -216,11 +216,11 @@ impl Broker {
             instance: instance.as_deref(),
             generation: request.generation_id,
         };
-        let known =
-            self.coordinator.with_known(&request.group_id, |group, now| group.may_commit(sender, now));
-        match known {
+        match self.coordinator.may_commit(&request.group_id, sender) {
             // The records were read in this generation, whatever it does next.
             Some(Ok(()) | Err(Code::RebalanceInProgress)) => None,
+            // No version of this request knows epochs of members.
+            Some(Err(Code::StaleMemberEpoch)) => Some(Code::IllegalGeneration),
             Some(Err(code)) => Some(code),
             None => Some(Code::UnknownMemberId),
         }

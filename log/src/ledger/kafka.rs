@@ -1,4 +1,5 @@
-//! The ledger's statements for Kafka's clients: idempotent producers, and what consumer groups have reached.
+//! The ledger's statements for Kafka's clients: idempotent producers, what consumer groups have reached and who is in them,
+//! leader epochs.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -28,6 +29,12 @@ CREATE TABLE IF NOT EXISTS undo_offsets (
     seq INTEGER NOT NULL, \"group\" TEXT NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL,
     offset INTEGER, leader_epoch INTEGER, metadata TEXT, at_ms INTEGER,
     PRIMARY KEY (seq, \"group\", topic, partition)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS groups (name TEXT PRIMARY KEY, members TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS undo_groups (
+    seq INTEGER NOT NULL, name TEXT NOT NULL, members TEXT, PRIMARY KEY (seq, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epochs (
+    topic INTEGER NOT NULL REFERENCES topics, partition INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    start INTEGER NOT NULL, PRIMARY KEY (topic, partition, epoch)) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('next_producer', 1);
 ";
 
@@ -67,16 +74,18 @@ pub(super) fn write_producers(
 }
 
 pub(super) fn write_offsets(tx: &Transaction<'_>, seq: i64, with_undo: bool, change: &Change<'_>) -> Sql<()> {
-    for OffsetRow { topic, offset } in &change.offsets {
-        let GroupOffset { group, partition, committed, .. } = offset;
-        if with_undo {
+    if with_undo {
+        for OffsetRow { topic, offset } in change.offsets.iter().chain(&change.expired) {
             // Several appends of one commit may set the same offset: the first sees what was committed.
             tx.prepare_cached(
                 "INSERT OR IGNORE INTO undo_offsets SELECT ?1, ?2, ?3, ?4, o.offset, o.leader_epoch, o.metadata, o.at_ms
                      FROM (SELECT 1) LEFT JOIN offsets o ON o.\"group\" = ?2 AND o.topic = ?3 AND o.partition = ?4",
             )?
-            .execute(params![seq, group, topic, partition])?;
+            .execute(params![seq, offset.group, topic, offset.partition])?;
         }
+    }
+    for OffsetRow { topic, offset } in &change.offsets {
+        let GroupOffset { group, partition, committed, .. } = offset;
         match committed {
             Some(CommittedOffset { offset, leader_epoch, metadata, at_ms }) => tx
                 .prepare_cached("INSERT OR REPLACE INTO offsets VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
@@ -86,7 +95,66 @@ pub(super) fn write_offsets(tx: &Transaction<'_>, seq: i64, with_undo: bool, cha
                 .execute(params![group, topic, partition])?,
         };
     }
+    for OffsetRow { topic, offset } in &change.expired {
+        let Some(seen) = &offset.committed else { continue };
+        tx.prepare_cached(
+            "DELETE FROM offsets WHERE \"group\" = ?1 AND topic = ?2 AND partition = ?3 AND offset = ?4
+                 AND leader_epoch = ?5 AND metadata IS ?6 AND at_ms = ?7",
+        )?
+        .execute(params![
+            offset.group,
+            topic,
+            offset.partition,
+            seen.offset,
+            seen.leader_epoch,
+            seen.metadata,
+            seen.at_ms
+        ])?;
+    }
     Ok(())
+}
+
+pub(super) fn write_group_members(
+    tx: &Transaction<'_>,
+    seq: i64,
+    with_undo: bool,
+    change: &Change<'_>,
+) -> Sql<()> {
+    for (name, members) in change.group_members.iter().copied() {
+        if with_undo {
+            tx.prepare_cached(
+                "INSERT OR IGNORE INTO undo_groups VALUES (?1, ?2, (SELECT members FROM groups WHERE name = ?2))",
+            )?
+            .execute(params![seq, name])?;
+        }
+        match members {
+            Some(members) => tx
+                .prepare_cached("INSERT OR REPLACE INTO groups VALUES (?1, ?2)")?
+                .execute(params![name, members])?,
+            None => tx.prepare_cached("DELETE FROM groups WHERE name = ?1")?.execute([name])?,
+        };
+    }
+    Ok(())
+}
+
+/// The epoch has begun: notes where, in every partition. Where more was taken back than before, an epoch that began above has
+/// left nothing.
+pub(super) fn begin_epoch(tx: &Transaction<'_>) -> Sql<()> {
+    tx.execute_batch(
+        "DELETE FROM epochs WHERE start >= (SELECT max(\"end\") FROM segments s
+             WHERE s.topic = epochs.topic AND s.partition = epochs.partition);
+         INSERT OR REPLACE INTO epochs SELECT topic, partition,
+             (SELECT value FROM meta WHERE name = 'leader_epoch'), max(\"end\") FROM segments GROUP BY topic, partition;",
+    )
+}
+
+/// A partition that is new begins in the epoch that is; there is nothing to note of the first.
+pub(super) fn put_epoch(tx: &Transaction<'_>, topic: i64, partition: PartitionId, start: i64) -> Sql<()> {
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO epochs SELECT ?1, ?2, value, ?3 FROM meta WHERE name = 'leader_epoch' AND value > 0",
+    )?
+    .execute(params![topic, partition, start])
+    .map(|_| ())
 }
 
 /// Takes back what stands in the undo tables: per object, the oldest row has what was synced last.
@@ -101,7 +169,10 @@ pub(super) fn roll_back(tx: &Transaction<'_>) -> Sql<()> {
              (SELECT \"group\", topic, partition FROM undo_offsets);
          INSERT INTO offsets SELECT \"group\", topic, partition, offset, leader_epoch, metadata, at_ms
              FROM undo_offsets u WHERE offset IS NOT NULL AND seq = (SELECT min(seq) FROM undo_offsets o
-                 WHERE o.\"group\" = u.\"group\" AND o.topic = u.topic AND o.partition = u.partition);",
+                 WHERE o.\"group\" = u.\"group\" AND o.topic = u.topic AND o.partition = u.partition);
+         DELETE FROM groups WHERE name IN (SELECT name FROM undo_groups);
+         INSERT INTO groups SELECT name, members FROM undo_groups u WHERE members IS NOT NULL
+             AND seq = (SELECT min(seq) FROM undo_groups o WHERE o.name = u.name);",
     )
 }
 
@@ -169,6 +240,31 @@ impl Reader {
             open(&connection)?
                 .prepare_cached("SELECT DISTINCT \"group\" FROM offsets ORDER BY 1")?
                 .query_map([], |row| row.get(0))?
+                .collect()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    pub(crate) fn group_members(&self) -> Result<Vec<(String, String)>, LogError> {
+        let connection = self.connection();
+        let find = || -> Sql<_> {
+            open(&connection)?
+                .prepare_cached("SELECT name, members FROM groups ORDER BY name")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    /// Epochs that began in a partition, with their first offsets, oldest first.
+    pub(crate) fn epochs(&self, topic: i64, partition: PartitionId) -> Result<Vec<(i32, i64)>, LogError> {
+        let connection = self.connection();
+        let find = || -> Sql<_> {
+            open(&connection)?
+                .prepare_cached(
+                    "SELECT epoch, start FROM epochs WHERE topic = ?1 AND partition = ?2 ORDER BY epoch",
+                )?
+                .query_map(params![topic, partition], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         };
         find().map_err(LogError::ledger("read"))

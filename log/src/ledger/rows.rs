@@ -82,6 +82,7 @@ pub(super) fn roll_back(tx: &Transaction<'_>, boot_id: &str) -> Sql<()> {
         )?;
         super::kafka::roll_back(tx)?;
         super::transactions::roll_back(tx)?;
+        super::kafka::begin_epoch(tx)?;
         for table in UNDO_TABLES {
             tx.execute(&format!("DELETE FROM {table}"), [])?;
         }
@@ -196,6 +197,7 @@ pub(super) fn write_new_partitions(
         for extent in &row.segments {
             put_extent(tx, topic, partition, extent)?;
         }
+        super::kafka::put_epoch(tx, topic, partition, row.start)?;
     }
     Ok(())
 }

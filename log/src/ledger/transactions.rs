@@ -122,6 +122,18 @@ pub(super) fn forget_aborted(tx: &Write<'_>, topic: i64, partition: PartitionId,
         .map(|_| ())
 }
 
+/// What ended with this marker is needed no more.
+pub(super) fn forget_aborted_at(
+    tx: &Write<'_>,
+    topic: i64,
+    partition: PartitionId,
+    marker: Offset,
+) -> Sql<()> {
+    tx.prepare_cached("DELETE FROM aborted WHERE topic = ?1 AND partition = ?2 AND last = ?3")?
+        .execute(params![topic, partition, marker])
+        .map(|_| ())
+}
+
 pub(super) fn put_passed(
     tx: &Write<'_>,
     topic: i64,

@@ -221,3 +221,80 @@ fn a_log_of_the_version_before_is_opened_and_becomes_one_of_this() {
     let version = std::fs::read_to_string(bench.path().join("version")).expect("read");
     assert_eq!(version.trim(), "tarn 4");
 }
+
+#[tokio::test]
+async fn an_offset_that_was_committed_again_does_not_expire() {
+    let bench = bench(SyncMode::Group);
+    let log = bench.open();
+    topic(&log, "t", 2);
+    let commit = |partition, offset, at_ms| {
+        let (group, topic) = ("g".to_owned(), "t".to_owned());
+        let committed = Some(CommittedOffset { offset, leader_epoch: -1, metadata: None, at_ms });
+        let mut append = Append::new();
+        append.group_offset(GroupOffset { group, topic, partition, committed });
+        append
+    };
+    log.append(commit(0, 5, 1)).await.expect("committed");
+    log.append(commit(1, 7, 1)).await.expect("committed");
+    let seen = log.group_offsets("g").expect("offsets");
+    let mut expiry = Append::new();
+    for (topic, partition, offset) in seen {
+        expiry.expire_group_offset("g", &topic, partition, offset);
+    }
+    // A member commits between the look and the append; even with the same offset.
+    log.append(commit(0, 5, 2)).await.expect("committed");
+    log.append(expiry).await.expect("expired");
+    let left = |log: &Log| -> Vec<(i32, i64)> {
+        log.group_offsets("g").expect("offsets").iter().map(|(_, p, at)| (*p, at.offset)).collect()
+    };
+    assert_eq!(left(&log), [(0, 5)]);
+    drop(log);
+    assert_eq!(left(&bench.open()), [(0, 5)]);
+}
+
+#[tokio::test]
+async fn who_is_in_a_group_is_kept_until_it_is_forgotten_and_goes_back_with_the_power() {
+    for sync in [SyncMode::Group, SyncMode::None] {
+        let bench = bench(sync);
+        let log = bench.open();
+        let put = |name: &str, members: Option<&str>| {
+            let mut append = Append::new();
+            append.group_members(name, members.map(str::to_owned));
+            append
+        };
+        let named = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+        };
+        log.append(put("a", Some("one"))).await.expect("stored");
+        log.append(put("b", Some("two"))).await.expect("stored");
+        log.close().await.expect("closed");
+        let log = bench.open();
+        log.append(put("a", Some("three"))).await.expect("stored");
+        log.forget_group("b").await.expect("forgotten");
+        drop(log);
+        let log = bench.open();
+        assert_eq!(log.group_members().expect("groups"), named(&[("a", "three")]), "{sync:?}");
+        log.append(put("a", Some("four"))).await.expect("stored");
+        drop(log);
+        let log = bench.open_on("second boot").expect("open");
+        let want = if sync == SyncMode::Group { "four" } else { "three" };
+        assert_eq!(log.group_members().expect("groups"), named(&[("a", want)]), "{sync:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_somebody_waits_for_is_held_from_its_first_record_on() {
+    let bench = bench(SyncMode::Group);
+    let log = bench.open();
+    log.hold_new(|topic| if topic.starts_with("shop.") { vec!["table".to_owned()] } else { Vec::new() });
+    topic(&log, "shop.orders", 1);
+    topic(&log, "clicks", 1);
+    assert_eq!(log.holder("shop.orders").as_deref(), Some("table"));
+    assert_eq!(log.holder("clicks"), None);
+    let t = log.topic("shop.orders").expect("the topic");
+    put(&log, &t, 0, &["a"]).await;
+    let upto = Boundary::from_iter([(0, 1)]);
+    assert_eq!(log.trim("shop.orders", &upto, false).await.expect_err("held").kind(), Kind::Conflict);
+    log.hold("shop.orders", "table", upto.clone());
+    log.trim("shop.orders", &upto, false).await.expect("the table has it");
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tarn_log::{Append, Cleanup, Log, RecordRef, TopicConfigs, TopicInfo, TopicOptions};
+use tarn_log::{Append, Cleanup, Log, RecordRef, Records, TopicConfigs, TopicInfo, TopicOptions};
 use tarn_model::Boundary;
 use tarn_model::config::Compression;
 
@@ -53,7 +53,16 @@ fn read(log: &Log) -> BTreeMap<i64, (Sent, i64)> {
     while next < span.to {
         let fetch = log.fetch("t", 0, next, 4096).expect("fetch");
         assert!(fetch.next > next, "a fetch that is not at the end moves on");
-        for record in fetch.records().expect("records").iter() {
+        let records = fetch.records().expect("records");
+        // A client finds out by itself what counts: from the batches, the markers among them, and what it is told was aborted.
+        let bytes: Vec<u8> = fetch.batches.iter().flat_map(|batch| batch.to_vec()).collect();
+        let told: Vec<(i64, i64)> =
+            fetch.aborted.iter().map(|aborted| (aborted.producer, aborted.first)).collect();
+        let (by_client, _) = Records::of_answer(&bytes.into(), next, &told).expect("an answer");
+        let offsets =
+            |records: &Records| -> Vec<i64> { records.iter().map(|record| record.offset).collect() };
+        assert_eq!(offsets(&by_client), offsets(&records), "a client sees what we do, told {told:?}");
+        for record in records.iter() {
             let text = |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned());
             assert_eq!(record.header("h"), Some(&b"kept"[..]));
             let before =
@@ -70,18 +79,31 @@ async fn compact(log: &Log) {
     log.compact().await.expect("compaction");
 }
 
+/// What an offset was given to.
+#[derive(Debug)]
+enum Was {
+    /// A record that counts, and its timestamp.
+    Record(Sent, i64),
+    /// A record that was aborted, or a marker.
+    Nothing,
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     /// Keys and whether there is a value.
     Send(Vec<(u8, bool)>),
+    /// The same in a transaction, which is committed or not.
+    Transact(Vec<(u8, bool)>, bool),
     Compact,
     Reopen,
     Wait,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let records = || prop::collection::vec((0..12_u8, prop::bool::weighted(0.8)), 1..12);
     let step = prop_oneof![
-        8 => prop::collection::vec((0..12_u8, prop::bool::weighted(0.8)), 1..12).prop_map(Step::Send),
+        8 => records().prop_map(Step::Send),
+        5 => (records(), any::<bool>()).prop_map(|(records, commit)| Step::Transact(records, commit)),
         3 => Just(Step::Compact),
         1 => Just(Step::Reopen),
         1 => Just(Step::Wait),
@@ -90,7 +112,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn the_last_value_of_every_key_stays_where_it_was(
@@ -106,22 +128,34 @@ proptest! {
             });
             let mut log = bench.open();
             let mut topic = compacted_topic(&log, &configs());
-            let mut sent: Vec<(Sent, i64)> = Vec::new();
+            let by = log.begin_producer("shop", Duration::from_secs(60), None).await.expect("begun");
+            let mut sequence = 0;
+            let mut sent: Vec<Was> = Vec::new();
             let mut waited = false;
             for step in steps {
+                let at_ms = 1_000 + i64::try_from(sent.len()).expect("few");
+                let records_of = |keys: &[(u8, bool)]| -> Vec<Sent> {
+                    let record = |(n, (key, valued)): (usize, &(u8, bool))| {
+                        let value = valued.then(|| format!("{}-{n}-{}", sent.len(), "v".repeat(300)));
+                        (Some(format!("key-{key}")), value)
+                    };
+                    keys.iter().enumerate().map(record).collect()
+                };
                 match step {
                     Step::Send(keys) => {
-                        let at_ms = 1_000 + i64::try_from(sent.len()).expect("few");
-                        let records: Vec<Sent> = keys
-                            .iter()
-                            .enumerate()
-                            .map(|(n, (key, valued))| {
-                                let value = valued.then(|| format!("{}-{n}-{}", sent.len(), "v".repeat(300)));
-                                (Some(format!("key-{key}")), value)
-                            })
-                            .collect();
+                        let records = records_of(&keys);
                         send(&log, &topic, at_ms, &records).await;
-                        sent.extend(records.into_iter().map(|record| (record, at_ms)));
+                        sent.extend(records.into_iter().map(|record| Was::Record(record, at_ms)));
+                    }
+                    Step::Transact(keys, commit) => {
+                        let records = records_of(&keys);
+                        log.enlist("shop", by, &[("t".to_owned(), 0)], &[]).await.expect("enlisted");
+                        in_transaction(&log, &topic, by, sequence, (at_ms, &records)).await;
+                        sequence += i32::try_from(records.len()).expect("few");
+                        log.end_transaction("shop", by, commit, false).await.expect("ended");
+                        let was = |record| if commit { Was::Record(record, at_ms) } else { Was::Nothing };
+                        sent.extend(records.into_iter().map(was));
+                        sent.push(Was::Nothing);
                     }
                     Step::Compact => compact(&log).await,
                     Step::Reopen => {
@@ -137,23 +171,29 @@ proptest! {
                 let found = read(&log);
                 let upto = log.compacted_to("t", 0).expect("the topic");
                 let mut last: HashMap<&Option<String>, i64> = HashMap::new();
-                for (offset, ((key, _), _)) in (0..).zip(&sent).filter(|(offset, _)| *offset < upto) {
-                    last.insert(key, offset);
+                for (offset, was) in (0..).zip(&sent).filter(|(offset, _)| *offset < upto) {
+                    if let Was::Record((key, _), _) = was {
+                        last.insert(key, offset);
+                    }
                 }
                 prop_assert_eq!(log.span("t", 0).expect("a span").to, i64::try_from(sent.len()).expect("few"));
-                for (offset, (record, at_ms)) in (0..).zip(&sent) {
-                    match found.get(&offset) {
-                        Some(there) => {
+                for (offset, was) in (0..).zip(&sent) {
+                    match (found.get(&offset), was) {
+                        (Some(there), Was::Record(record, at_ms)) => {
                             prop_assert_eq!(&there.0, record, "a record is as it was sent");
                             prop_assert_eq!(there.1, *at_ms, "its timestamp, too");
                             let is_last = last.get(&record.0).is_none_or(|last| *last <= offset);
                             prop_assert!(is_last, "an older record of a key stayed below {}", upto);
                         }
-                        None => {
+                        (None, Was::Record(record, _)) => {
                             let is_replaced = last.get(&record.0).is_some_and(|last| *last > offset);
                             let is_over = waited && record.1.is_none();
                             prop_assert!(offset < upto && (is_replaced || is_over), "offset {} is gone", offset);
                         }
+                        (Some(there), Was::Nothing) => {
+                            prop_assert!(false, "offset {} was aborted, or is a marker: {:?}", offset, there);
+                        }
+                        (None, Was::Nothing) => {}
                     }
                 }
             }
@@ -281,18 +321,25 @@ async fn readers_go_on_while_segments_are_replaced() {
     read(&log);
 }
 
-/// One batch of a transaction, of one record.
+/// One batch of a transaction.
 async fn in_transaction(
     log: &Log,
     topic: &Arc<TopicInfo>,
     by: tarn_log::ProducerEpoch,
     sequence: i32,
-    (key, value): (&str, &str),
+    (at_ms, records): (i64, &[Sent]),
 ) {
     let headers: &[(&str, &[u8])] = &[("h", b"kept")];
-    let record =
-        RecordRef { timestamp_ms: 7, key: Some(key.as_bytes()), value: Some(value.as_bytes()), headers };
-    let mut bytes = tarn_log::record_batch(&[record], Compression::None).expect("a batch").to_vec();
+    let records: Vec<RecordRef<'_>> = records
+        .iter()
+        .map(|(key, value)| RecordRef {
+            timestamp_ms: at_ms,
+            key: key.as_ref().map(String::as_bytes),
+            value: value.as_ref().map(String::as_bytes),
+            headers,
+        })
+        .collect();
+    let mut bytes = tarn_log::record_batch(&records, Compression::None).expect("a batch").to_vec();
     bytes[22] |= 0x10;
     bytes[43..51].copy_from_slice(&by.producer.to_be_bytes());
     bytes[51..53].copy_from_slice(&by.epoch.to_be_bytes());
@@ -316,7 +363,8 @@ async fn what_was_aborted_replaces_nothing_and_what_is_open_is_not_touched() {
         [(true, "a", "1"), (false, "a", "2"), (true, "b", "3"), (false, "b", "4"), (true, "b", "5")]
     {
         log.enlist("shop", by, &[("t".to_owned(), 0)], &[]).await.expect("enlisted");
-        in_transaction(&log, &topic, by, sequence, (key, &format!("{text}{pad}"))).await;
+        let record = (Some(key.to_owned()), Some(format!("{text}{pad}")));
+        in_transaction(&log, &topic, by, sequence, (7, &[record])).await;
         sequence += 1;
         log.end_transaction("shop", by, commit, false).await.expect("ended");
     }
@@ -326,7 +374,8 @@ async fn what_was_aborted_replaces_nothing_and_what_is_open_is_not_touched() {
         send(&log, &topic, 7, &[filler(n)]).await;
     }
     log.enlist("shop", by, &[("t".to_owned(), 0)], &[]).await.expect("enlisted");
-    in_transaction(&log, &topic, by, sequence, ("f0", "undecided")).await;
+    let record = (Some("f0".to_owned()), Some("undecided".to_owned()));
+    in_transaction(&log, &topic, by, sequence, (7, &[record])).await;
     let open = log.span("t", 0).expect("a span").to - 1;
     for n in 0..9 {
         send(&log, &topic, 7, &[filler(n)]).await;
@@ -358,4 +407,62 @@ async fn what_was_aborted_replaces_nothing_and_what_is_open_is_not_touched() {
     assert_eq!(values(&log), want, "and after a restart");
     compact(&log).await;
     assert_eq!(values(&log), want);
+}
+
+/// Offsets of the markers that are there.
+fn markers(log: &Log) -> Vec<i64> {
+    let (mut found, mut next) = (Vec::new(), 0);
+    while let Ok(fetch) = log.fetch_undecided("t", 0, next, 1 << 20) {
+        for batch in &fetch.batches {
+            let is_marker = batch[22] & 0x20 != 0;
+            let base = i64::from_be_bytes(batch[..8].try_into().expect("eight bytes"));
+            found.extend(is_marker.then_some(base));
+        }
+        if fetch.next == next {
+            break;
+        }
+        next = fetch.next;
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_marker_goes_when_its_records_have_gone_and_its_time_is_up() {
+    let bench = small();
+    let log = bench.open();
+    let topic = compacted_topic(&log, &configs());
+    let by = log.begin_producer("shop", Duration::from_secs(60), None).await.expect("begun");
+    let record = |key: &str, text: &str| (Some(key.to_owned()), Some(format!("{text}{}", "v".repeat(900))));
+    // Committed and replaced later; aborted; committed and never replaced.
+    for (sequence, (key, commit)) in [("a", true), ("a", false), ("kept", true)].into_iter().enumerate() {
+        let sequence = i32::try_from(sequence).expect("few");
+        log.enlist("shop", by, &[("t".to_owned(), 0)], &[]).await.expect("enlisted");
+        in_transaction(&log, &topic, by, sequence, (7, &[record(key, "in")])).await;
+        log.end_transaction("shop", by, commit, false).await.expect("ended");
+    }
+    let mut turn = 0;
+    let mut compacted = async |log: &Log, topic: &Arc<TopicInfo>| {
+        for n in 0..6 {
+            turn += 1;
+            send(log, topic, 7, &[record(if n == 0 { "a" } else { "filler" }, &turn.to_string())]).await;
+        }
+        compact(log).await;
+    };
+    assert_eq!(markers(&log), [1, 3, 5]);
+    compacted(&log, &topic).await;
+    assert_eq!(markers(&log), [1, 3, 5], "the records were there a moment ago");
+    compacted(&log, &topic).await;
+    assert_eq!(markers(&log), [1, 3, 5], "their time begins");
+    compacted(&log, &topic).await;
+    assert_eq!(markers(&log), [1, 3, 5], "and is not up");
+    assert_eq!(log.fetch("t", 0, 0, 1 << 20).expect("fetch").aborted.len(), 1);
+    bench.clock.advance(DELETE_RETENTION * 2);
+    compacted(&log, &topic).await;
+    assert_eq!(markers(&log), [5], "the record of the last one is there");
+    assert!(log.fetch("t", 0, 0, 1 << 20).expect("fetch").aborted.is_empty(), "nobody looks for its marker");
+    let before = read(&log);
+    assert!(before.contains_key(&4));
+    drop(log);
+    let log = bench.open();
+    assert_eq!((markers(&log), read(&log)), (vec![5], before));
 }

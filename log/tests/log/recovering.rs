@@ -337,3 +337,46 @@ async fn the_timer_syncs_by_itself() {
     drop(log);
     assert_eq!(values(&bench.open_on("second boot").expect("open"), "t", 0), ["a"]);
 }
+
+#[tokio::test]
+async fn a_reader_is_told_from_where_on_records_were_taken_back() {
+    let bench = Bench::with(|options| options.sync = SyncMode::None);
+    let log = bench.open();
+    let t = topic(&log, "t", 2);
+    put(&log, &t, 0, &["a", "b"]).await;
+    log.close().await.expect("close");
+    let log = bench.open();
+    assert_eq!(log.leader_epoch(), 0, "a start alone takes nothing back");
+    put(&log, &t, 0, &["c", "d"]).await;
+    assert_eq!(log.epoch_end("t", 0, 0).expect("known"), Some((0, 4)));
+    drop(log);
+    let log = bench.open_on("second boot").expect("open");
+    assert_eq!(log.leader_epoch(), 1);
+    put(&log, &t, 0, &["x", "y", "z"]).await;
+    assert_eq!(
+        log.epoch_end("t", 0, 0).expect("known"),
+        Some((0, 2)),
+        "c and d are gone, though their offsets are not"
+    );
+    assert_eq!(log.epoch_end("t", 0, 1).expect("known"), Some((1, 5)));
+    assert_eq!(log.epoch_end("t", 0, 2).expect("known"), None);
+    let epochs: Vec<_> = (0..4).map(|offset| log.epoch_at("t", 0, offset).expect("known")).collect();
+    assert_eq!(epochs, [Some(0), Some(0), Some(1), Some(1)]);
+    let new = topic(&log, "new", 1);
+    put(&log, &new, 0, &["n"]).await;
+    assert_eq!(
+        log.epoch_end("new", 0, 0).expect("known"),
+        Some((0, 0)),
+        "the topic has nothing of that epoch"
+    );
+    log.close().await.expect("close");
+    // Once more, and further back than the second epoch began.
+    let log = bench.open_on("second boot").expect("open");
+    put(&log, &t, 1, &["p"]).await;
+    drop(log);
+    let log = bench.open_on("third boot").expect("open");
+    assert_eq!(log.leader_epoch(), 2);
+    assert_eq!(log.epoch_end("t", 0, 1).expect("known"), Some((1, 5)));
+    assert_eq!(log.epoch_end("t", 1, 0).expect("known"), Some((0, 0)));
+    assert_eq!(log.epoch_end("t", 1, 1).expect("known"), Some((1, 0)));
+}

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf as _, Bytes};
 use kafka_protocol::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
-    OffsetFetchRequest, offset_commit_request,
+    ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest,
+    OffsetCommitRequest, OffsetFetchRequest, offset_commit_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use tarn_model::{Offset, PartitionId, Result};
 
-use super::{Cluster, check, owned, topic_name};
+use super::{Cluster, Membership, check, owned, topic_name};
+
+/// The API that describes groups whose partitions the broker shares out.
+const CONSUMERS: i16 = 69;
 
 /// A group as the list shows it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -107,6 +110,35 @@ impl Cluster {
                 })
                 .collect();
         }
+        let is_asked_for = details.state.state == "Dead" && self.coordinator(name).await?.serves(CONSUMERS);
+        if is_asked_for { self.consumer_group(details).await } else { Ok(details) }
+    }
+
+    /// The same of a group whose partitions the broker shares out, which the older request does not know.
+    async fn consumer_group(&mut self, mut details: GroupDetails) -> Result<GroupDetails> {
+        let name = details.state.group.clone();
+        let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![GroupId(owned(&name))]);
+        let answer = self.coordinator(&name).await?.ask(&request, 0).await?;
+        for group in answer.groups.into_iter().filter(|group| group.error_code == 0) {
+            details.state.state = group.group_state.to_string();
+            details.state.protocol_type = "consumer".to_owned();
+            details.assignor = group.assignor_name.to_string();
+            details.members = group
+                .members
+                .into_iter()
+                .map(|member| GroupMember {
+                    member: member.member_id.to_string(),
+                    client: member.client_id.to_string(),
+                    host: member.client_host.to_string(),
+                    partitions: member
+                        .assignment
+                        .topic_partitions
+                        .into_iter()
+                        .map(|topic| (topic.topic_name.to_string(), topic.partitions))
+                        .collect(),
+                })
+                .collect();
+        }
         Ok(details)
     }
 
@@ -134,6 +166,21 @@ impl Cluster {
 
     /// Commits offsets for a group without members.
     pub async fn commit(&mut self, group: &str, offsets: &[CommittedAt]) -> Result<()> {
+        self.commit_by(group, "", -1, offsets).await
+    }
+
+    /// Commits offsets of partitions that a member has.
+    pub async fn commit_as(&mut self, member: &Membership, offsets: &[CommittedAt]) -> Result<()> {
+        self.commit_by(&member.group, &member.member, member.epoch, offsets).await
+    }
+
+    async fn commit_by(
+        &mut self,
+        group: &str,
+        member: &str,
+        epoch: i32,
+        offsets: &[CommittedAt],
+    ) -> Result<()> {
         let mut topics: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for at in offsets {
             let partition = offset_commit_request::OffsetCommitRequestPartition::default()
@@ -150,10 +197,12 @@ impl Cluster {
         });
         let request = OffsetCommitRequest::default()
             .with_group_id(GroupId(owned(group)))
-            .with_generation_id_or_member_epoch(-1)
+            .with_member_id(owned(member))
+            .with_generation_id_or_member_epoch(epoch)
             .with_retention_time_ms(-1)
             .with_topics(topics.collect());
-        let answer = self.coordinator(group).await?.ask(&request, 8).await?;
+        let most = if epoch < 0 { 8 } else { 9 };
+        let answer = self.coordinator(group).await?.ask(&request, most).await?;
         for topic in &answer.topics {
             for partition in &topic.partitions {
                 check(partition.error_code, None, || {

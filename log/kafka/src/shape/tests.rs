@@ -176,6 +176,60 @@ fn filled(key: ApiKey, version: i16) -> Bytes {
                 .with_configs(vec![config; 2]);
             put!(IncrementalAlterConfigsRequest::default().with_resources(vec![of]));
         }
+        ApiKey::DescribeTopicPartitions => {
+            let of = describe_topic_partitions_request::TopicRequest::default().with_name(topic());
+            let cursor = describe_topic_partitions_request::Cursor::default().with_topic_name(topic());
+            put!(
+                DescribeTopicPartitionsRequest::default().with_topics(vec![of; 2]).with_cursor(Some(cursor))
+            );
+        }
+        ApiKey::DescribeLogDirs => {
+            let of = describe_log_dirs_request::DescribableLogDirTopic::default()
+                .with_topic(topic())
+                .with_partitions(vec![1, 2]);
+            put!(DescribeLogDirsRequest::default().with_topics(Some(vec![of.clone(), of])));
+        }
+        ApiKey::ListPartitionReassignments => {
+            let of = list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+                .with_name(topic())
+                .with_partition_indexes(vec![1, 2]);
+            put!(ListPartitionReassignmentsRequest::default().with_topics(Some(vec![of.clone(), of])));
+        }
+        ApiKey::DescribeAcls => put!(DescribeAclsRequest::default().with_principal_filter(Some(name()))),
+        ApiKey::CreateAcls => {
+            let of = create_acls_request::AclCreation::default().with_principal(name());
+            put!(CreateAclsRequest::default().with_creations(vec![of; 2]));
+        }
+        ApiKey::DeleteAcls => {
+            let of = delete_acls_request::DeleteAclsFilter::default().with_host_filter(Some(name()));
+            put!(DeleteAclsRequest::default().with_filters(vec![of; 2]));
+        }
+        ApiKey::OffsetForLeaderEpoch => {
+            let of = offset_for_leader_epoch_request::OffsetForLeaderTopic::default()
+                .with_topic(topic())
+                .with_partitions(vec![
+                    offset_for_leader_epoch_request::OffsetForLeaderPartition::default();
+                    2
+                ]);
+            put!(OffsetForLeaderEpochRequest::default().with_topics(vec![of.clone(), of]));
+        }
+        ApiKey::ConsumerGroupHeartbeat => {
+            let of = consumer_group_heartbeat_request::TopicPartitions::default().with_partitions(vec![1, 2]);
+            let mut request = ConsumerGroupHeartbeatRequest::default()
+                .with_group_id(group())
+                .with_member_id(name())
+                .with_instance_id(Some(name()))
+                .with_subscribed_topic_names(Some(vec![topic(); 2]))
+                .with_server_assignor(Some(name()))
+                .with_topic_partitions(Some(vec![of.clone(), of]));
+            if version >= 1 {
+                request.subscribed_topic_regex = Some(name());
+            }
+            put!(request);
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            put!(ConsumerGroupDescribeRequest::default().with_group_ids(vec![group(); 2]));
+        }
         ApiKey::DescribeCluster => put!(DescribeClusterRequest::default()),
         ApiKey::DescribeProducers => {
             let of = describe_producers_request::TopicRequest::default()
@@ -273,6 +327,12 @@ impl RequestKind {
             DeleteRecords => DeleteRecordsRequest, CreatePartitions => CreatePartitionsRequest,
             DescribeConfigs => DescribeConfigsRequest, IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
             DescribeCluster => DescribeClusterRequest, AddPartitionsToTxn => AddPartitionsToTxnRequest,
+            OffsetForLeaderEpoch => OffsetForLeaderEpochRequest,
+            DescribeTopicPartitions => DescribeTopicPartitionsRequest, DescribeLogDirs => DescribeLogDirsRequest,
+            ListPartitionReassignments => ListPartitionReassignmentsRequest, DescribeAcls => DescribeAclsRequest,
+            CreateAcls => CreateAclsRequest, DeleteAcls => DeleteAclsRequest,
+            ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest,
+            ConsumerGroupDescribe => ConsumerGroupDescribeRequest,
             AlterConfigs => AlterConfigsRequest, AddOffsetsToTxn => AddOffsetsToTxnRequest, EndTxn => EndTxnRequest,
             TxnOffsetCommit => TxnOffsetCommitRequest, DescribeTransactions => DescribeTransactionsRequest,
             ListTransactions => ListTransactionsRequest, DescribeProducers => DescribeProducersRequest,

@@ -13,12 +13,13 @@ use tarn_model::config::{Compression, LogConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod groups;
 mod overview;
 
 struct Bench {
     log: Log,
     server: KafkaServer,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Bench {
@@ -28,16 +29,38 @@ impl Bench {
 
     /// One that keeps offsets of groups without members so long.
     async fn with_retention(offsets_retention: std::time::Duration) -> Bench {
-        let dir = tempfile::tempdir().expect("a folder");
+        Bench::on(tempfile::tempdir().expect("a folder"), offsets_retention).await
+    }
+
+    /// A new process on the same folder; the one before was killed.
+    async fn restarted(self) -> Bench {
+        let Bench { log, server, dir } = self;
+        server.stop().await;
+        drop(log);
+        Bench::on(dir, std::time::Duration::from_secs(3600)).await
+    }
+
+    async fn on(dir: tempfile::TempDir, offsets_retention: std::time::Duration) -> Bench {
         let mut options = LogOptions::from(&LogConfig::default());
         options.compression = Compression::None;
         let path = dir.path().to_owned();
-        let opened = tokio::task::spawn_blocking(move || Log::open(&path, options, clock::system()));
+        let opened = tokio::task::spawn_blocking(move || {
+            let until = std::time::Instant::now() + Duration::from_secs(20);
+            loop {
+                match Log::open(&path, options.clone(), clock::system()) {
+                    // What the process before was about may take a moment to end.
+                    Err(error) if error.to_string().contains("lock") && std::time::Instant::now() < until => {
+                        std::thread::yield_now();
+                    }
+                    opened => return opened,
+                }
+            }
+        });
         let log = opened.await.expect("a thread").expect("open");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let options = KafkaOptions { auto_create_topics: true, default_partitions: 1, offsets_retention };
         let server = KafkaServer::start(listener, log.clone(), options, clock::system()).expect("start");
-        Bench { log, server, _dir: dir }
+        Bench { log, server, dir }
     }
 
     async fn topic(&self, name: &str, partitions: i32) -> Arc<TopicInfo> {

@@ -83,3 +83,62 @@ async fn producers_of_a_partition_are_described() {
     assert_eq!((one.producer_id.0, one.last_sequence, one.current_txn_start_offset), (producer, 1, -1));
     assert_eq!(missing.error_code, 3);
 }
+
+#[tokio::test]
+async fn topics_are_described_page_by_page() {
+    let bench = Bench::new().await;
+    for (topic, partitions) in [("a", 2), ("b", 3), ("c", 1)] {
+        bench.topic(topic, partitions).await;
+    }
+    let mut wire = bench.connect().await;
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let request = DescribeTopicPartitionsRequest::default()
+            .with_response_partition_limit(2)
+            .with_cursor(cursor.take());
+        let answer = wire.ask(&request, 0).await;
+        let page = answer.topics.iter().map(|topic| {
+            let name = topic.name.as_ref().map(|name| name.as_str().to_owned()).unwrap_or_default();
+            (name, topic.partitions.iter().map(|partition| partition.partition_index).collect::<Vec<_>>())
+        });
+        pages.push(page.collect::<Vec<_>>());
+        let Some(next) = answer.next_cursor else { break };
+        cursor = Some(
+            describe_topic_partitions_request::Cursor::default()
+                .with_topic_name(next.topic_name)
+                .with_partition_index(next.partition_index),
+        );
+    }
+    let of = |name: &str, partitions: &[i32]| (name.to_owned(), partitions.to_vec());
+    assert_eq!(pages, [vec![of("a", &[0, 1])], vec![of("b", &[0, 1])], vec![of("b", &[2]), of("c", &[0])]]);
+    let named = describe_topic_partitions_request::TopicRequest::default().with_name(name("none"));
+    let request = DescribeTopicPartitionsRequest::default()
+        .with_topics(vec![named])
+        .with_response_partition_limit(100)
+        .with_cursor(None);
+    assert_eq!(wire.ask(&request, 0).await.topics[0].error_code, 3);
+}
+
+#[tokio::test]
+async fn folders_are_described_and_access_lists_are_not_there() {
+    let bench = Bench::new().await;
+    let t = bench.topic("t", 2).await;
+    let mut wire = bench.connect().await;
+    let batch = bench.batch(&["a"], -1, 0).await;
+    wire.ask(&produce(&t, 9, -1, &batch), 9).await;
+    let asked = describe_log_dirs_request::DescribableLogDirTopic::default()
+        .with_topic(name("t"))
+        .with_partitions(vec![0, 1]);
+    for version in 1..=4 {
+        let request = DescribeLogDirsRequest::default().with_topics(Some(vec![asked.clone()]));
+        let answer = wire.ask(&request, version).await;
+        let sizes: Vec<i64> =
+            answer.results[0].topics[0].partitions.iter().map(|partition| partition.partition_size).collect();
+        assert_eq!(sizes, [i64::try_from(batch.len()).expect("short"), 0], "version {version}");
+    }
+    assert_eq!(wire.ask(&DescribeAclsRequest::default(), 3).await.error_code, 54);
+    let creation = create_acls_request::AclCreation::default();
+    let created = wire.ask(&CreateAclsRequest::default().with_creations(vec![creation]), 3).await;
+    assert_eq!(created.results[0].error_code, 54);
+    assert!(wire.ask(&ListPartitionReassignmentsRequest::default(), 0).await.topics.is_empty());
+}
