@@ -99,6 +99,10 @@ class Tarn:
         with urllib.request.urlopen(request) as answer:
             return answer.read()
 
+    def get_json(self, path):
+        with urllib.request.urlopen(f"http://{self.address}{path}") as answer:
+            return json.loads(answer.read())
+
     def metric(self, line):
         """The value of one line of `/metrics`, by all that stands before it."""
         with urllib.request.urlopen(f"http://{self.address}/metrics") as answer:
