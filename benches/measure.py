@@ -18,7 +18,7 @@ from harness import (  # noqa: F401  (for the other files, too)
 )
 
 COMMITS = os.environ.get("COMMITS", "10000")
-OTHERS = ("views", "serving", "kafka", "collectors")
+OTHERS = ("views", "serving", "kafka", "databases", "collectors")
 
 
 def a():

@@ -156,3 +156,40 @@ fn a_table_of_its_own_comes_before_the_pattern() {
     assert_eq!(names, ["shop_album", "shop_album_dead_letters", "singers", "singers_dead_letters"]);
     assert_eq!(folder.number("SELECT count(*) FROM singers"), 2);
 }
+
+#[test]
+fn what_a_source_would_read_is_shown_and_what_it_has_read_can_be_forgotten() {
+    let folder = Folder::new(CONFIG);
+    let (_shop, rows) = shop(&folder);
+    let said = |arguments: &[&str]| {
+        let ended = folder.tarn(arguments);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.said);
+        ended.printed
+    };
+    let tables = said(&["source", "-c", "tarn.toml", "--output", "json", "tables", "shop"]);
+    let tables: Vec<serde_json::Value> = serde_json::from_str(&tables).expect("JSON");
+    assert_eq!(tables.len(), 5);
+    assert!(tables.contains(&json!({"table": "Play List", "topic": "shop.Play_List"})), "{tables:?}");
+    let columns = said(&["source", "-c", "tarn.toml", "--output", "json", "schema", "shop", "Track"]);
+    let columns: Vec<serde_json::Value> = serde_json::from_str(&columns).expect("JSON");
+    assert!(columns.contains(&json!({"column": "Price", "type": "DECIMAL(10,2)"})), "{columns:?}");
+    let asked =
+        said(&["eval", "-c", "tarn.toml", "shop", "SELECT count(*) AS n FROM Artist", "--output", "ndjson"]);
+    assert_eq!(asked, "{\"n\":275}\n");
+    assert!(said(&["eval", "-c", "tarn.toml", "shop", "SELECT NULL AS x, 'word' AS y"]).contains("NULL"));
+    let ended = folder.tarn(&["eval", "-c", "tarn.toml", "nothing", "SELECT 1"]);
+    assert!(
+        ended.code == Some(1) && ended.said.contains("sources that read databases: shop"),
+        "{}",
+        ended.said
+    );
+    let ended = folder.tarn(&["eval", "-c", "tarn.toml", "shop", "DELETE FROM Artist"]);
+    assert_eq!(ended.code, Some(1), "only queries are asked: {}", ended.said);
+
+    folder.drained();
+    all_there(&folder, &rows);
+    assert!(said(&["source", "-c", "tarn.toml", "forget", "shop"]).contains("forgotten"));
+    folder.drained();
+    all_there(&folder, &[("artist", 2 * 275), ("unsold", 0)]);
+    folder.never_panicked();
+}

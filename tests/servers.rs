@@ -10,7 +10,9 @@ use std::process::Command;
 
 use crate::harness::{Folder, committed, exactly_once, push, seconds, table_status, visible, wait_for};
 
+mod databases;
 mod flight_views;
+mod postgres_server;
 mod s3;
 
 /// DuckDB's word on a table of the lake in `folder`.

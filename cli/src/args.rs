@@ -66,6 +66,7 @@ pub(crate) enum Command {
     /// Sources, and how far they have come
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Source(SourceArgs),
+    Eval(EvalArgs),
     /// Views: how they are kept, and how fresh they are
     #[command(arg_required_else_help = true, subcommand_required = true)]
     View(ViewArgs),
@@ -278,6 +279,56 @@ pub(crate) struct SourceArgs {
 pub(crate) enum SourceVerb {
     /// All sources, with what they have read
     List,
+    /// The tables that a `database` source reads, and their topics
+    Tables {
+        /// The source
+        name: String,
+    },
+    /// The columns of a table of a source's database, with their types in the lake
+    Schema {
+        /// The source
+        name: String,
+        /// The table; left out where the source reads a single one, or a query
+        table: Option<String>,
+    },
+    /// Forgets how far a source has read: it reads everything again, and appends it again
+    ///
+    /// At rest only. What is in the log and the lake stays.
+    Forget {
+        /// The source
+        name: String,
+    },
+}
+
+/// Asks the database of a source, in its own SQL, without collecting anything
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn eval shop \"SELECT count(*) FROM orders\"
+  tarn eval -c tarn.toml shop \"SELECT * FROM orders\" --output ndjson | head")]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+
+    /// The source
+    pub(crate) name: String,
+
+    /// The query
+    pub(crate) query: String,
+
+    /// How rows are written
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: EvalOutput,
+}
+
+/// How rows of a source's database are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EvalOutput {
+    /// A framed table of at most a thousand rows
+    #[default]
+    Table,
+    /// One JSON object a line, as it would be a record
+    Ndjson,
 }
 
 #[derive(Debug, ClapArgs)]

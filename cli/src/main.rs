@@ -19,6 +19,7 @@ mod rest;
 mod rows;
 mod run;
 mod shell;
+mod source;
 mod sql;
 mod status;
 mod table;
@@ -64,7 +65,8 @@ fn start(args: Args) -> anyhow::Result<()> {
             Command::Group(group) => kafka::group(group).await,
             Command::Produce(produce) => kafka::produce(produce).await,
             Command::Consume(consume) => kafka::consume(consume).await,
-            Command::Source(source) => status::source(source).await,
+            Command::Source(options) => source::source(options).await,
+            Command::Eval(eval) => source::eval(eval).await,
             Command::View(view) => views::view(view).await,
         }
     });

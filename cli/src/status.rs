@@ -1,4 +1,4 @@
-//! `tarn status`, `tarn topic`, `tarn source`: what a running pipeline says of itself; when none runs, what its log and its
+//! `tarn status`, `tarn topic`: what a running pipeline says of itself; when none runs, what its log and its
 //! lake say.
 
 mod rest;
@@ -16,7 +16,7 @@ use tarn_model::status::{
     GroupStatus, LastError, SourceStatus, Status, TableStatus, TopicStatus, ViewStatus,
 };
 
-use crate::args::{Report, SourceArgs, SourceVerb, StatusArgs, TopicArgs, TopicVerb};
+use crate::args::{Report, StatusArgs, TopicArgs, TopicVerb};
 use crate::door::Door;
 use crate::failure::Usage;
 use trim::Trim;
@@ -82,11 +82,11 @@ pub(crate) async fn topic(args: TopicArgs) -> anyhow::Result<()> {
     }
 }
 
-pub(crate) async fn source(args: SourceArgs) -> anyhow::Result<()> {
-    let (_, status) = ask(&args.config.load()?).await?;
-    match (args.verb, args.output) {
-        (SourceVerb::List, Report::Json) => write_json(&status.sources),
-        (SourceVerb::List, Report::Table) => Ok(write!(out(), "{}", sources(&status.sources))?),
+pub(crate) async fn list_sources(config: &Config, output: Report) -> anyhow::Result<()> {
+    let (_, status) = ask(config).await?;
+    match output {
+        Report::Json => write_json(&status.sources),
+        Report::Table => Ok(write!(out(), "{}", sources(&status.sources))?),
     }
 }
 

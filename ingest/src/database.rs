@@ -5,7 +5,8 @@
 //! | mode | what a table's position says | after a crash |
 //! |---|---|---|
 //! | `full`, a query | which run was staged, how far the staged file was read | the staged file is read on |
-//! | `append` | the last cursor, and hashes of the rows that have it | the table is read on from there |
+//! | `append` of SQLite | the last cursor, and hashes of the rows that have it | the table is read on from there |
+//! | `append` of PostgreSQL | the same as `full`, and below which transaction the rows are taken | the staged file is read on |
 //!
 //! *Why staged*: two reads of a table need not give the same rows in the same order, so a run that broke off could not be
 //! read on from the database. Its rows are written to a file under `data_dir` first, which is synced; what reaches the log
@@ -14,9 +15,10 @@
 //! *Ties*: rows that come later with the cursor of the last one would be lost by "above the last" and doubled by "at or
 //! above": they are read again, and those that were taken before are known by their hashes.
 //!
-//! *Failure*: a database that is missing, locked or lost is waited for.
+//! *Failure*: a database that is missing, locked or lost is waited for. Of a whole database, a table that is dropped meanwhile
+//! is left out.
 //!
-//! *Not here*: one kind of database. [`Rows`] is all that a run asks of it; [`sqlite`] gives it.
+//! *Not here*: one kind of database. [`Rows`] is all that a run asks of it; [`sqlite`] and [`postgres`] give it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,15 +36,18 @@ use tracing::{info, warn};
 use crate::appender::Appender;
 use crate::collectors::create_topic;
 use crate::monitor::State;
-use crate::source::{Collector, Source};
+use crate::source::{Collector, Source, Stop};
 
 mod appending;
+mod explorer;
+mod postgres;
 mod row;
 mod sqlite;
 mod staging;
 #[cfg(test)]
 mod tests;
 
+pub use explorer::{ExploredColumn, Explorer, forget};
 use row::{Cursor, Value};
 
 /// Position key of the run.
@@ -58,9 +63,39 @@ trait Rows {
     /// The columns of what is read, with their types where they are known.
     fn columns(&mut self, what: &Selection) -> Result<Vec<(String, Option<ColumnType>)>>;
 
-    /// Calls `each` with every row of one snapshot: all of them, or for a cursor those at or above `from` in the order of
-    /// the cursor, whose value comes with each. Rows without a cursor are left out; whether there were any is returned.
-    fn rows(&mut self, what: &Selection, after: Option<&After<'_>>, each: &mut Each<'_>) -> Result<bool>;
+    /// Up to where the rows of the snapshot are all that there will ever be, of a database that can tell; `None` of one that
+    /// needs a cursor.
+    fn written(&mut self, what: &Selection) -> Result<Option<Written>>;
+
+    /// Calls `each` with every row of a part of one snapshot. Rows without a cursor, where one is asked for, are left out;
+    /// whether there were any is returned.
+    fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool>;
+
+    /// Ends the snapshot, which begins with whatever is asked first.
+    fn release(&mut self) -> Result<()>;
+}
+
+/// Which rows are read.
+enum Part<'a> {
+    All,
+    /// Those at or above a cursor, in its order; its value comes with each.
+    After(After<'a>),
+    /// Those written before a bound, and not before an earlier one.
+    Written {
+        until: &'a Written,
+        from: Option<u64>,
+    },
+}
+
+/// A bound of what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Written {
+    /// What the numbers count in, where that is known.
+    origin: String,
+    /// The first transaction whose rows are not taken yet.
+    below: u64,
+    /// The next transaction there would have been.
+    newest: u64,
 }
 
 /// What a row is given to: its values and, where asked for, its cursor. `false` ends the reading.
@@ -68,18 +103,33 @@ type Each<'e> = dyn FnMut(&[Value<'_>], Option<Cursor>) -> Result<bool> + 'e;
 
 /// What is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Selection {
+struct Selection {
+    named: Named,
+    /// Columns to read; none is all of them.
+    columns: Vec<String>,
+    /// Condition of the rows to read.
+    filter: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
     Table(String),
     Query(String),
 }
 
 impl Selection {
     fn name(&self) -> &str {
-        match self {
-            Selection::Table(name) => name,
-            Selection::Query(_) => QUERY,
+        match &self.named {
+            Named::Table(name) => name,
+            Named::Query(_) => QUERY,
         }
     }
+}
+
+/// Where a database is.
+enum Kind {
+    Sqlite(PathBuf),
+    Postgres(postgres::Address),
 }
 
 /// Rows in the order of a column, from a value on.
@@ -99,6 +149,7 @@ struct Run {
 /// Reads tables of one database.
 pub(crate) struct Database {
     config: DatabaseConfig,
+    kind: Kind,
     cron: Option<Cron>,
     /// For topics that are named after tables.
     whole_config: Config,
@@ -112,8 +163,12 @@ impl Database {
         if config.table.is_some() == config.query.is_some() {
             return Err(Error::invalid("a `database` source has either `table` or `query`"));
         }
-        if config.mode == DatabaseMode::Append && config.cursor.is_none() {
-            return Err(Error::invalid("`mode = \"append\"` needs a `cursor`: the column that grows"));
+        let kind = match config.is_postgres() {
+            true => Kind::Postgres(postgres::address_of(&config)?),
+            false => Kind::Sqlite(sqlite::path_of(&config)?),
+        };
+        if config.mode != DatabaseMode::Full && config.cursor.is_none() && !config.is_postgres() {
+            return Err(Error::invalid("this `mode` needs a `cursor`: the column that grows"));
         }
         let cron = config
             .cron
@@ -121,9 +176,8 @@ impl Database {
             .map(str::parse::<Cron>)
             .transpose()
             .map_err(|error| Error::invalid("`cron` is no cron expression").with_source(error))?;
-        sqlite::path_of(&config)?;
-        let staging = whole_config.data_dir.join("staging");
-        Ok(Database { config, cron, whole_config: whole_config.clone(), staging, drained: false })
+        let staging = staging::folder_of(whole_config);
+        Ok(Database { config, kind, cron, whole_config: whole_config.clone(), staging, drained: false })
     }
 
     fn is_scheduled(&self) -> bool {
@@ -143,7 +197,7 @@ impl Database {
             return Ok(Some(now_ms));
         }
         if source.draining() {
-            let again = !self.drained && (self.is_scheduled() || self.config.mode == DatabaseMode::Append);
+            let again = !self.drained && (self.is_scheduled() || self.config.mode != DatabaseMode::Full);
             return Ok(again.then_some(now_ms));
         }
         if let Some(cron) = &self.cron {
@@ -153,7 +207,7 @@ impl Database {
             return Ok(Some(last.started_ms.saturating_add(every.as_millis())));
         }
         // Without a schedule, rows that were read whole are not read again by a restart; new ones are.
-        let again = self.config.mode == DatabaseMode::Append && !self.drained;
+        let again = self.config.mode != DatabaseMode::Full && !self.drained;
         Ok(again.then_some(now_ms))
     }
 
@@ -167,21 +221,23 @@ impl Database {
                 done: false,
             },
         };
-        let mut database = sqlite::open(&self.config)?;
-        let selections = match (&self.config.table, &self.config.query) {
-            (_, Some(query)) => vec![Selection::Query(query.clone())],
-            (Some(table), _) if table != "*" => vec![Selection::Table(table.clone())],
-            _ => database.tables()?.into_iter().map(Selection::Table).collect(),
-        };
+        staging::resume(source, &self.staging, |table| {
+            source.topic_named(&topic_name(&source.topic, table))
+        })?;
+        if source.stopping() {
+            return Ok(());
+        }
+        let mut database = self.connect(source.stop.clone())?;
+        let selections = self.selections(&mut *database)?;
         self.mark(source, run)?;
         info!(source = source.name, run = run.number, tables = selections.len(), "run begins");
         for what in selections {
-            let topic = self.topic_of(source, &what, &mut database)?;
-            match &self.config.cursor {
-                Some(cursor) if self.config.mode == DatabaseMode::Append => {
-                    appending::run(source, &topic, &mut database, &what, cursor)?;
+            match self.read(source, run, &what, &mut *database) {
+                Err(error) if self.is_whole() && error.sqlstate() == Some(postgres::NO_SUCH_TABLE) => {
+                    warn!(source = source.name, table = what.name(), "the table was dropped meanwhile");
+                    database.release()?;
                 }
-                _ => staging::run(source, &topic, &mut database, &what, run.number, &self.staging)?,
+                read => read?,
             }
             if source.stopping() {
                 return Ok(());
@@ -193,6 +249,53 @@ impl Database {
         Ok(())
     }
 
+    fn connect(&self, stop: Arc<Stop>) -> Result<Box<dyn Rows>> {
+        Ok(match &self.kind {
+            Kind::Sqlite(path) => Box::new(sqlite::open(path)?),
+            Kind::Postgres(address) => Box::new(postgres::open(address, stop)?),
+        })
+    }
+
+    /// Whether every table of the database is read.
+    fn is_whole(&self) -> bool {
+        self.config.table.as_deref() == Some("*")
+    }
+
+    fn selections(&self, database: &mut dyn Rows) -> Result<Vec<Selection>> {
+        let config = &self.config;
+        let select =
+            |named| Selection { named, columns: config.columns.clone(), filter: config.filter.clone() };
+        if let Some(query) = &config.query {
+            return Ok(vec![select(Named::Query(query.clone()))]);
+        }
+        if let Some(table) = &config.table
+            && table != "*"
+        {
+            return Ok(vec![select(Named::Table(table.clone()))]);
+        }
+        let mut tables = database.tables()?;
+        database.release()?;
+        let fits =
+            |patterns: &[String], table: &String| patterns.iter().any(|pattern| is_like(pattern, table));
+        tables.retain(|table| {
+            (config.include.is_empty() || fits(&config.include, table)) && !fits(&config.exclude, table)
+        });
+        Ok(tables.into_iter().map(|table| select(Named::Table(table))).collect())
+    }
+
+    /// Brings what a run takes of `what` into the log.
+    fn read(&self, source: &Source, run: Run, what: &Selection, database: &mut dyn Rows) -> Result<()> {
+        let topic = self.topic_of(source, what, database)?;
+        let only_new = self.config.mode != DatabaseMode::Full;
+        match &self.config.cursor {
+            Some(cursor) if only_new => appending::run(source, &topic, database, what, cursor),
+            _ => {
+                let job = staging::Job { run: run.number, only_new, folder: &self.staging };
+                staging::run(source, &topic, database, what, &job)
+            }
+        }
+    }
+
     fn mark(&self, source: &Source, run: Run) -> Result<()> {
         let mut appender = Appender::new(source);
         appender.position(RUN, Some(to_json(&run)?));
@@ -201,7 +304,7 @@ impl Database {
 
     /// The topic of a table, made if need be, with the column types that the database knows.
     fn topic_of(&self, source: &Source, what: &Selection, database: &mut dyn Rows) -> Result<Arc<TopicInfo>> {
-        let name = source.topic.replace("{table}", &topic_part(what.name()));
+        let name = topic_name(&source.topic, what.name());
         create_topic(&source.log, &self.whole_config, &name)?;
         let known: Option<Vec<Column>> = database
             .columns(what)?
@@ -252,10 +355,23 @@ fn next_of(cron: &Cron, after_ms: i64) -> Result<i64> {
         .map_err(|error| Error::invalid("`cron` never comes to pass").with_source(error))
 }
 
-/// A table's name as a part of a topic's name: what may not stand there becomes `_`.
-fn topic_part(table: &str) -> String {
+/// The topic of a table; what may not stand in a topic's name becomes `_`.
+fn topic_name(topic: &str, table: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    table.chars().map(|c| if fits(c) { c } else { '_' }).collect()
+    let part: String = table.chars().map(|c| if fits(c) { c } else { '_' }).collect();
+    topic.replace("{table}", &part)
+}
+
+/// Whether `name` fits `pattern`, in which `*` stands for anything.
+fn is_like(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
 }
 
 fn to_json(position: &impl Serialize) -> Result<serde_json::Value> {

@@ -55,3 +55,4 @@ mod taildir;
 mod unpack;
 
 pub use collectors::{Collectors, RunMode};
+pub use database::{ExploredColumn, Explorer, forget};

@@ -397,19 +397,37 @@ pub struct HttpConfig {}
 /// `type = "database"`: tables of a database.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DatabaseConfig {
-    /// `sqlite:PATH`.
+    /// `sqlite:PATH`, or `postgres://USER@HOST:PORT/DATABASE`, with `?sslmode=verify-full` (the default, but for this machine) or
+    /// `?sslmode=disable`, and `sslrootcert=FILE`.
     pub url: Secret,
-    /// Table to read, `*` for every table (then `topic` needs `{table}`). Either this or `query`.
+    /// Password for PostgreSQL, instead of one in `url`: `"${PG_PASSWORD}"`, `"${file:/run/secrets/pg}"`. Default: none.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Table to read, `*` for every table (then `topic` needs `{table}`). PostgreSQL's are found by the search path, or as
+    /// `schema.table`. Either this or `query`.
     #[serde(default)]
     pub table: Option<String>,
+    /// With `table = "*"`: only tables whose name fits one of these, with `*` for anything, e.g. `["sales.*"]`. Default: all.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// With `table = "*"`: no table whose name fits one of these. Default: none.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Columns of `table` to read. Default: all.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// Condition of the rows of `table` to read, in the database's SQL: `"amount > 0"`. Default: all rows.
+    #[serde(default, rename = "where")]
+    pub filter: Option<String>,
     /// Query to read.
     #[serde(default)]
     pub query: Option<String>,
-    /// `full`: everything, again at each run of a schedule, once and for all without one; `append`: rows whose cursor is
-    /// above the last. Default: `full`.
+    /// `full`: everything, again at each run of a schedule, once and for all without one; `append`: only new rows;
+    /// `last_modified`: new and changed rows. Default: `full`.
     #[serde(default)]
     pub mode: DatabaseMode,
-    /// Growing column for `append`, or `rowid`. Rows where it is NULL are not read; the source's last error tells of them.
+    /// SQLite's column that grows with new rows (or `rowid`), or with changes. Rows where it is NULL are not read; the source's
+    /// last error tells of them. PostgreSQL tells new rows by itself and takes no cursor.
     #[serde(default)]
     pub cursor: Option<String>,
     /// Time between two runs. Default: one run.
@@ -427,8 +445,18 @@ pub enum DatabaseMode {
     /// Everything, each time.
     #[default]
     Full,
-    /// Only rows above the last cursor.
+    /// Only new rows: above the last cursor, or written since.
     Append,
+    /// New and changed rows.
+    LastModified,
+}
+
+impl DatabaseConfig {
+    /// Whether it is a PostgreSQL server.
+    pub fn is_postgres(&self) -> bool {
+        let url = self.url.reveal();
+        url.starts_with("postgres://") || url.starts_with("postgresql://")
+    }
 }
 
 /// `type = "generator"`: made-up shop orders and clicks.

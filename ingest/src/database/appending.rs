@@ -10,7 +10,7 @@ use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::row::{Cursor, RowWriter};
-use super::{After, Rows, Selection, from_json, to_json};
+use super::{After, Part, Rows, Selection, from_json, to_json};
 use crate::appender::Appender;
 use crate::json;
 use crate::shaper::{Found, Place, Shaper};
@@ -49,8 +49,8 @@ pub(super) fn run(
     let (mut shaper, seed) = (shaper(source, topic)?, xxh3_128(key.as_bytes()));
     let mut value = Vec::new();
     let mut stopped = false;
-    let after = After { column, from: bound.as_ref() };
-    let without_cursor = database.rows(what, Some(&after), &mut |row, cursor| {
+    let part = Part::After(After { column, from: bound.as_ref() });
+    let without_cursor = database.rows(what, &part, &mut |row, cursor| {
         let wrong = writer.write(row, &mut value).err();
         let hash = format!("{:032x}", xxh3_128(&value));
         if cursor != reached.cursor {

@@ -13,7 +13,9 @@ use crate::json;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Value<'a> {
     Null,
+    Bool(bool),
     Int(i64),
+    Real(f32),
     Float(f64),
     /// Text that may not be UTF-8.
     Text(&'a [u8]),
@@ -37,7 +39,9 @@ impl Cursor {
     pub(super) fn of(value: Value<'_>) -> Option<Cursor> {
         Some(match value {
             Value::Null => return None,
+            Value::Bool(is) => Cursor::Int(is.into()),
             Value::Int(number) => Cursor::Int(number),
+            Value::Real(number) => Cursor::Float(format!("{:016x}", f64::from(number).to_bits())),
             Value::Float(number) => Cursor::Float(format!("{:016x}", number.to_bits())),
             Value::Text(text) => match std::str::from_utf8(text) {
                 Ok(text) => Cursor::Text(text.to_owned()),
@@ -80,6 +84,7 @@ impl RowWriter {
             out.extend_from_slice(before);
             match (*value, self.types[i]) {
                 (Value::Null, _) => out.extend_from_slice(b"null"),
+                (Value::Bool(is), _) => out.extend_from_slice(if is { b"true" } else { b"false" }),
                 (Value::Int(0), Some(ColumnType::Boolean)) => out.extend_from_slice(b"false"),
                 (Value::Int(1), Some(ColumnType::Boolean)) => out.extend_from_slice(b"true"),
                 (Value::Int(number), Some(ColumnType::Decimal(..))) => {
@@ -89,14 +94,18 @@ impl RowWriter {
                 (Value::Float(number), Some(ColumnType::Decimal(..))) => {
                     let _ = write!(out, "\"{number}\"");
                 }
+                (Value::Real(number), _) => match number.is_finite() {
+                    // The shortest number that is this one in 32 bits.
+                    true => {
+                        let _ = write!(out, "{number:?}");
+                    }
+                    false => write_not_finite(out, number.into()),
+                },
                 (Value::Float(number), _) => match serde_json::Number::from_f64(number) {
                     Some(number) => {
                         let _ = write!(out, "{number}");
                     }
-                    // JSON has no infinity.
-                    None => {
-                        let _ = write!(out, "\"{}Infinity\"", if number < 0.0 { "-" } else { "" });
-                    }
+                    None => write_not_finite(out, number),
                 },
                 (Value::Text(text), _) => match std::str::from_utf8(text) {
                     Ok(text) => json::write_string(out, text),
@@ -115,6 +124,16 @@ impl RowWriter {
         out.extend_from_slice(if row.is_empty() { b"{}" } else { b"}" });
         wrong
     }
+}
+
+/// What JSON has no numbers for.
+fn write_not_finite(out: &mut Vec<u8>, number: f64) {
+    let text: &[u8] = match number {
+        _ if number.is_nan() => b"\"NaN\"",
+        _ if number < 0.0 => b"\"-Infinity\"",
+        _ => b"\"Infinity\"",
+    };
+    out.extend_from_slice(text);
 }
 
 #[cfg(test)]
@@ -136,6 +155,11 @@ mod tests {
             (Some(ColumnType::Decimal(10, 2)), Value::Int(5), r#"{"a":"5"}"#),
             (Some(ColumnType::Double), Value::Float(0.1), r#"{"a":0.1}"#),
             (None, Value::Float(f64::NEG_INFINITY), r#"{"a":"-Infinity"}"#),
+            (Some(ColumnType::Double), Value::Float(f64::NAN), r#"{"a":"NaN"}"#),
+            (Some(ColumnType::Real), Value::Real(0.1), r#"{"a":0.1}"#),
+            (Some(ColumnType::Real), Value::Real(f32::MAX), r#"{"a":3.4028235e38}"#),
+            (Some(ColumnType::Real), Value::Real(f32::INFINITY), r#"{"a":"Infinity"}"#),
+            (Some(ColumnType::Boolean), Value::Bool(false), r#"{"a":false}"#),
             (Some(ColumnType::Binary), Value::Bytes(&[0, 255]), r#"{"a":"AP8="}"#),
             (Some(ColumnType::Boolean), Value::Int(1), r#"{"a":true}"#),
             (Some(ColumnType::Boolean), Value::Int(2), r#"{"a":2}"#),

@@ -3,7 +3,7 @@
 //! SQLite's types are a habit, not a rule: a declared type says what is meant, and a value that is something else comes
 //! all the same, to become a dead letter of the table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,7 +15,7 @@ use tarn_model::config::DatabaseConfig;
 use tarn_model::{Error, Kind, Result};
 
 use super::row::{Cursor, Value};
-use super::{After, Each, Rows, Selection};
+use super::{After, Each, Named, Part, Rows, Selection, Written};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Names that every table of SQLite answers to, unless it was made without.
@@ -29,15 +29,14 @@ pub(super) fn path_of(config: &DatabaseConfig) -> Result<PathBuf> {
     }
 }
 
-/// Opens the database of `config`.
-pub(super) fn open(config: &DatabaseConfig) -> Result<Sqlite> {
-    let path = path_of(config)?;
+/// Opens the database.
+pub(super) fn open(path: &Path) -> Result<Sqlite> {
     if !path.exists() {
         return Err(Error::unavailable(format!("there is no database `{}`", path.display()))
             .with_hint("mend `url`, or put the file there: it is tried again"));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&path, flags).map_err(failed("open the database"))?;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed("open the database"))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed("open the database"))?;
     Ok(Sqlite { connection })
 }
@@ -49,10 +48,18 @@ pub(super) struct Sqlite {
 
 impl Sqlite {
     fn select(what: &Selection) -> String {
-        match what {
-            Selection::Table(name) => format!("SELECT * FROM {}", quoted(name)),
-            Selection::Query(query) => format!("SELECT * FROM ({})", query.trim().trim_end_matches(';')),
-        }
+        format!("SELECT {} FROM {}", wanted(what), from(what))
+    }
+
+    fn described(&self, sql: &str, what: &Selection) -> Result<Vec<(String, Option<ColumnType>)>> {
+        let read = || {
+            let statement = self.connection.prepare(sql)?;
+            let columns = statement.columns();
+            Ok::<_, rusqlite::Error>(
+                columns.map(|c| (c.name().to_owned(), c.decl_type().and_then(column_type))).collect(),
+            )
+        };
+        read().map_err(failed(&format!("read `{}`", what.name())))
     }
 }
 
@@ -67,32 +74,43 @@ impl Rows for Sqlite {
     }
 
     fn columns(&mut self, what: &Selection) -> Result<Vec<(String, Option<ColumnType>)>> {
-        let read = || {
-            let statement = self.connection.prepare(&Sqlite::select(what))?;
-            let columns = statement.columns();
-            Ok::<_, rusqlite::Error>(
-                columns.map(|c| (c.name().to_owned(), c.decl_type().and_then(column_type))).collect(),
-            )
-        };
-        read().map_err(failed(&format!("read `{}`", what.name())))
+        self.described(&Sqlite::select(what), what)
     }
 
-    fn rows(&mut self, what: &Selection, after: Option<&After<'_>>, each: &mut Each<'_>) -> Result<bool> {
+    fn written(&mut self, _what: &Selection) -> Result<Option<Written>> {
+        Ok(None)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool> {
+        let after = match part {
+            Part::All => None,
+            Part::After(after) => Some(after),
+            Part::Written { .. } => return Err(Error::internal("SQLite does not tell who wrote a row")),
+        };
         let doing = format!("read `{}`", what.name());
         let failed = |error| failed(&doing)(error);
         let columns = self.columns(what)?;
+        let all_columns = self.described(&format!("SELECT * FROM {}", from(what)), what)?;
         let transaction = self.connection.transaction().map_err(failed)?;
         let mut without_cursor = false;
+        let (wanted, from_what) = (wanted(what), from(what));
+        let filter = what.filter.as_ref().map_or("TRUE".to_owned(), |filter| format!("(\n{filter}\n)"));
         let sql = match after {
-            None => Sqlite::select(what),
+            None => format!("SELECT {wanted} FROM {from_what} WHERE {filter}"),
             Some(After { column, from }) => {
-                let cursor = cursor_expression(what, &columns, column)?;
-                let from_what = Sqlite::select(what).split_off("SELECT * ".len());
-                let sql = format!("SELECT EXISTS (SELECT 1 {from_what} WHERE {cursor} IS NULL)");
+                let cursor = cursor_expression(what, &all_columns, column)?;
+                let sql =
+                    format!("SELECT EXISTS (SELECT 1 FROM {from_what} WHERE {cursor} IS NULL AND {filter})");
                 without_cursor = transaction.query_row(&sql, [], |row| row.get(0)).map_err(failed)?;
                 let bound =
                     if from.is_some() { format!("{cursor} >= ?1") } else { format!("{cursor} IS NOT NULL") };
-                format!("SELECT *, {cursor} {from_what} WHERE {bound} ORDER BY {cursor}")
+                format!(
+                    "SELECT {wanted}, {cursor} FROM {from_what} WHERE {bound} AND {filter} ORDER BY {cursor}"
+                )
             }
         };
         let mut statement = transaction.prepare(&sql).map_err(failed)?;
@@ -127,11 +145,23 @@ fn cursor_expression(
         let collate = if *column_type == Some(ColumnType::BigInt) { "" } else { " COLLATE BINARY" };
         return Ok(format!("{}{collate}", quoted(name)));
     }
-    if matches!(what, Selection::Table(_)) && ROW_IDS.contains(&column.to_ascii_lowercase().as_str()) {
+    if matches!(what.named, Named::Table(_)) && ROW_IDS.contains(&column.to_ascii_lowercase().as_str()) {
         return Ok(column.to_ascii_lowercase());
     }
     Err(Error::invalid(format!("`{}` has no column `{column}` to be its cursor", what.name()))
         .with_hint("name a column that grows with every new row, or `rowid`"))
+}
+
+fn wanted(what: &Selection) -> String {
+    let columns = what.columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+    if columns.is_empty() { "*".to_owned() } else { columns }
+}
+
+fn from(what: &Selection) -> String {
+    match &what.named {
+        Named::Table(name) => quoted(name),
+        Named::Query(query) => format!("(\n{}\n)", query.trim().trim_end_matches(';')),
+    }
 }
 
 fn quoted(name: &str) -> String {

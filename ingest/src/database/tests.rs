@@ -152,6 +152,50 @@ fn ties_at_the_bound_are_neither_lost_nor_doubled() {
 }
 
 #[test]
+fn rows_that_change_come_again_by_their_time_of_change() {
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    [(1, 10), (2, 20)].iter().for_each(|(id, at)| insert(&connection, *id, Some(*at)));
+    let config = source(
+        "topic = \"orders\"\ntable = \"orders\"\nmode = \"last_modified\"\ncursor = \"at\"\ncolumns = [\"name\", \"id\"]\nwhere = \"id < 5 -- few\"",
+    );
+    fixture.drain(&config).unwrap();
+    connection.execute("UPDATE orders SET at = 20, name = 'again' WHERE id = 1", ()).unwrap();
+    insert(&connection, 9, Some(30));
+    fixture.drain(&config).unwrap();
+    fixture.drain(&config).unwrap();
+    let taken = [r#"{"name":"Zoë","id":1}"#, r#"{"name":"Zoë","id":2}"#, r#"{"name":"again","id":1}"#];
+    assert_eq!(fixture.texts("orders"), taken);
+}
+
+#[test]
+fn some_tables_are_chosen_by_patterns() {
+    for (pattern, name, fits) in [
+        ("orders", "orders", true),
+        ("orders", "orders2", false),
+        ("*", "", true),
+        ("sales.*", "sales.orders", true),
+        ("sales.*", "sale.orders", false),
+        ("*_old", "a_old", true),
+        ("*_old", "a_old_b", false),
+        ("a*b*c", "axxbyyc", true),
+        ("a*a", "a", false),
+        ("a*b*c", "acb", false),
+    ] {
+        assert_eq!(super::is_like(pattern, name), fits, "{pattern} {name}");
+    }
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    connection
+        .execute_batch("CREATE TABLE orders_old (id INTEGER); CREATE TABLE other (id INTEGER)")
+        .unwrap();
+    let rest = "topic = \"{table}\"\ntable = \"*\"\ninclude = [\"orders*\"]\nexclude = [\"*_old\"]";
+    fixture.drain(&source(rest)).unwrap();
+    let topics: Vec<String> = fixture.log().topics().iter().map(|topic| topic.name.clone()).collect();
+    assert_eq!(topics, ["orders"]);
+}
+
+#[test]
 fn rows_without_a_cursor_are_told_of() {
     let fixture = Fixture::new();
     let connection = shop(&fixture);

@@ -334,8 +334,13 @@ impl Checker<'_, '_> {
 
     fn database(&mut self, at: &str, database: &DatabaseConfig, topic: &str) {
         let url = database.url.reveal();
-        if url.strip_prefix("sqlite:").is_none_or(|path| path.trim_matches('/').is_empty()) {
-            self.wrong(&format!("{at}.url"), "only SQLite can be read: write `sqlite:PATH`");
+        let is_postgres = database.is_postgres();
+        if !is_postgres && url.strip_prefix("sqlite:").is_none_or(|path| path.trim_matches('/').is_empty()) {
+            let message = "only PostgreSQL and SQLite can be read: write `postgres://USER@HOST/DATABASE` or `sqlite:PATH`";
+            self.wrong(&format!("{at}.url"), message);
+        }
+        if !is_postgres && database.password.is_some() {
+            self.wrong(&format!("{at}.password"), "only PostgreSQL asks for a password");
         }
         let every_table = database.table.as_deref() == Some("*");
         match (&database.table, &database.query) {
@@ -359,18 +364,27 @@ impl Checker<'_, '_> {
         if topic.contains("{table}") && database.query.is_some() {
             self.wrong(&format!("{at}.topic"), "a query has no table whose name could stand for `{table}`");
         }
+        self.parts_of_tables(at, database, every_table);
         let cursor = format!("{at}.cursor");
         match (database.mode, &database.cursor) {
-            (DatabaseMode::Append, None) => {
-                self.wrong(
-                    &cursor,
-                    "`mode = \"append\"` needs the growing column that tells new rows: `cursor`",
-                );
+            (DatabaseMode::Full, Some(_)) => {
+                self.wrong(&cursor, "only `mode = \"append\"` and `mode = \"last_modified\"` use this")
             }
-            (DatabaseMode::Full, Some(_)) => self.wrong(&cursor, "only `mode = \"append\"` uses this"),
-            (DatabaseMode::Append, Some(name)) if name.is_empty() => {
-                self.wrong(&cursor, "a column has a name")
+            (DatabaseMode::Full, None) => {}
+            (_, Some(_)) if is_postgres => self.wrong(
+                &cursor,
+                "PostgreSQL tells new rows by the transactions that wrote them: leave it out",
+            ),
+            (_, None) if is_postgres && database.query.is_some() => {
+                let message =
+                    "the new rows of a query cannot be told: name a `table`, with `columns` and `where`";
+                self.wrong(&format!("{at}.mode"), message);
             }
+            (_, None) if is_postgres => {}
+            (_, None) => {
+                self.wrong(&cursor, "this `mode` needs the growing column that tells new rows: `cursor`")
+            }
+            (_, Some(name)) if name.is_empty() => self.wrong(&cursor, "a column has a name"),
             _ => {}
         }
         if let Some(every) = database.every {
@@ -386,6 +400,26 @@ impl Checker<'_, '_> {
                     &field,
                     format!("{shown} is no cron expression (`minute hour day month weekday`){detail}"),
                 );
+            }
+        }
+    }
+
+    /// What is read of each table, and which tables.
+    fn parts_of_tables(&mut self, at: &str, database: &DatabaseConfig, every_table: bool) {
+        let one_table = database.table.is_some() && !every_table;
+        for (key, is_given) in
+            [("columns", !database.columns.is_empty()), ("where", database.filter.is_some())]
+        {
+            if is_given && !one_table {
+                self.wrong(&format!("{at}.{key}"), "only a source of one `table` uses this");
+            }
+        }
+        if database.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
+            self.wrong(&format!("{at}.where"), "the condition is empty");
+        }
+        for (key, patterns) in [("include", &database.include), ("exclude", &database.exclude)] {
+            if !patterns.is_empty() && !every_table {
+                self.wrong(&format!("{at}.{key}"), "only `table = \"*\"` uses this");
             }
         }
     }

@@ -99,7 +99,7 @@ topic = "clicks"
 [[source]]
 name = "db"
 type = "database"
-url = "postgres://u:p@h/db"
+url = "mysql://u:p@h/db"
 table = "a"
 query = "SELECT 1"
 mode = "append"
@@ -143,8 +143,8 @@ x = 1
         "30:1: source[1].null_values: unknown key: `spooldir` sources have it, `taildir` sources have not",
         "31:1: source[2].name: this key is missing: a string",
         "32:8: source[2].type: `spoldir` is not known, did you mean `spooldir`?",
-        "38:7: source[3].url: only SQLite can be read: write `sqlite:PATH`",
-        "35:1: source[3].cursor: `mode = \"append\"` needs the growing column that tells new rows: `cursor`",
+        "38:7: source[3].url: only PostgreSQL and SQLite can be read: write `postgres://USER@HOST/DATABASE` or `sqlite:PATH`",
+        "35:1: source[3].cursor: this `mode` needs the growing column that tells new rows: `cursor`",
         "40:9: source[3].query: there is a `table` already: leave one of them out",
         "42:8: source[3].cron: `every day` is no cron expression (`minute hour day month weekday`)",
         "47:11: table[0].columns: column `at` has the unknown type `DATUM`",
@@ -279,6 +279,39 @@ fn a_table_needs_a_topic_that_something_fills() {
         parse(&format!("{many}[[table]]\nname = \"shop_orders\"\n")).is_ok(),
         "one of many tables fills it"
     );
+}
+
+#[test]
+fn a_database_source_has_the_keys_that_its_database_and_its_tables_use() {
+    let source = |url: &str, rest: &str| {
+        let text = format!(
+            "[[source]]\nname = \"s\"\ntype = \"database\"\nurl = \"{url}\"\ntopic = \"t_{{table}}\"\n{rest}\n"
+        );
+        parse(&text).err().map_or(String::new(), |problems| problems.to_string())
+    };
+    let postgres = "postgres://ada@db/shop";
+    for (url, rest, told) in [
+        (postgres, "table = \"a\"\nmode = \"append\"", ""),
+        (postgres, "table = \"a\"\nmode = \"last_modified\"\ncolumns = [\"x\"]\nwhere = \"x > 1\"", ""),
+        (postgres, "table = \"*\"\ninclude = [\"sales.*\"]\nexclude = [\"*_old\"]\npassword = \"p\"", ""),
+        (
+            postgres,
+            "table = \"a\"\nmode = \"append\"\ncursor = \"x\"",
+            "source[0].cursor: PostgreSQL tells new rows",
+        ),
+        ("sqlite:a", "table = \"a\"\nmode = \"last_modified\"", "source[0].cursor: this `mode` needs"),
+        ("sqlite:a", "table = \"a\"\npassword = \"hunter2\"", "source[0].password: only PostgreSQL"),
+        ("sqlite:a", "table = \"a\"\ninclude = [\"x\"]", "source[0].include: only `table = \"*\"`"),
+        ("sqlite:a", "table = \"*\"\nwhere = \"x\"", "source[0].where: only a source of one `table`"),
+        ("sqlite:a", "table = \"*\"\ncolumns = [\"x\"]", "source[0].columns: only a source of one `table`"),
+        ("mysql://a@b/c", "table = \"a\"", "source[0].url: only PostgreSQL and SQLite"),
+    ] {
+        let found = source(url, rest);
+        assert!(found.contains(told) && told.is_empty() == found.is_empty(), "{rest}: {found}");
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+    let query = "[[source]]\nname = \"s\"\ntype = \"database\"\nurl = \"postgres://a@b\"\ntopic = \"t\"\nquery = \"SELECT 1\"\nmode = \"append\"\n";
+    assert!(problems(query).iter().any(|line| line.contains("the new rows of a query cannot be told")));
 }
 
 #[test]
