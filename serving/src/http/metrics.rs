@@ -224,6 +224,9 @@ fn sql(metrics: &mut Metrics, statements: &StatementCounts) {
     metrics.head("tarn_statements_total", "counter", "Statements, by how they ended.");
     metrics.line("tarn_statements_total", &[("outcome", "done")], float(statements.done));
     metrics.line("tarn_statements_total", &[("outcome", "failed")], float(statements.failed));
+    let name = "tarn_statements_planned_before_total";
+    metrics.head(name, "counter", "Statements that were begun with a plan that was made before.");
+    metrics.line(name, &[], float(statements.planned_before));
     metrics.head("tarn_statements_running", "gauge", "Statements that run now.");
     metrics.line("tarn_statements_running", &[], float(statements.running));
     let name = "tarn_statement_seconds";
