@@ -138,6 +138,42 @@ fn a_view_is_its_query_in_every_statement_while_commits_and_kills_go_on() {
     folder.never_panicked();
 }
 
+/// Records of which states were made since the start of the process.
+fn aggregated(client: &Client) -> i64 {
+    let metrics = client.get("/metrics").expect("an answer").text();
+    let line = "tarn_view_aggregated_records_total{view=\"cities\"} ";
+    let value = metrics.lines().find_map(|told| told.strip_prefix(line)?.parse().ok());
+    value.unwrap_or_else(|| panic!("{line} is not in {metrics}"))
+}
+
+#[test]
+fn after_a_kill_a_view_is_right_at_once_and_live_by_the_records_that_no_commit_holds() {
+    let folder = Folder::new(&config(QUERY));
+    let (running, _, _) = filled(&folder, 3_000);
+    assert_eq!(running.stop().code, Some(0));
+    folder.configure(&config(QUERY).replace("commit_every = \"200ms\"", "commit_every = \"1h\""));
+    let mut running = folder.start();
+    let client = running.ready();
+    push(&client, 3_000, 250);
+    assert_eq!(count(&client, "events"), Some(3_250));
+    for _ in 0..2 {
+        running.kill();
+        running = folder.start();
+        let client = running.ready();
+        // The first statement that is answered at all.
+        right(&client, QUERY);
+        let view = wait_for("states in memory of all that no commit holds", seconds(30), || {
+            let view = shown(&client);
+            (view["live_records"] == 250).then_some(view)
+        });
+        assert_eq!((&view["lag_records"], covered(&view), &view["version"]), (&250.into(), 3_000, &1.into()));
+        assert_eq!(aggregated(&client), 250, "records that states in the lake hold were read again");
+        right(&client, QUERY);
+    }
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
 /// A running process with `records` records whose states are in the lake, and its version.
 fn filled(folder: &Folder, records: i64) -> (Running, Client, i64) {
     let mut running = folder.start();

@@ -211,22 +211,116 @@ fn a_table_that_gets_an_event_time_later_learns_it_from_its_rows() {
     folder.never_panicked();
 }
 
+/// Late rows of the view and of the table, as `SHOW VIEWS` and `/metrics` tell them.
+fn told_late(client: &Client) -> (Option<u64>, Option<u64>) {
+    let view = client.sql("SHOW VIEWS")[0]["late_records"].as_u64();
+    let metrics = client.get("/metrics").expect("an answer").text();
+    let value = |line: &str| {
+        let found = metrics.lines().find_map(|told| told.strip_prefix(line)?.trim().parse().ok());
+        found.unwrap_or_else(|| panic!("{line} is not in {metrics}"))
+    };
+    let (in_metrics, of_table) = (
+        value("tarn_view_late_records_total{view=\"per_minute\"}"),
+        value("tarn_table_late_records_total{table=\"events\",topic=\"events\"}"),
+    );
+    // What is asked a moment later is at least as much.
+    assert!(view <= Some(in_metrics), "{view:?} by SQL, {in_metrics} in the metrics");
+    (view, Some(of_table))
+}
+
+#[track_caller]
+fn is_told_late(client: &Client, late: (u64, u64)) {
+    let wanted = (Some(late.0), Some(late.1));
+    let told = wait_for("late rows", seconds(30), || {
+        let told = told_late(client);
+        (told >= wanted).then_some(told)
+    });
+    assert_eq!(told, wanted);
+}
+
+/// Waits until all that was pushed is in states in the lake.
+fn states_cover(client: &Client, records: i64) {
+    wait_for("states of all records", seconds(30), || {
+        let view = client.sql("SHOW VIEWS").into_iter().next()?;
+        let boundary = view["boundary"].as_str()?.to_owned();
+        let covered = boundary.split(',').filter_map(|entry| entry.split_once('=')?.1.parse::<i64>().ok());
+        (covered.sum::<i64>() == records).then_some(())
+    });
+}
+
 #[test]
 fn rows_that_come_after_their_window_and_its_grace_are_counted_and_in_the_answer() {
-    let folder = Folder::new(&CONFIG.replace("commit_every = \"200ms\"", "commit_every = \"1h\""));
+    let rarely = CONFIG.replace("commit_every = \"200ms\"", "commit_every = \"1h\"");
+    let folder = Folder::new(&rarely);
     let mut running = folder.start();
     let client = running.ready();
     // The watermark is 10 s behind: at 190 s after the second row. With 30 s of grace the minutes up to 120 s are closed.
     push(&client, "Oslo", &[100, 200]);
     push(&client, "Oslo", &[130, 179, 119, 0]);
-    let late = wait_for("late rows", seconds(30), || {
-        let views = client.sql("SHOW VIEWS");
-        views[0]["late_records"].as_u64().filter(|late| *late > 0)
-    });
-    assert_eq!(late, 2, "119 and 0");
+    is_told_late(&client, (2, 4));
     assert_eq!(client.sql("SELECT sum(events) AS n FROM per_minute")[0]["n"], 6, "they are in the answer");
+    // Nothing of it is in the lake: it is counted again.
+    running.kill();
+    let mut running = folder.start();
+    let client = running.ready();
+    is_told_late(&client, (2, 4));
+    running.kill();
+
+    // In the lake, and beside it.
+    folder.configure(CONFIG);
+    let mut running = folder.start();
+    let client = running.ready();
+    states_cover(&client, 6);
+    is_told_late(&client, (2, 4));
+    push(&client, "Oslo", &[118]);
+    is_told_late(&client, (3, 5));
+    states_cover(&client, 7);
+    running.kill();
+    folder.configure(&rarely);
+    let mut running = folder.start();
+    let client = running.ready();
+    is_told_late(&client, (3, 5));
+    push(&client, "Oslo", &[117, 300]);
+    is_told_late(&client, (4, 6));
+    let rebuilt = folder.tarn(&["view", "rebuild", "per_minute"]);
+    assert_eq!(rebuilt.code, Some(0), "{}", rebuilt.said);
+    is_told_late(&client, (4, 6));
     assert_eq!(running.stop().code, Some(0));
+    assert_eq!(folder.sql("SHOW VIEWS")[0]["late_records"], 3, "at rest, what the lake holds");
     folder.never_panicked();
+}
+
+#[test]
+fn late_rows_are_counted_once_when_a_kill_comes_between_the_commits_of_a_table_and_its_view() {
+    for point in ["view.commit.before", "view.commit.after"] {
+        let folder = Folder::new(CONFIG);
+        let mut running = folder.start();
+        let client = running.ready();
+        push(&client, "Oslo", &[100, 200, 0]);
+        states_cover(&client, 3);
+        is_told_late(&client, (1, 1));
+        assert_eq!(running.stop().code, Some(0));
+        let mut running = folder.start_with(&format!("{point}=1*return(kill)"), &[]);
+        let client = running.ready();
+        push(&client, "Oslo", &[130, 119, 1, 400, 210]);
+        wait_for("a kill", seconds(30), || (!running.runs()).then_some(()));
+        let mut running = folder.start();
+        let client = running.ready();
+        states_cover(&client, 8);
+        // Of the window that ended at 240, and 130, 119 and 1 before it.
+        let told = client.sql("SHOW VIEWS")[0]["late_records"].as_u64();
+        let rows = "SELECT count(*) AS n FROM (SELECT tumble_end(at, INTERVAL '1 minute') + INTERVAL '30 seconds' AS closes, \
+            max(at) OVER (PARTITION BY _partition ORDER BY _offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS newest \
+            FROM events) AS q WHERE closes <= newest - INTERVAL '10 seconds'";
+        let wanted = client.sql(rows)[0]["n"].as_u64();
+        assert_eq!(told, wanted, "{point}");
+        assert!(wanted >= Some(3), "{point}: {wanted:?}");
+        let (view, table) = told_late(&client);
+        push(&client, "Oslo", &[2]);
+        is_told_late(&client, (view.unwrap_or(0) + 1, table.unwrap_or(0) + 1));
+        assert_eq!(running.stop().code, Some(0));
+        folder.never_panicked();
+    }
 }
 
 #[test]

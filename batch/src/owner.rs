@@ -4,22 +4,18 @@
 //! together pass half of their memory. Its steps: log durable → dead letters written and committed → rows written and
 //! committed → tail dropped. What has been prepared is kept over an error, so that a full disk does not fill with copies.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int32Type;
 use parking_lot::Mutex;
 use tarn_lake::{Commit, LakeSnapshot, LakeTable, NewFile};
 use tarn_log::Log;
 use tarn_model::clock::Clock;
-use tarn_model::columns::PARTITION;
 use tarn_model::status::{LastError, TableStatus};
-use tarn_model::{Boundary, Error, Kind, PartitionId, Result, fault};
+use tarn_model::{Boundary, Error, Kind, Result, fault};
 use tarn_table::catalog::boundary_of;
 use tarn_table::open::{Backoff, advances};
-use tarn_table::watermark::{Newest, advance, read_newest};
+use tarn_table::watermark::{Times, read_newest};
 use tarn_table::{CutTable, EventTime, OpenTable, TailBudget, TopicHub};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -155,6 +151,8 @@ impl TableOwner {
             if let Some(time) = EventTime::of(&self.table.config, self.table.topic.partitions) {
                 let newest = time.newest(table, &table.decoded()).unwrap_or_default();
                 status.watermark_ms = time.watermark(&newest).map(|at| at.div_euclid(1000));
+                let in_lake = table.lake.as_ref().map_or(0, |lake| time.late_in_lake(lake));
+                status.late_records = time.late_in_tail(table, &table.decoded()).map(|late| late + in_lake);
             }
             if let Some(lake) = &table.lake {
                 status.lake_rows = rows(lake);
@@ -187,8 +185,43 @@ impl TableOwner {
     }
 }
 
-/// After event times of older rows could not be read, they are tried again in so long.
+/// After event times of older rows could not be read, they are tried again in so long, and then in twice as long each time: it is a
+/// look at all of them.
 const LEARN_AGAIN: Duration = Duration::from_secs(1);
+/// But at least so often.
+const LEARN_AT_LEAST: Duration = Duration::from_secs(15 * 60);
+
+/// When event times of older rows are looked for.
+#[derive(Debug)]
+struct Learning {
+    /// `None` once they are known.
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Learning {
+    /// From `now` on.
+    fn new(now: Instant) -> Learning {
+        Learning { at: Some(now), wait: LEARN_AGAIN }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.at.is_some_and(|at| at <= now)
+    }
+
+    fn until_due(&self, now: Instant) -> Duration {
+        self.at.map_or(Duration::MAX, |at| at.saturating_duration_since(now))
+    }
+
+    fn succeeded(&mut self) {
+        self.at = None;
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.at = Some(now + self.wait);
+        self.wait = (self.wait * 2).min(LEARN_AT_LEAST);
+    }
+}
 
 /// What a commit needs, written and kept until it has landed.
 struct Prepared {
@@ -198,14 +231,6 @@ struct Prepared {
     dead_files: Option<Vec<NewFile>>,
     dead_done: bool,
     files: Option<Vec<NewFile>>,
-}
-
-/// What rows that are to be committed say of event time.
-struct Times {
-    /// Newest event times, by partition.
-    newest: Newest,
-    /// Late rows, by partition; `None` where the rows before them have not told theirs.
-    late: Option<BTreeMap<PartitionId, u64>>,
 }
 
 struct Owner {
@@ -226,17 +251,18 @@ impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) -> Result<()> {
         let mut changes = self.hub.changes();
         let mut backoff = Backoff::default();
-        let mut learn_at = Some(Instant::now());
+        let mut learning = Learning::new(Instant::now());
         loop {
             changes.borrow_and_update();
-            if learn_at.is_some_and(|at| at <= Instant::now()) {
-                learn_at = match self.learn_event_times().await {
-                    Ok(()) => None,
+            if learning.is_due(Instant::now()) {
+                match self.learn_event_times().await {
+                    Ok(()) => learning.succeeded(),
                     Err(error) => {
-                        tracing::warn!(table = %self.table.config.name, error = ?error, "watermarks are read from the rows");
-                        Some(Instant::now() + LEARN_AGAIN)
+                        learning.failed(Instant::now());
+                        let again_s = learning.until_due(Instant::now()).as_secs_f64();
+                        tracing::warn!(table = %self.table.config.name, again_s, error = ?error, "watermarks are read from the rows");
                     }
-                };
+                }
             }
             self.answer_flushes();
             if self.is_due() {
@@ -257,8 +283,7 @@ impl Owner {
                 }
                 continue;
             }
-            let learning = learn_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-            let wait = self.until_due().min(learning);
+            let wait = self.until_due().min(learning.until_due(Instant::now()));
             tokio::select! {
                 order = inbox.recv() => if self.obey(order) { break },
                 changed = changes.changed() => if changed.is_err() { break },
@@ -360,7 +385,9 @@ impl Owner {
                 let cut = self.hub.cut();
                 let Some(table) = cut.tables.get(&self.table.config.name) else { return Ok(()) };
                 let taken = take(&cut, table, self.options.commit_bytes.saturating_mul(2));
-                let times = self.event_time.as_ref().map(|time| Times::of(time, table, &taken));
+                self.hub.begins_commit(&self.table.config.name, taken.to.clone());
+                let times = self.event_time.as_ref();
+                let times = times.map(|time| Times::of(time, table.lake.as_deref(), &taken.rows));
                 Prepared { taken, times, dead_files: None, dead_done: false, files: None }
             }
         };
@@ -420,14 +447,8 @@ impl Owner {
         if advances.is_empty() {
             return Ok(());
         }
-        // Where earlier rows have not told theirs, those of these rows alone would be too low.
-        let mut marks = BTreeMap::new();
-        if let (Some(time), Some(times)) = (&self.event_time, times)
-            && time.in_lake(&snapshot).is_some()
-        {
-            marks.extend(time.marks(&snapshot, to, &times.newest));
-            marks.extend(time.late_marks(&snapshot, &times.late.clone().unwrap_or_default()));
-        }
+        let told = self.event_time.as_ref().zip(times);
+        let marks = told.map(|(time, times)| times.marks(time, &snapshot, to)).unwrap_or_default();
         let commit = Commit { files, advances, marks, operation: operation.to_owned(), ..Commit::default() };
         match lake.commit(commit).await {
             Ok(_) => Ok(()),
@@ -499,25 +520,6 @@ pub fn show_snapshot(hub: &TopicHub, table: &str, snapshot: Arc<LakeSnapshot>) {
     }
 }
 
-impl Times {
-    /// Of `taken`, the next rows of `table` above its lake part.
-    fn of(time: &EventTime, table: &CutTable, taken: &Taken) -> Times {
-        // Rows of one fragment are of one partition.
-        let partition_of = |rows: &RecordBatch| {
-            let column = rows.column_by_name(PARTITION)?.as_primitive_opt::<Int32Type>()?;
-            column.values().first().copied()
-        };
-        let batches = taken.rows.iter().filter_map(|rows| Some((partition_of(rows)?, rows)));
-        let mut newest = Newest::new();
-        for (partition, rows) in batches.clone() {
-            if let Some(at) = time.newest_of(rows) {
-                advance(&mut newest, partition, at);
-            }
-        }
-        Times { newest, late: time.late_above(table.lake.as_deref(), batches) }
-    }
-}
-
 fn tail_end(table: &CutTable) -> Boundary {
     let mut end = table.boundary.clone();
     for fragment in &table.tail {
@@ -526,4 +528,26 @@ fn tail_end(table: &CutTable) -> Boundary {
         }
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_at_all_rows_that_goes_on_failing_is_taken_rarely() {
+        let start = Instant::now();
+        let (mut learning, mut now, mut looks) = (Learning::new(start), start, 0);
+        while now < start + Duration::from_secs(24 * 3600) {
+            assert!(learning.is_due(now));
+            looks += 1;
+            learning.failed(now);
+            assert!(!learning.is_due(now) && learning.until_due(now) >= LEARN_AGAIN);
+            assert!(learning.until_due(now) <= LEARN_AT_LEAST, "it is not given up either");
+            now += learning.until_due(now);
+        }
+        assert!((90..=110).contains(&looks), "{looks} a day");
+        learning.succeeded();
+        assert!(!learning.is_due(now + Duration::from_secs(24 * 3600)));
+    }
 }

@@ -9,16 +9,18 @@
 //!
 //! *Failure*: a kill leaves files without a commit, which vacuum takes, or a build without states, which is filled next time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tarn_lake::{Advance, Commit, LakeFile};
-use tarn_model::{Error, Kind, Result, fault};
+use tarn_model::{Boundary, Error, Kind, Result, fault};
+use tarn_table::catalog::boundary_of;
 use tarn_table::open::TOPIC_UUID;
 use tarn_table::{Catalog, CutTable};
 use tarn_view::{
-    Building, Definition, Inputs, Pace, Split, Stamp, State, Version, Versions, View, ViewMoment, Views, Way,
-    from_datafusion, is_damage, sorted,
+    Building, Definition, Inputs, Late, LateRule, Pace, Split, Stamp, State, Version, Versions, View,
+    ViewMoment, Views, Way, add_late, from_datafusion, is_damage,
 };
 
 use crate::view_tiers::{files_to_merge, to_merge};
@@ -126,7 +128,7 @@ impl Maker {
         }
         match Versions::read(&version, &self.split, stamp, self.views.planner()).await {
             Ok(states) => {
-                let states = Arc::new(State::stored(sorted(states, self.split.keys()).await?));
+                let states = Arc::new(State::sorted(states, self.split.keys()).await?);
                 let cached = self.room_for(vec![states], 0);
                 Ok(Some(Build::new(version, stamp.clone(), cached)))
             }
@@ -175,19 +177,20 @@ impl Maker {
         if from.is_at_least(&to) {
             return Ok(());
         }
-        let made = match pace {
+        let begin = Instant::now();
+        // Before the states: what it goes on from may be let go while they are made.
+        let marks = self.late_marks(build, table).await;
+        let inputs = match pace {
             Some(pace) => {
                 let nothing = ViewMoment::default();
-                let inputs = Inputs::between(&self.split, &nothing, &build.stamp, table, &from, &to);
-                inputs.paced(Arc::clone(pace)).reduced(self.views.planner()).await?
+                Inputs::between(&self.split, &nothing, &build.stamp, table, &from, &to)
+                    .paced(Arc::clone(pace))
             }
-            None => {
-                let moment = self.view.moment();
-                let inputs = Inputs::between(&self.split, &moment, &build.stamp, table, &from, &to);
-                inputs.reduced(self.views.planner()).await?
-            }
+            None => Inputs::between(&self.split, &self.view.moment(), &build.stamp, table, &from, &to),
         };
-        let made = Arc::new(State::stored(sorted(made, self.split.keys()).await?));
+        let made = inputs.reduced(self.views.planner()).await?;
+        self.view.has_aggregated(inputs.records());
+        let made = Arc::new(State::sorted(made, self.split.keys()).await?);
         let snapshot = build.version.table.snapshot();
         let mut runs = match &build.cached {
             Some(runs) => Some(self.with_run(runs, &made).await?),
@@ -222,7 +225,7 @@ impl Maker {
         };
         let advances = advances.collect();
         let operation = operation.to_owned();
-        let commit = Commit { advances, files, removes, operation, ..Commit::default() };
+        let commit = Commit { advances, files, removes, marks, operation, ..Commit::default() };
         fault::point(before)?;
         match build.version.table.commit(commit).await {
             Ok(_) => {}
@@ -237,8 +240,57 @@ impl Maker {
         fault::point(after)?;
         let before = build.cached.iter().flatten().map(|run| run.bytes).sum();
         build.cached = runs.and_then(|runs| self.room_for(runs, before));
-        tracing::debug!(view = self.view.name(), version = build.version.number, boundary = %to, "states committed");
+        let took = begin.elapsed();
+        self.view.has_committed(took);
+        tracing::debug!(view = self.view.name(), version = build.version.number, boundary = %to, ?took, "states committed");
         Ok(())
+    }
+
+    /// What a commit up to the boundary of `table` says of late rows. Where that cannot be told nothing is said: no commit waits for it.
+    async fn late_marks(&self, build: &Build, table: &Arc<CutTable>) -> BTreeMap<String, i64> {
+        let Some(rule) = self.view.late_rule(&self.definition, &self.catalog) else { return BTreeMap::new() };
+        let Some(newest) = table.lake.as_ref().and_then(|lake| rule.newest(lake)) else {
+            return BTreeMap::new();
+        };
+        let (snapshot, to) = (build.version.table.snapshot(), &table.boundary);
+        match self.late_upto(&rule, build, table).await {
+            Ok(late) => rule.marks(&snapshot, to, &newest, &late),
+            Err(error) => {
+                tracing::warn!(view = self.view.name(), error = %error.chain(), "late rows are not counted");
+                rule.marks(&snapshot, to, &newest, &rule.in_lake(&snapshot).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Late rows below the boundary of `table`: those that the build knows of, or else another one that has come furthest, and those
+    /// since. Where no build knows of any the count begins with what was looked at.
+    async fn late_upto(&self, rule: &LateRule, build: &Build, table: &Arc<CutTable>) -> Result<Late> {
+        let to = &table.boundary;
+        let own = build.version.table.snapshot();
+        let told = match rule.in_lake(&own) {
+            Some(late) => Some((own, late)),
+            None => {
+                let versions = Versions::find(self.catalog.lake(), self.view.name()).await?;
+                let told = versions.snapshots().await.into_iter().filter_map(|snapshot| {
+                    let late = rule.in_lake(&snapshot)?;
+                    to.is_at_least(&boundary_of(&snapshot)).then_some((snapshot, late))
+                });
+                told.max_by_key(|(snapshot, _)| boundary_of(snapshot).records_above(&Boundary::new()))
+            }
+        };
+        let Some((snapshot, mut late)) = told else {
+            return Ok(self.view.late_between(rule, &build.version.boundary(), to).unwrap_or_default());
+        };
+        let from = boundary_of(&snapshot);
+        let more = match self.view.late_between(rule, &from, to) {
+            Some(more) => more,
+            None => {
+                let newest = rule.newest(&snapshot).unwrap_or_default();
+                rule.read(self.views.planner(), table, newest, &from, to).await?
+            }
+        };
+        add_late(&mut late, more);
+        Ok(late)
     }
 
     /// The runs in memory with one more, merged where that is worth it.
@@ -263,7 +315,7 @@ impl Maker {
             return Ok(Arc::clone(run));
         }
         let merged = Inputs::states_only(&self.split, None, runs).reduced(self.views.planner()).await?;
-        Ok(Arc::new(State::stored(sorted(merged, self.split.keys()).await?)))
+        Ok(Arc::new(State::sorted(merged, self.split.keys()).await?))
     }
 
     /// What is to stand in the place of `files` when `made` comes.
@@ -279,7 +331,7 @@ impl Maker {
         let read =
             Versions::merged(&build.version, part, vec![made], &self.split, &build.stamp, planner).await;
         build.is_damaged = read.as_ref().is_err_and(is_damage);
-        Ok(Arc::new(State::stored(sorted(read?, self.split.keys()).await?)))
+        Ok(Arc::new(State::sorted(read?, self.split.keys()).await?))
     }
 
     /// `runs`, if they may stay in memory where `before` bytes of them are already.

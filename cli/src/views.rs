@@ -24,7 +24,7 @@ use tarn_table::open::TOPIC_UUID;
 use tarn_table::scan::{Part, TableScan, sql_schema};
 use tarn_view::{
     Definition, Difference, Freshness, Inputs, Planner, Stamp, State, Version, Versions, View, ViewMoment,
-    Views, Way, sorted,
+    Views, Way,
 };
 
 use crate::args::{Output, ViewArgs, ViewVerb};
@@ -393,6 +393,10 @@ fn status(views: &Views, catalog: &Catalog) -> Vec<ViewStatus> {
             live_records: fresh.live_records,
             live_bytes: fresh.live_bytes,
             lake_bytes: fresh.lake_bytes,
+            aggregated_records: view.aggregated_records(),
+            commits: view.commits().count,
+            commit_s: view.commits().took.as_secs_f64(),
+            late_records: view.late_records(&moment, view.late_rule(&definition, catalog).as_ref()),
             plan: Some(fresh.plan),
             building: fresh.building,
             built: fresh.built,
@@ -418,7 +422,7 @@ pub(crate) async fn show_states(views: &Views, catalog: &Catalog) -> Result<()> 
         let Some(version) = versions.usable(&stamp, topic_uuid, false).await? else { continue };
         match Versions::read(&version, split, &stamp, views.planner()).await {
             Ok(states) => {
-                let states = State::stored(sorted(states, split.keys()).await?);
+                let states = State::sorted(states, split.keys()).await?;
                 let states = version.states(&stamp, Some(vec![Arc::new(states)]));
                 view.update(|moment| moment.batch = Some(Arc::new(states)));
             }

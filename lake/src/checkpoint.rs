@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::json;
-use tarn_model::{Error, Result, fault};
+use tarn_model::{Error, Result, background, fault};
 
 use crate::action::decode_path;
 use crate::checkpoint_writer::{self, Written};
@@ -45,8 +45,8 @@ impl LakeTable {
         let removed_since_ms = self.now_ms().saturating_sub(
             i64::try_from(self.lake().options.vacuum_retention.as_millis()).unwrap_or(i64::MAX),
         );
-        let written = tokio::task::spawn_blocking(move || checkpoint_writer::write(replay, removed_since_ms));
-        let Written { parquet, actions } = written.await.map_err(error::task)??;
+        let written = background::run(move || checkpoint_writer::write(replay, removed_since_ms));
+        let Written { parquet, actions } = written.await??;
         fault::point("lake.checkpoint.before")?;
         let (path, size) = (self.checkpoint_path(version), parquet.len());
         let put = self.store().put(&path, PutPayload::from(parquet)).await;

@@ -9,7 +9,7 @@ use arrow::datatypes::Schema;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::{Mutex, RwLock};
-use tarn_model::Result;
+use tarn_model::{Result, background};
 use tokio::sync::MutexGuard;
 
 use crate::lake::LakeInner;
@@ -77,7 +77,7 @@ impl LakeTable {
     pub async fn write(&self, rows: Vec<RecordBatch>) -> Result<Vec<NewFile>> {
         let snapshot = self.snapshot();
         let writer = self.file_writer(&snapshot);
-        let sorted = tokio::task::spawn_blocking(move || {
+        let sorted = background::run(move || {
             let rows: Vec<RecordBatch> = rows
                 .iter()
                 .filter(|rows| rows.num_rows() > 0)
@@ -89,7 +89,7 @@ impl LakeTable {
                 partition::split(rows, &snapshot.schema, &snapshot.partition_by)
             }
         });
-        writer.write(sorted.await.map_err(error::task)??).await
+        writer.write(sorted.await??).await
     }
 
     /// Commits files and progress in one Delta commit, following the protocol: `expected` of every app id is compared

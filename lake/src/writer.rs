@@ -1,7 +1,7 @@
-//! Writes rows as Parquet files: encoded off the async threads, uploaded while they are encoded.
+//! Writes rows as Parquet files: encoded in the background, uploaded while they are encoded.
 //!
 //! ```text
-//! rows → group by partition value → [blocking thread] Parquet, zstd → 8 MiB pieces (at most 2 waiting) → put | multipart
+//! rows → group by partition value → [background] Parquet, zstd → 8 MiB pieces (at most 2 waiting) → put | multipart
 //! ```
 //!
 //! *Invariants*: memory is bounded by one row group and three pieces for each file that is written at a time; when
@@ -25,7 +25,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 use tarn_model::columns::{OFFSET, TIMESTAMP};
-use tarn_model::{Error, Result, clock, fault};
+use tarn_model::{Error, Result, background, clock, fault};
 use tokio::sync::mpsc;
 
 use crate::partition::{self, Group};
@@ -81,12 +81,11 @@ impl FileWriter {
         let (pieces, incoming) = mpsc::channel(PIECES);
         let encoder =
             Encoder { schema: self.file_schema.clone(), target_file_bytes: self.target_file_bytes, pieces };
-        let encoding = tokio::task::spawn_blocking(move || encoder.run(rows()));
-        let uploaded = self.upload(&values, incoming).await;
-        let encoded = encoding.await.map_err(error::task)?;
+        let encoding = background::run(move || encoder.run(rows()));
+        let (uploaded, encoded) = tokio::join!(self.upload(&values, incoming), encoding);
         // When the upload fails, the encoder only knows that nobody listens any more.
         let files = uploaded?;
-        encoded?;
+        encoded??;
         Ok(files)
     }
 

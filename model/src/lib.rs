@@ -3,6 +3,7 @@
 //!
 //! *Not here*: anything that touches a disk or a socket, but for reading the config file itself.
 
+pub mod background;
 pub mod boundary;
 pub mod clock;
 pub mod columns;

@@ -159,6 +159,9 @@ pub struct TableStatus {
     /// How far the table has come in event time, ms since 1970 UTC; `None` without `event_time`, or before the first event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark_ms: Option<i64>,
+    /// Rows that came when the watermark had passed what they tell of; `None` without `event_time`, or where it is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_records: Option<u64>,
     /// The last error.
     pub last_error: Option<LastError>,
 }
@@ -184,6 +187,18 @@ pub struct ViewStatus {
     pub live_bytes: Option<u64>,
     /// States in the lake.
     pub lake_bytes: Option<u64>,
+    /// Records of which states were made since the start.
+    #[serde(default)]
+    pub aggregated_records: u64,
+    /// Commits of its states since the start.
+    #[serde(default)]
+    pub commits: u64,
+    /// Time that they took together, seconds.
+    #[serde(default)]
+    pub commit_s: f64,
+    /// Rows that came for a window that had closed; `None` without a window of the table's event time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_records: Option<u64>,
     /// Hash of the query and its columns.
     pub plan: Option<String>,
     /// The build that is being made.

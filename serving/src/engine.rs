@@ -8,6 +8,7 @@
 //! - Time, memory, concurrency, text and depth of a statement are bounded; nothing is spilled to disk.
 //! - Dropping an [`Answer`] ends its statement.
 
+use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -40,11 +41,12 @@ use tarn_table::Catalog;
 use tarn_table::scan::OnlyTheLake;
 use tarn_view::{Planner, Views, watermark_function, with_functions};
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::counts::{Counts, Running};
 use self::memory::{StatementPool, TAIL};
+use self::plans::{Key, Plan, Plans};
 use self::rows::{OnDrop, Pump, Rows, late};
 use crate::distinct::CountDistinctByKey;
 use crate::error::{between, from_datafusion, nearest};
@@ -59,6 +61,7 @@ use crate::watermark;
 
 mod counts;
 mod memory;
+mod plans;
 mod rows;
 
 pub(crate) use self::counts::LATENCY_MS;
@@ -151,6 +154,7 @@ struct Shared {
     /// One for each statement.
     open: Arc<Semaphore>,
     memory: Arc<GreedyMemoryPool>,
+    plans: Plans,
     counts: Counts,
 }
 
@@ -226,6 +230,7 @@ impl Engine {
                 options,
                 working: Arc::new(Semaphore::new(MAX_WORKING)),
                 open: Arc::new(Semaphore::new(MAX_OPEN)),
+                plans: Plans::default(),
                 counts: Counts::default(),
             }),
         })
@@ -326,25 +331,34 @@ impl Engine {
         let timeout = self.timeout_of(&request);
         let deadline = Instant::now() + timeout;
         let working = self.place_to_work(deadline).await?;
-        let planning = shared.clone();
-        let planned = self.planned(deadline, async move { planning.plan(&request).await }).await?;
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
-        let (schema, vector) = (planned.rows.schema(), planned.vector);
-        let pump = Pump {
-            rows: planned.rows,
-            sender,
-            deadline,
-            timeout,
-            rows_to_go: shared.options.statement_rows.unwrap_or(u64::MAX),
-            places: shared.working.clone(),
-            working: Some(working),
-            _held: (open, planned.pinned),
+        let (begun, begins) = oneshot::channel();
+        let (planning, rows_to_go) = (shared.clone(), shared.options.statement_rows.unwrap_or(u64::MAX));
+        // One task from the first word to the last row: each change of threads is a wait of its own on a machine that is busy.
+        let work = async move {
+            let planned = match planning.plan(&request).await {
+                Ok(planned) => planned,
+                Err(error) => {
+                    // Whoever asked may have gone.
+                    let _ = begun.send(Err(error));
+                    return Ok(());
+                }
+            };
+            if begun.send(Ok((planned.rows.schema(), planned.vector))).is_err() {
+                return Ok(());
+            }
+            let (rows, places) = (planned.rows, planning.working.clone());
+            let (working, held) = (Some(working), (open, planned.pinned));
+            Pump { rows, sender, deadline, timeout, rows_to_go, places, working, _held: held }.run().await
         };
         let runtime = shared.runtime.as_ref().expect("it is taken only when the last engine is dropped");
+        let work = OnDrop(runtime.spawn(work));
+        let begun = timeout_at(deadline, begins).await.map_err(|_| late(shared.options.statement_timeout))?;
+        let (schema, vector) = begun.map_err(|_| Error::internal("planning panicked"))??;
         let rows = Rows {
             schema: schema.clone(),
             receiver,
-            pump: Some(OnDrop(runtime.spawn(pump.run()))),
+            pump: Some(work),
             running: Some(running),
             watch: Box::pin(sleep_until(deadline + LAST_WORD)),
             timeout,
@@ -362,13 +376,22 @@ struct Planned {
 
 impl Shared {
     async fn plan(&self, request: &Request) -> Result<Planned> {
+        let key = Key::of(request);
+        if let Some(key) = &key
+            && let Some(known) = self.plans.get(key)
+        {
+            match self.plan_again(&known, request).await? {
+                Some(planned) => return Ok(planned),
+                None => self.plans.forget(key),
+            }
+        }
         let types = request.params.iter().map(|value| Some(value.data_type())).collect::<Vec<_>>();
         let statement = Statement::parse(&request.sql, request.visitor.as_ref(), &types)?;
         let place = Places::of(&request.sql);
         let mut seen = self.see(&statement, request).await?;
         let runtime_env = self.runtime_env();
-        let pinned = MemoryConsumer::new(TAIL).register(&runtime_env.memory_pool);
-        pinned.try_grow(pinned_bytes(&seen.moment, &seen.names)).map_err(from_datafusion)?;
+        let pinned = pin(&seen.moment, &seen.names, &runtime_env)?;
+        let is_told = !seen.asked.is_empty();
         self.tell_watermarks(&mut seen, &runtime_env).await?;
         let Seen { moment, names, state, .. } = &seen;
         let explain = |error| place.find(explain(error, moment, names, state));
@@ -376,11 +399,30 @@ impl Shared {
         if !request.params.is_empty() {
             plan = plan.with_param_values(ParamValues::from(request.params.clone())).map_err(explain)?;
         }
-        let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
-        let plan = let_joins_yield(plan).map_err(explain)?;
+        let optimized = state.optimize(&plan).map_err(explain)?;
+        if let Some(key) = key.filter(|_| !is_told && plans::is_lasting(&statement, &plan)) {
+            self.plans.keep(key, names, &optimized, moment);
+        }
         let task = TaskContext::from(state).with_runtime(runtime_env);
-        let rows = execute_stream(plan, Arc::new(task)).map_err(explain)?;
+        let rows = run(&optimized, state, task).await.map_err(explain)?;
         Ok(Planned { rows, vector: moment.vector().clone(), pinned })
+    }
+
+    /// The same for a statement that was planned before; `None` where its tables mean something else now.
+    async fn plan_again(&self, known: &Plan, request: &Request) -> Result<Option<Planned>> {
+        let views = SeenViews::take(&self.views, &self.catalog).await;
+        let moment = Moment::take(&self.catalog, views, &known.names, &[], None)?;
+        let Some(plan) = known.bind(&moment).map_err(from_datafusion)? else { return Ok(None) };
+        let runtime_env = self.runtime_env();
+        let pinned = pin(&moment, &known.names, &runtime_env)?;
+        // Its functions stand in the plan, and none of them asks for the time.
+        let (id, config) = (self.state.session_id().to_owned(), self.state.config().clone());
+        let none = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
+        let task = TaskContext::new(None, id, config, none.0, none.1, none.2, none.3, runtime_env);
+        let explain = |error| Places::of(&request.sql).find(from_datafusion(error));
+        let rows = run(&plan, &self.state, task).await.map_err(explain)?;
+        self.counts.planned_before.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(Planned { rows, vector: moment.vector().clone(), pinned }))
     }
 
     async fn outline(&self, request: &Request, known: Vec<Option<DataType>>) -> Result<Outline> {
@@ -479,6 +521,27 @@ impl Shared {
             object_store_registry: self.runtime_env.object_store_registry.clone(),
         })
     }
+}
+
+/// Begins to run an optimized plan.
+async fn run(
+    plan: &LogicalPlan,
+    state: &SessionState,
+    task: TaskContext,
+) -> DfResult<SendableRecordBatchStream> {
+    let plan = state.query_planner().create_physical_plan(plan, state).await?;
+    execute_stream(let_joins_yield(plan)?, Arc::new(task))
+}
+
+/// Counts the tails that a statement holds on to as its memory.
+fn pin(
+    moment: &Moment,
+    names: &[TableReference],
+    runtime_env: &Arc<RuntimeEnv>,
+) -> Result<MemoryReservation> {
+    let pinned = MemoryConsumer::new(TAIL).register(&runtime_env.memory_pool);
+    pinned.try_grow(pinned_bytes(moment, names)).map_err(from_datafusion)?;
+    Ok(pinned)
 }
 
 /// The tables that a statement sees, and the session in which it is planned.

@@ -134,6 +134,11 @@ impl Moment {
         similar.next().is_none().then_some(found)
     }
 
+    /// Whether `name` is a table of many topics.
+    pub(crate) fn is_of_many(&self, name: &str) -> bool {
+        self.find(name).is_none() && self.whole(name).is_some()
+    }
+
     /// The table of this name, or the parts of the one of many topics.
     fn tables_of(&self, name: &str) -> Vec<(Arc<Cut>, Arc<CutTable>)> {
         match self.find(name) {

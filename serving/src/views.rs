@@ -12,7 +12,9 @@ use datafusion::error::Result as DfResult;
 use tarn_model::{Error, Result, clock};
 use tarn_table::scan::Part;
 use tarn_table::{Catalog, CutTable};
-use tarn_view::{Building, Definition, Freshness, Inputs, Stamp, StatesScan, ViewMoment, Views, Way};
+use tarn_view::{
+    Building, Definition, Freshness, Inputs, LateRule, Split, Stamp, StatesScan, View, ViewMoment, Views, Way,
+};
 
 use crate::error::nearest;
 use crate::session::Moment;
@@ -27,9 +29,11 @@ pub(crate) struct SeenViews {
 
 #[derive(Debug)]
 struct SeenView {
+    view: Arc<View>,
     definition: Arc<Definition>,
     moment: Arc<ViewMoment>,
-    late_records: Option<u64>,
+    /// Which rows are late.
+    late: Option<LateRule>,
     building: Option<Arc<Building>>,
     /// It answers another query than the config has.
     is_rolled_back: bool,
@@ -43,9 +47,10 @@ impl SeenViews {
                 Ok(definition) => {
                     let (moment, building) = (view.moment(), view.building());
                     let is_rolled_back = definition.query != view.declared();
-                    let late_records = view.late_records();
-                    let view_seen = SeenView { definition, moment, late_records, building, is_rolled_back };
-                    seen.views.insert(view.name().to_owned(), view_seen);
+                    let late = view.late_rule(&definition, catalog);
+                    let view = Arc::clone(view);
+                    let view_seen = SeenView { view, definition, moment, late, building, is_rolled_back };
+                    seen.views.insert(view_seen.view.name().to_owned(), view_seen);
                 }
                 Err(error) => {
                     seen.broken.insert(view.name().to_owned(), error.to_string());
@@ -69,6 +74,11 @@ impl SeenViews {
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.find(name).is_some()
+    }
+
+    /// What the view of this name is planned as.
+    pub(crate) fn definition(&self, name: &str) -> Option<&Arc<Definition>> {
+        self.find(name).map(|view| &view.definition)
     }
 
     /// The tables that the view of this name reads.
@@ -107,7 +117,16 @@ impl SeenViews {
         Some(plan.map(|plan| Arc::new(ViewTable::new(plan, Some(view.definition.query.clone()))) as _))
     }
 
-    fn inputs(&self, view: &SeenView, moment: &Moment) -> Option<(Arc<tarn_view::Split>, Inputs)> {
+    /// The states of the view that was planned as `split`, for a statement at `moment`'s own vector; `None` when no view is.
+    pub(crate) fn states(&self, moment: &Moment, split: &Arc<Split>) -> Option<Result<StatesScan>> {
+        let is_it =
+            |view: &&SeenView| matches!(&view.definition.way, Way::States(own) if Arc::ptr_eq(own, split));
+        let (_, inputs) = self.inputs(self.views.values().find(is_it)?, moment)?;
+        let rows = |table: &str| moment.rows_of(table, Part::Both, None).ok().flatten();
+        (!moment.is_as_of()).then(|| inputs.joined_with(&rows).map(StatesScan::new))
+    }
+
+    fn inputs(&self, view: &SeenView, moment: &Moment) -> Option<(Arc<Split>, Inputs)> {
         let Way::States(split) = &view.definition.way else { return None };
         let (table, upto) = moment.table_at(split.table())?;
         let stamp = stamp(&view.definition, &table);
@@ -124,7 +143,7 @@ impl SeenViews {
         let table = table.as_ref().map(|(table, upto)| (table.as_ref(), upto));
         let now_us = clock::system().now_ms() * 1000;
         let fresh = Freshness::of(&view.definition, &view.moment, view.building.as_deref(), table, now_us);
-        Some(Freshness { late_records: view.late_records, ..fresh })
+        Some(Freshness { late_records: view.view.late_records(&view.moment, view.late.as_ref()), ..fresh })
     }
 
     /// `SHOW VIEWS`: one row a view.

@@ -7,7 +7,6 @@
 //!
 //! *Not here*: the lake. The batch layer takes what is published; neither layer calls the other.
 
-mod late;
 mod reader;
 mod view_keeper;
 

@@ -3,6 +3,9 @@
 //! *Why micro-batches*: an aggregate that never ends can only be asked by emptying it. Rows of some tenths of a second make one
 //! immutable state; states of one tier are merged, as fragments are.
 //!
+//! *Why edges*: a commit takes rows from the tail and states from the chain. A state that lies across its end would be let go and made again,
+//! from the lake for the commit and from the tail for the chain; so states end where commits do.
+//!
 //! *Invariants*: the chain begins at the boundary of the view's states in the lake, or nothing is kept. It is never longer than
 //! what the table has decoded. Beyond the memory that states may take the chain is let go, and statements read the rows.
 //!
@@ -13,12 +16,10 @@ use std::time::Duration;
 
 use tarn_model::{Boundary, Result, clock};
 use tarn_table::open::Backoff;
-use tarn_table::{Catalog, CutTable};
-use tarn_view::{Definition, Inputs, LiveStates, Split, Stamp, State, View, Views, Way};
+use tarn_table::{Catalog, CutTable, TopicHub};
+use tarn_view::{Definition, Inputs, LiveStates, Split, Stamp, State, View, Views, Way, cut_at};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-use crate::late::LateCounter;
 
 /// Time between two states: what a dashboard does not notice.
 const STATE_EVERY: Duration = Duration::from_millis(100);
@@ -37,7 +38,7 @@ impl ViewKeeper {
     pub fn start(views: Views, view: Arc<View>, catalog: Catalog) -> ViewKeeper {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let keeping = Keeper { views, view, catalog, gave_up_at: None, late: None }.run();
+            let keeping = Keeper { views, view, catalog, gave_up_at: None }.run();
             tokio::select! {
                 () = keeping => {}
                 _ = stopped.wait_for(|stop| *stop) => {}
@@ -55,14 +56,17 @@ impl ViewKeeper {
     }
 }
 
+/// Where states of `table` had better end: at its commits, the last one and the one that is under way.
+fn edges(hub: &TopicHub, table: &CutTable) -> Vec<Boundary> {
+    hub.committing(&table.name).into_iter().chain([table.boundary.clone()]).collect()
+}
+
 struct Keeper {
     views: Views,
     view: Arc<View>,
     catalog: Catalog,
     /// The view's boundary at which the chain outgrew its memory: it is tried again above another one.
     gave_up_at: Option<Boundary>,
-    /// Counts late rows, once the table's event time is known and the view has a window of it.
-    late: Option<LateCounter>,
 }
 
 impl Keeper {
@@ -84,8 +88,6 @@ impl Keeper {
 
     /// Keeps the chain of one definition until it changes; `false` when its table is gone.
     async fn keep(&mut self, definition: &Arc<Definition>, split: &Arc<Split>) -> bool {
-        // Another query may have another window.
-        self.late = None;
         let mut backoff = Backoff::default();
         let Some((hub, _)) = self.catalog.table(split.table()) else { return false };
         let (mut rows, mut states) = (hub.changes(), self.view.changes());
@@ -114,8 +116,9 @@ impl Keeper {
 
     /// Brings the chain from the view's boundary to what is decoded now.
     async fn step(&mut self, definition: &Definition, split: &Arc<Split>) -> Result<()> {
-        let Some((_, table)) = self.catalog.table(split.table()) else { return Ok(()) };
-        self.count_late(split, &table);
+        let Some((hub, table)) = self.catalog.table(split.table()) else { return Ok(()) };
+        let known = edges(&hub, &table);
+        self.view.look_for_late(self.view.late_rule(definition, &self.catalog).as_ref(), &table);
         let foreign = table.lake.as_ref().and_then(|lake| lake.foreign_version);
         let stamp = Stamp::now(&definition.plan_hash, foreign);
         let moment = self.view.moment();
@@ -141,13 +144,17 @@ impl Keeper {
         }
         made.push((last, decoded));
         for (from, to) in made.into_iter().filter(|(from, to)| !from.is_at_least(to)) {
-            let state = self.make(split, &stamp, &table, from, to).await?;
-            chain.add(Arc::new(state))?;
+            // What comes in front is one state: it was an edge's already.
+            let is_front = chain.range().is_some_and(|(first, _)| *first == to);
+            for (from, to) in cut_at(from, to, if is_front { &[] } else { &known }) {
+                let state = self.make(split, &stamp, &table, from, to).await?;
+                chain.add(Arc::new(state))?;
+            }
         }
-        while let Some(parts) = chain.mergeable() {
-            let merged =
-                Inputs::states_only(split, None, parts.clone()).reduced(self.views.planner()).await?;
-            chain.replace(&parts, merged);
+        let is_new = |edge: &Boundary| !known.contains(edge) && chain.is_cut_by(edge);
+        if edges(&hub, &table).iter().any(is_new) {
+            // A commit has begun meanwhile: what was just made would have to be made again once it has landed.
+            return Ok(());
         }
         let before = moment.live.as_ref().map_or(0, LiveStates::bytes);
         if !self.views.has_room(chain.bytes().saturating_sub(before)) {
@@ -165,34 +172,32 @@ impl Keeper {
             });
             return Ok(());
         }
-        let live = chain.clone();
-        let unchanged = |known: &LiveStates| known.range() == live.range() && known.len() == live.len();
+        self.show(chain, &stamp);
+        // Readers have the new states; few of them instead of many can wait.
+        while let Some(parts) = chain.mergeable(&known) {
+            let merged =
+                Inputs::states_only(split, None, parts.clone()).reduced(self.views.planner()).await?;
+            chain.replace(&parts, State::sorted(merged, split.keys()).await?);
+            self.show(chain, &stamp);
+        }
+        Ok(())
+    }
+
+    /// Lets statements see `chain`, if it is another one than they do.
+    fn show(&self, chain: &LiveStates, stamp: &Stamp) {
+        let moment = self.view.moment();
+        let unchanged = |known: &LiveStates| known.range() == chain.range() && known.len() == chain.len();
         if moment.live.as_ref().is_some_and(unchanged) {
-            return Ok(());
+            return;
         }
         self.view.update(|moment| {
             // The owner may have moved on meanwhile; then the next step begins at its boundary.
-            let mut live = live;
-            if let Some(boundary) = moment.boundary(&stamp) {
+            let mut live = chain.clone();
+            if let Some(boundary) = moment.boundary(stamp) {
                 live.drop_below(&boundary.clone());
             }
             moment.live = Some(live);
         });
-        Ok(())
-    }
-
-    /// Looks at the new rows of `table` before they become a state.
-    fn count_late(&mut self, split: &Split, table: &CutTable) {
-        if self.late.is_none()
-            && let Some(time) = self.catalog.event_time(&table.name)
-            && let Some(window_us) = split.window_us(&time.column)
-        {
-            let grace_us = i64::try_from(self.view.grace().as_micros()).unwrap_or(i64::MAX);
-            self.late = Some(LateCounter::new(time, window_us, grace_us));
-        }
-        if let Some(late) = &mut self.late {
-            self.view.set_late_records(late.count(table));
-        }
     }
 
     async fn make(
@@ -206,6 +211,7 @@ impl Keeper {
         let nothing = tarn_view::ViewMoment::default();
         let inputs = Inputs::between(split, &nothing, stamp, table, &from, &to);
         let batches = inputs.reduced(self.views.planner()).await?;
+        self.view.has_aggregated(inputs.records());
         Ok(State::new(from, to, batches))
     }
 }

@@ -115,6 +115,8 @@ pub struct TopicHub {
     changes: watch::Sender<u64>,
     /// Held while a new cut is made, so that cuts follow one another.
     lines: Mutex<Lines>,
+    /// Where commits that are under way lead, by table.
+    committing: Mutex<HashMap<String, Boundary>>,
 }
 
 impl TopicHub {
@@ -128,6 +130,7 @@ impl TopicHub {
             tail_bytes: AtomicUsize::new(0),
             changes: watch::channel(0).0,
             lines: Mutex::default(),
+            committing: Mutex::default(),
         }
     }
 
@@ -208,6 +211,17 @@ impl TopicHub {
         lines.committed(table, lake, boundary)?;
         self.swap(&lines, &[line]);
         Ok(())
+    }
+
+    /// Says that a commit of `table` up to `to` is under way: whoever aggregates rows had better end there, too.
+    pub fn begins_commit(&self, table: &str, to: Boundary) {
+        self.committing.lock().insert(table.to_owned(), to);
+        self.changes.send_modify(|swaps| *swaps += 1);
+    }
+
+    /// Where the newest commit of `table` leads, whether it has landed or not.
+    pub fn committing(&self, table: &str) -> Option<Boundary> {
+        self.committing.lock().get(table).cloned()
     }
 
     /// Memory of all tails of this topic, shared fragments counted once.

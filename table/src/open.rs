@@ -29,6 +29,7 @@ use tarn_model::{Boundary, Error, Offset, PartitionId, RecordColumns, Result, cl
 use crate::catalog::boundary_of;
 use crate::decode::{Decoder, TableFormat, dead_letter_schema, infer};
 use crate::fragment::slice_rows;
+use crate::watermark::{EventTime, Times};
 
 /// Property: id of the topic that feeds the table.
 pub const TOPIC_UUID: &str = "tarn.topic_uuid";
@@ -158,7 +159,7 @@ impl TableOpener {
         let old = stored_format(&lake)?;
         let dead_letters = self.create_dead_letters(config, &topic, &old).await?;
         self.check_ends(config, &topic, &lake)?;
-        self.settle(&topic, &old, &lake, &dead_letters).await?;
+        self.settle(config, &topic, &old, &lake, &dead_letters).await?;
         let format = match &config.columns {
             Some(text) => self.format(config, Columns::parse(text)?)?,
             None => self.format(config, old.columns.clone())?,
@@ -334,6 +335,7 @@ impl TableOpener {
     /// Commits the rows that belong to dead letters whose commit came before the process died.
     async fn settle(
         &self,
+        config: &TableConfig,
         topic: &TopicInfo,
         format: &TableFormat,
         lake: &LakeTable,
@@ -366,10 +368,15 @@ impl TableOpener {
             dead.commit(Commit { files, operation: "DEAD LETTERS".to_owned(), ..Commit::default() }).await?;
             fault::point("lake.dead_letters.after")?;
         }
+        let (snapshot, to) = (lake.snapshot(), ahead.into_iter().collect::<Boundary>());
+        // Without them all rows would have to be read for their event times.
+        let marks = EventTime::of(config, topic.partitions)
+            .map(|time| Times::of(&time, Some(snapshot.as_ref()), &rows).marks(&time, &snapshot, &to))
+            .unwrap_or_default();
         let files = lake.write(rows).await?;
-        let to: Boundary = ahead.into_iter().collect();
-        let advances = advances(topic, &lake.snapshot(), &to);
-        lake.commit(Commit { files, advances, operation: "SETTLE".to_owned(), ..Commit::default() }).await?;
+        let advances = advances(topic, &snapshot, &to);
+        let operation = "SETTLE".to_owned();
+        lake.commit(Commit { files, advances, marks, operation, ..Commit::default() }).await?;
         tracing::info!(table = lake.name(), boundary = %to, "settled the rows of dead letters that were committed before a crash");
         Ok(())
     }

@@ -17,6 +17,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -87,9 +88,36 @@ impl TableScan {
         self.from.is_at_least(&self.upto)
     }
 
+    /// Offsets in the range of this scan.
+    pub fn records(&self) -> u64 {
+        self.upto.records_above(&self.from.meet(&self.upto))
+    }
+
     /// Memory of the tail that this scan holds on to, bytes.
     pub fn pinned_bytes(&self) -> usize {
         if self.part == Part::Lake { 0 } else { self.table.tail_bytes }
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.table.name
+    }
+
+    /// Which part of the table it shows.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
+    /// All its rows, where they lie in memory, in offset order within each partition; `None` when some may lie in the lake.
+    pub fn in_memory(&self) -> Option<Vec<RecordBatch>> {
+        (!self.reads_lake()).then(|| self.tail())
+    }
+
+    /// Whether rows in the lake may be among those that are shown.
+    fn reads_lake(&self) -> bool {
+        let Some(lake) = &self.table.lake else { return false };
+        let is_above = self.from.is_at_least(&self.table.boundary.meet(&self.upto));
+        self.part != Part::Live && !lake.files.is_empty() && !(is_above && !self.table.boundary.is_empty())
     }
 
     fn lake_is_cut(&self) -> bool {
@@ -103,10 +131,7 @@ impl TableScan {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(lake) = &self.table.lake else { return Ok(None) };
-        if self.from.is_at_least(&self.table.boundary.meet(&self.upto)) && !self.table.boundary.is_empty() {
-            return Ok(None);
-        }
+        let Some(lake) = self.table.lake.as_ref().filter(|_| self.reads_lake()) else { return Ok(None) };
         if !self.lake_is_cut() {
             return files::scan(lake, &self.schema, state, projection, filters, limit);
         }
@@ -129,15 +154,19 @@ impl TableScan {
         Ok(Some(Arc::new(filter)))
     }
 
+    /// The rows of the tail that are shown; no copy.
+    fn tail(&self) -> Vec<RecordBatch> {
+        if self.part == Part::Lake {
+            return Vec::new();
+        }
+        let within = |(partition, rows)| {
+            crate::fragment::slice_rows(rows, self.from.next(partition), self.upto.next(partition))
+        };
+        self.table.tail_batches().map(within).filter(|rows| rows.num_rows() > 0).collect()
+    }
+
     fn scan_tail(&self, state: &dyn Session, projected: &SchemaRef) -> Option<Arc<dyn ExecutionPlan>> {
-        let batches: Vec<_> = self
-            .table
-            .tail_batches()
-            .map(|(partition, rows)| {
-                crate::fragment::slice_rows(rows, self.from.next(partition), self.upto.next(partition))
-            })
-            .filter(|rows| rows.num_rows() > 0)
-            .collect();
+        let batches = self.tail();
         if batches.is_empty() {
             return None;
         }

@@ -169,13 +169,31 @@ impl EventTime {
         closes: impl Fn(i64) -> i64,
     ) -> u64 {
         let mut late = 0;
-        for at in self.times(rows).into_iter().flatten().flatten() {
-            if let Some(before) = newest.get(&partition).filter(|before| **before != BEFORE_ALL) {
-                late += u64::from(closes(at) <= before.saturating_sub(self.allowed_lateness_us));
-            }
-            advance(newest, partition, at);
-        }
+        self.each_late(newest, partition, rows, closes, |_| late += 1);
         late
+    }
+
+    /// Tells `found` the position of each of those rows.
+    pub fn each_late(
+        &self,
+        newest: &mut Newest,
+        partition: PartitionId,
+        rows: &RecordBatch,
+        closes: impl Fn(i64) -> i64,
+        mut found: impl FnMut(usize),
+    ) {
+        let Some(times) = self.times(rows) else { return };
+        let mut before = newest.get(&partition).copied().unwrap_or(BEFORE_ALL);
+        for (row, at) in times.iter().enumerate() {
+            let Some(at) = at else { continue };
+            if before != BEFORE_ALL && closes(at) <= before.saturating_sub(self.allowed_lateness_us) {
+                found(row);
+            }
+            before = before.max(at);
+        }
+        if before != BEFORE_ALL {
+            advance(newest, partition, before);
+        }
     }
 
     /// Late rows among `batches` above the lake part `lake`, by partition; `None` where it cannot tell how far it has come.
@@ -264,6 +282,44 @@ impl EventTime {
             }
         }
         newest
+    }
+}
+
+/// What rows that are to be committed say of event time.
+#[derive(Debug, Clone)]
+pub struct Times {
+    /// Newest event times, by partition.
+    newest: Newest,
+    /// Late rows, by partition; `None` where the rows before them have not told theirs.
+    late: Option<BTreeMap<PartitionId, u64>>,
+}
+
+impl Times {
+    /// Of `rows`, each batch of one partition, the next above the lake part `lake`.
+    pub fn of(time: &EventTime, lake: Option<&LakeSnapshot>, rows: &[RecordBatch]) -> Times {
+        let partition_of = |rows: &RecordBatch| {
+            let column = rows.column_by_name(PARTITION)?.as_primitive_opt::<Int32Type>()?;
+            column.values().first().copied()
+        };
+        let batches = rows.iter().filter_map(|rows| Some((partition_of(rows)?, rows)));
+        let mut newest = Newest::new();
+        for (partition, rows) in batches.clone() {
+            if let Some(at) = time.newest_of(rows) {
+                advance(&mut newest, partition, at);
+            }
+        }
+        Times { newest, late: time.late_above(lake, batches) }
+    }
+
+    /// The marks of their commit on `lake` up to `to`; none where earlier rows have not told theirs, for those of these rows alone
+    /// would be too low.
+    pub fn marks(&self, time: &EventTime, lake: &LakeSnapshot, to: &Boundary) -> BTreeMap<String, i64> {
+        if time.in_lake(lake).is_none() {
+            return BTreeMap::new();
+        }
+        let mut marks = time.marks(lake, to, &self.newest);
+        marks.extend(self.late.iter().flat_map(|late| time.late_marks(lake, late)));
+        marks
     }
 }
 

@@ -105,7 +105,7 @@ impl Definition {
                 let name = of_many.map(|(name, _)| name.as_str()).unwrap_or_default();
                 Way::Rows { reason: format!("`{name}` is a table of many topics") }
             }
-            Ok(split) => Way::States(Arc::new(split)),
+            Ok(split) => Way::States(Arc::new(split.with_tail_plan(&session).await)),
             Err(reason) => Way::Rows { reason },
         };
         let (table, states) = match &way {

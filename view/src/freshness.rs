@@ -37,7 +37,7 @@ pub struct Freshness {
     pub building: Option<u32>,
     /// The share of the rows that it has read, 0 to 1.
     pub built: Option<f64>,
-    /// Rows since the start of the process that came for a window that had closed.
+    /// Rows that came for a window that had closed.
     pub late_records: Option<u64>,
     /// What went wrong last.
     pub trouble: Option<String>,

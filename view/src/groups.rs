@@ -1,6 +1,8 @@
 //! States in memory: in the order of their keys, with the bounds of each record batch, so that a point of a million groups is
 //! found in one batch.
 //!
+//! *Why bounds are made with the order*: they cost a look at each key, which no reader should wait for.
+//!
 //! *Invariants*: order and bounds only spare work. A key without bounds (floats, because of NaN) leaves nothing out, and what
 //! is kept is filtered row by row all the same.
 
@@ -16,10 +18,11 @@ use datafusion::common::{Column, Result as DfResult, ScalarValue, not_impl_err};
 use datafusion::functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
 use datafusion::logical_expr::Accumulator;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
-use tarn_model::{Error, Result};
+use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
+use tarn_model::{Result, background};
 
 use crate::error::from_datafusion;
+use crate::live::State;
 
 /// Rows of a batch: what one point costs.
 const BATCH_ROWS: usize = 8192;
@@ -30,16 +33,22 @@ pub fn memory_bytes<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> u
     batches.into_iter().map(|batch| counter.count_batch(batch)).sum()
 }
 
-/// The same states in the order of their first `keys` columns, in batches that share no memory.
-pub async fn sorted(batches: Vec<RecordBatch>, keys: usize) -> Result<Vec<RecordBatch>> {
+/// The same states in the order of their first `keys` columns, in batches that share no memory; with bounds, where they are so many
+/// that leaving some out is worth a look.
+pub(crate) async fn sorted(
+    batches: Vec<RecordBatch>,
+    keys: usize,
+) -> Result<(Vec<RecordBatch>, Option<Bounds>)> {
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     if keys == 0 || rows <= 1 {
-        return Ok(batches);
+        return Ok((batches, None));
     }
-    let sorted = tokio::task::spawn_blocking(move || sort(&batches, keys)).await;
-    sorted
-        .map_err(|error| Error::internal("states could not be sorted").with_source(error))?
-        .map_err(from_datafusion)
+    let sort = move || -> DfResult<_> {
+        let sorted = sort(&batches, keys)?;
+        let bounds = (rows > BATCH_ROWS).then(|| Bounds::of(&sorted, keys));
+        Ok((sorted, bounds))
+    };
+    background::run(sort).await?.map_err(from_datafusion)
 }
 
 fn sort(batches: &[RecordBatch], keys: usize) -> DfResult<Vec<RecordBatch>> {
@@ -105,15 +114,8 @@ impl Bounds {
     }
 
     /// The batches that may hold a group for which `only` is true.
-    pub(crate) fn keep(
-        &self,
-        batches: &[RecordBatch],
-        only: &Arc<dyn PhysicalExpr>,
-        schema: &SchemaRef,
-    ) -> Vec<RecordBatch> {
-        let predicate =
-            PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).try_build(Arc::clone(only));
-        match predicate.and_then(|predicate| predicate.prune(self)) {
+    fn keep(&self, batches: &[RecordBatch], only: &PruningPredicate) -> Vec<RecordBatch> {
+        match only.prune(self) {
             Ok(kept) => {
                 batches.iter().zip(kept).filter(|(_, kept)| *kept).map(|(batch, _)| batch.clone()).collect()
             }
@@ -126,6 +128,33 @@ impl Bounds {
 
     fn column<'a>(&self, of: &'a [Option<ArrayRef>], column: &Column) -> Option<&'a ArrayRef> {
         of.get(self.names.iter().position(|name| *name == column.name)?)?.as_ref()
+    }
+}
+
+/// Leaves out, of the states of one read, what its predicate cannot be true of.
+#[derive(Debug)]
+pub(crate) struct Sieve {
+    only: Option<PruningPredicate>,
+}
+
+impl Sieve {
+    /// By `only`, over states of `schema`; without it all is kept.
+    pub(crate) fn new(only: Option<&Arc<dyn PhysicalExpr>>, schema: &SchemaRef) -> Sieve {
+        let predicate = |only: &Arc<dyn PhysicalExpr>| {
+            PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).try_build(Arc::clone(only))
+        };
+        let only = only.map(predicate).transpose();
+        Sieve {
+            only: only.inspect_err(|error| tracing::debug!(%error, "no states are left out")).ok().flatten(),
+        }
+    }
+
+    /// The batches of `state` that may hold a group of the read.
+    pub(crate) fn keep(&self, state: &State) -> Vec<RecordBatch> {
+        match (&self.only, &state.bounds) {
+            (Some(only), Some(bounds)) => bounds.keep(&state.batches, only),
+            _ => state.batches.clone(),
+        }
     }
 }
 
@@ -189,7 +218,8 @@ mod tests {
             RecordBatch::try_from_iter([("g0", numbers), ("s0", Arc::new(texts) as ArrayRef)]).expect("rows");
         let parts: Vec<RecordBatch> = (0..5).map(|at| whole.slice(at * 10_000, 10_000)).collect();
         assert!(memory_bytes(&parts) < 2 * memory_bytes([&whole]), "slices count what they share once");
-        let sorted = sorted(parts, 1).await.expect("sorted");
+        let (sorted, bounds) = sorted(parts, 1).await.expect("sorted");
+        assert_eq!(bounds.expect("they are many").num_containers(), 7);
         assert_eq!(sorted.len(), 7);
         let alone = memory_bytes([&sorted[3]]);
         assert!(alone * 5 < memory_bytes(&sorted), "a batch holds on to the texts of others");

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,11 +13,12 @@ use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 use tarn_lake::LakeSnapshot;
 use tarn_model::{Boundary, Error, Result};
-use tarn_table::Catalog;
 use tarn_table::scan::sql_schema;
+use tarn_table::{Catalog, CutTable};
 use tokio::sync::watch;
 
 use crate::definition::{Definition, Way};
+use crate::late::{Late, LateRows, LateRule};
 use crate::live::{LiveStates, State};
 use crate::pace::{Pace, Statements};
 use crate::planner::Planner;
@@ -88,15 +89,22 @@ pub struct View {
     /// Held while a new moment is made.
     making: Mutex<()>,
     changes: watch::Sender<u64>,
-    /// Rows that came for a window that had closed; `None` where nobody counts.
-    late: Mutex<Late>,
+    /// Records of which states were made.
+    aggregated: AtomicU64,
+    commits: Mutex<Commits>,
+    /// Time that a window stays open after its end.
+    grace: Mutex<Duration>,
+    /// Rows of the tail that came for a window that had closed; `None` where nobody looks for them.
+    late: Mutex<Option<LateRows>>,
 }
 
-/// Rows that come for a window that has closed.
-#[derive(Debug, Default)]
-struct Late {
-    grace: Duration,
-    records: Option<u64>,
+/// Commits of a view's states.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Commits {
+    /// How many there were.
+    pub count: u64,
+    /// How long they took together, from the first state that was made for them to the last.
+    pub took: Duration,
 }
 
 /// A build that is being made.
@@ -204,6 +212,9 @@ impl View {
             building: Mutex::default(),
             making: Mutex::new(()),
             changes: watch::channel(0).0,
+            aggregated: AtomicU64::new(0),
+            commits: Mutex::default(),
+            grace: Mutex::default(),
             late: Mutex::default(),
         }
     }
@@ -253,25 +264,68 @@ impl View {
         self.moment.load_full()
     }
 
-    /// Rows since the start of the process that came for a window that had closed; `None` when it has no window of its table's
-    /// event time.
-    pub fn late_records(&self) -> Option<u64> {
-        self.late.lock().records
+    /// Records of which states were made since the start of the process, by both layers.
+    pub fn aggregated_records(&self) -> u64 {
+        self.aggregated.load(Ordering::Relaxed)
     }
 
-    /// Time that a window stays open after its end.
-    pub fn grace(&self) -> Duration {
-        self.late.lock().grace
+    /// Says that states were made of so many records.
+    pub fn has_aggregated(&self, records: u64) {
+        self.aggregated.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Commits of its states since the start of the process.
+    pub fn commits(&self) -> Commits {
+        *self.commits.lock()
+    }
+
+    /// Says that a commit of its states took so long.
+    pub fn has_committed(&self, took: Duration) {
+        let mut commits = self.commits.lock();
+        commits.count += 1;
+        commits.took += took;
     }
 
     /// Says how long windows stay open after their end.
     pub fn set_grace(&self, grace: Duration) {
-        self.late.lock().grace = grace;
+        *self.grace.lock() = grace;
     }
 
-    /// Says how many rows were late so far.
-    pub fn set_late_records(&self, late: u64) {
-        self.late.lock().records = Some(late);
+    /// Which of its rows are late; `None` when it has no window of its table's event time.
+    pub fn late_rule(&self, definition: &Definition, catalog: &Catalog) -> Option<LateRule> {
+        let Way::States(split) = &definition.way else { return None };
+        LateRule::of(split, catalog.event_time(split.table()), *self.grace.lock())
+    }
+
+    /// Looks for late rows among what is new in `table`.
+    pub fn look_for_late(&self, rule: Option<&LateRule>, table: &CutTable) {
+        let moment = self.moment();
+        let mut late = self.late.lock();
+        let Some(rule) = rule else {
+            *late = None;
+            return;
+        };
+        if late.as_ref().is_none_or(|late| late.rule() != rule) {
+            *late = Some(LateRows::new(rule.clone()));
+        }
+        if let Some(late) = late.as_mut() {
+            late.look(table, moment.batch.as_ref().map(|batch| &batch.boundary));
+        }
+    }
+
+    /// Late rows in `[from, to)`; `None` when not all of it was looked at.
+    pub fn late_between(&self, rule: &LateRule, from: &Boundary, to: &Boundary) -> Option<Late> {
+        self.late.lock().as_ref().filter(|late| late.rule() == rule)?.between(from, to)
+    }
+
+    /// Late rows so far: what the states of `moment` tell of the lake, and what was found above.
+    pub fn late_records(&self, moment: &ViewMoment, rule: Option<&LateRule>) -> Option<u64> {
+        let (rule, batch) = (rule?, moment.batch.as_ref());
+        let boundary = batch.map(|batch| batch.boundary.clone()).unwrap_or_default();
+        let in_lake = batch.and_then(|batch| rule.in_lake(&batch.snapshot)).unwrap_or_default();
+        let late = self.late.lock();
+        let above = late.as_ref().filter(|late| late.rule() == rule).map_or(0, |late| late.above(&boundary));
+        Some(in_lake.values().sum::<u64>() + above)
     }
 
     /// Ticks at every change of its states.

@@ -7,17 +7,18 @@
 //! ```
 //!
 //! *Why*: a moment is a whole boundary, all partitions at once, so a chain is a list and a view of hundreds of partitions
-//! costs no more states than one of a single partition. Eight states of one tier become one, as fragments do.
+//! costs no more states than one of a single partition. Eight states of one tier become one, as fragments do, but none across an edge
+//! at which a commit of the table ends: there the chain will be cut, and what lies across it would have to be made again, of rows.
 //!
 //! *Invariants*: states are immutable and neighbours: each begins where the one before it ends. A state is used only if all of
 //! it lies below the statement's vector.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use tarn_model::{Boundary, Error, Result};
 
-use crate::groups::{Bounds, memory_bytes};
+use crate::groups::{Bounds, memory_bytes, sorted};
 use crate::stamp::Stamp;
 
 /// States of one tier that become one.
@@ -36,14 +37,16 @@ pub struct State {
     pub bytes: usize,
     /// How often states were merged on the way to this one.
     tier: u32,
-    /// Bounds of the keys in each batch, once somebody has asked for some keys only.
-    pub(crate) bounds: OnceLock<Bounds>,
+    /// Bounds of the keys in each batch, where they stand in the order of their keys and are many.
+    pub(crate) bounds: Option<Bounds>,
 }
 
 impl State {
-    /// States that know no range: a part of those that lie in the lake.
-    pub fn stored(batches: Vec<RecordBatch>) -> State {
-        State::new(Boundary::new(), Boundary::new(), batches)
+    /// States that know no range, such as a part of those that lie in the lake, in the order of their first `keys` columns, in batches
+    /// that share no memory.
+    pub async fn sorted(batches: Vec<RecordBatch>, keys: usize) -> Result<State> {
+        let (batches, bounds) = sorted(batches, keys).await?;
+        Ok(State { bounds, ..State::new(Boundary::new(), Boundary::new(), batches) })
     }
 
     /// Number of its rows: groups, or parts of groups.
@@ -54,7 +57,7 @@ impl State {
     /// A state that was made of rows.
     pub fn new(from: Boundary, to: Boundary, batches: Vec<RecordBatch>) -> State {
         let bytes = memory_bytes(&batches);
-        State { from, to, batches, bytes, tier: 0, bounds: OnceLock::new() }
+        State { from, to, batches, bytes, tier: 0, bounds: None }
     }
 }
 
@@ -136,15 +139,26 @@ impl LiveStates {
         (found, reached)
     }
 
-    /// The end of the chain that should be merged into one state.
-    pub fn mergeable(&self) -> Option<Vec<Arc<State>>> {
+    /// The end of the chain that should be merged into one state, which no edge of `edges` cuts.
+    pub fn mergeable(&self, edges: &[Boundary]) -> Option<Vec<Arc<State>>> {
         let tier = self.states.last()?.tier;
-        let run = self.states.iter().rev().take_while(|state| state.tier == tier).count();
+        let mut run = 0;
+        for state in self.states.iter().rev().take_while(|state| state.tier == tier) {
+            run += 1;
+            if edges.iter().any(|edge| same(edge, &state.from)) {
+                break;
+            }
+        }
         (run >= MERGE_STATES).then(|| self.states[self.states.len() - run..].to_vec())
     }
 
-    /// Puts `batches`, which `parts` were merged to, in their place; `false` when the chain has moved on meanwhile.
-    pub fn replace(&mut self, parts: &[Arc<State>], batches: Vec<RecordBatch>) -> bool {
+    /// Whether `edge` lies within a state, so that it would have to be made again.
+    pub fn is_cut_by(&self, edge: &Boundary) -> bool {
+        self.states.iter().any(|state| is_within(edge, &state.from, &state.to))
+    }
+
+    /// Puts `merged`, which `parts` were merged to, in their place; `false` when the chain has moved on meanwhile.
+    pub fn replace(&mut self, parts: &[Arc<State>], merged: State) -> bool {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return false };
         let Some(at) = self.states.iter().position(|state| Arc::ptr_eq(state, first)) else { return false };
         let same_run = self
@@ -154,11 +168,29 @@ impl LiveStates {
         if !same_run {
             return false;
         }
-        let mut merged = State::new(first.from.clone(), last.to.clone(), batches);
-        merged.tier = last.tier + 1;
+        let merged = State { from: first.from.clone(), to: last.to.clone(), tier: last.tier + 1, ..merged };
         self.states.splice(at..at + parts.len(), [Arc::new(merged)]);
         true
     }
+}
+
+/// `[from, to)` in parts that no edge of `edges` cuts.
+pub fn cut_at(from: Boundary, to: Boundary, edges: &[Boundary]) -> Vec<(Boundary, Boundary)> {
+    let mut inner: Vec<&Boundary> = edges.iter().filter(|edge| is_within(edge, &from, &to)).collect();
+    inner.sort_by_key(|edge| edge.records_above(&from));
+    let (mut parts, mut at) = (Vec::with_capacity(inner.len() + 1), from);
+    for edge in inner {
+        if is_within(edge, &at, &to) {
+            parts.push((std::mem::replace(&mut at, edge.clone()), edge.clone()));
+        }
+    }
+    parts.push((at, to));
+    parts
+}
+
+/// Whether `edge` lies between `from` and `to` and is neither.
+fn is_within(edge: &Boundary, from: &Boundary, to: &Boundary) -> bool {
+    edge.is_at_least(from) && to.is_at_least(edge) && !same(edge, from) && !same(edge, to)
 }
 
 /// Whether both cover the same offsets: an absent partition is at 0.
@@ -221,11 +253,36 @@ mod tests {
     fn eight_states_become_one_and_keep_the_chain() {
         let edges: Vec<(i64, i64)> = (0..=9).map(|n| (n, n)).collect();
         let mut chain = chain(&edges);
-        let parts = chain.mergeable().expect("nine of a tier");
+        let parts = chain.mergeable(&[]).expect("nine of a tier");
         assert_eq!(parts.len(), 9);
-        assert!(chain.replace(&parts, Vec::new()));
+        let merged = || State::new(Boundary::new(), Boundary::new(), Vec::new());
+        assert!(chain.replace(&parts, merged()));
         assert_eq!((chain.len(), chain.range()), (1, Some((&at(0, 0), &at(9, 9)))));
-        assert!(!chain.replace(&parts, Vec::new()), "they are gone");
-        assert!(chain.mergeable().is_none());
+        assert!(!chain.replace(&parts, merged()), "they are gone");
+        assert!(chain.mergeable(&[]).is_none());
+    }
+
+    #[test]
+    fn no_state_is_made_or_merged_across_an_edge() {
+        let edges: Vec<(i64, i64)> = (0..=20).map(|n| (n, n)).collect();
+        let chain = chain(&edges);
+        assert_eq!(chain.mergeable(&[at(12, 12)]).expect("eight of a tier").len(), 8);
+        assert!(chain.mergeable(&[at(13, 13)]).is_none(), "seven above the edge");
+        assert_eq!(chain.mergeable(&[at(12, 13)]).expect("an edge within a state is lost").len(), 20);
+        assert!(
+            chain.is_cut_by(&at(12, 13)) && !chain.is_cut_by(&at(12, 12)) && !chain.is_cut_by(&at(30, 30))
+        );
+
+        let cut = |edges: &[Boundary]| cut_at(at(2, 2), at(9, 9), edges);
+        assert_eq!(cut(&[at(2, 2), at(9, 9), at(1, 5), at(10, 10), at(3, 10)]), [(at(2, 2), at(9, 9))]);
+        assert_eq!(
+            cut(&[at(9, 5), at(4, 2)]),
+            [(at(2, 2), at(4, 2)), (at(4, 2), at(9, 5)), (at(9, 5), at(9, 9))]
+        );
+        assert_eq!(
+            cut(&[at(5, 3), at(3, 5)]).len(),
+            2,
+            "of two that lie across each other the first is taken"
+        );
     }
 }

@@ -19,7 +19,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::object_store::ObjectStore;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionConfig;
-use tarn_model::{Error, Result};
+use tarn_model::{Result, background};
 use tarn_table::scan::OnlyTheLake;
 
 use crate::error::from_datafusion;
@@ -96,17 +96,14 @@ impl Planner {
         state
     }
 
-    /// Runs a plan to its end on a thread of its own, with memory of its own.
+    /// Runs a plan to its end in the background, with memory of its own.
     pub(crate) async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
         let runtime = RuntimeEnv {
             memory_pool: Arc::new(GreedyMemoryPool::new(self.memory_bytes)),
             ..RuntimeEnv::clone(&self.runtime)
         };
         let task = Arc::new(TaskContext::from(&*self.state).with_runtime(Arc::new(runtime)));
-        let handle = tokio::runtime::Handle::current();
-        let done = tokio::task::spawn_blocking(move || handle.block_on(collect(plan, task))).await;
-        done.map_err(|error| Error::internal("states could not be made").with_source(error))?
-            .map_err(from_datafusion)
+        background::spawn(collect(plan, task)).await?.map_err(from_datafusion)
     }
 }
 

@@ -10,8 +10,8 @@
 //! instead: no row of an answer is given before all states are read.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -43,7 +43,7 @@ use tarn_table::scan::{Part, TableScan};
 
 use crate::definition::Definition;
 use crate::error::{from_datafusion, is_read_damage};
-use crate::groups::Bounds;
+use crate::groups::Sieve;
 use crate::hub::{BatchStates, ViewMoment};
 use crate::live::State;
 use crate::pace::{Pace, Paced};
@@ -51,6 +51,10 @@ use crate::planner::Planner;
 use crate::split::Split;
 use crate::stamp::Stamp;
 use crate::stored::StoredStates;
+
+mod chain;
+
+use self::chain::ChainExec;
 
 /// Above this number of rows of states, an answer is merged in as many streams as a statement may have.
 const MANY_STATES: usize = 64 * 1024;
@@ -114,6 +118,11 @@ impl Inputs {
         Inputs { split: Arc::clone(split), batch, live, rows: None, pace: None, whole: None, joined: None }
     }
 
+    /// Records of which rows are aggregated for it: none of those that states cover.
+    pub fn records(&self) -> u64 {
+        self.rows.as_ref().map_or(0, TableScan::records)
+    }
+
     /// The same, its rows counted by `pace` and held back by it.
     #[must_use]
     pub fn paced(mut self, pace: Arc<Pace>) -> Inputs {
@@ -138,54 +147,66 @@ impl Inputs {
         // The keys of joined states are others than the answer's, whose types a filter was written for.
         let physical =
             only.filter(|_| self.joined.is_none()).and_then(|only| self.over_states(only, session));
+        let sieve = Sieve::new(physical.as_ref(), self.split.state_schema());
+        let cached = self.batch.iter().flat_map(|batch| batch.cached.iter().flatten());
         let mut kept = Vec::new();
-        if let Some(batch) = &self.batch {
-            match &batch.cached {
-                Some(runs) => {
-                    for run in runs {
-                        kept.extend(self.keep(&run.batches, &run.bounds, physical.as_ref(), read));
-                    }
-                }
-                None => inputs.push(self.batch_plan(batch, session, only).await?),
-            }
+        for state in cached.chain(&self.live) {
+            kept.extend(sieve.keep(state));
+            read.of.fetch_add(state.rows(), Ordering::Relaxed);
         }
-        for state in &self.live {
-            kept.extend(self.keep(&state.batches, &state.bounds, physical.as_ref(), read));
-        }
+        let in_memory: usize = kept.iter().map(RecordBatch::num_rows).sum();
+        read.rows.fetch_add(in_memory, Ordering::Relaxed);
         if !kept.is_empty() {
             inputs.push(self.memory(kept, physical)?);
         }
-        if let Some(rows) = &self.rows {
-            let rows: Arc<dyn TableProvider> = match &self.pace {
-                Some(pace) => Arc::new(Paced { rows: rows.clone(), pace: Arc::clone(pace) }),
-                None => Arc::new(rows.clone()),
-            };
-            inputs.push(self.split.partial(rows, only, session).await?);
+        let mut is_small = in_memory < MANY_STATES;
+        if let Some(batch) = self.batch.as_ref().filter(|batch| batch.cached.is_none()) {
+            inputs.push(self.batch_plan(batch, session, only).await?);
+            is_small = false;
         }
-        if inputs.is_empty() {
-            inputs.push(self.memory(Vec::new(), None)?);
+        match &self.rows {
+            None => {}
+            Some(rows) => match self.rows_in_memory(rows, only, session)? {
+                Some(states) => {
+                    is_small &= states.output_partitioning().partition_count() == 1;
+                    inputs.push(states);
+                }
+                None => {
+                    inputs.push(self.rows_plan(rows, only, session).await?);
+                    is_small = false;
+                }
+            },
         }
-        if inputs.len() == 1 { Ok(inputs.remove(0)) } else { UnionExec::try_new(inputs) }
+        match inputs.len() {
+            0 => self.memory(Vec::new(), None),
+            1 => Ok(inputs.remove(0)),
+            _ if is_small => Ok(Arc::new(ChainExec::new(inputs))),
+            _ => UnionExec::try_new(inputs),
+        }
     }
 
-    /// The batches of states in memory that may hold a group of `only`.
-    fn keep(
+    /// States of rows that all lie in memory.
+    fn rows_in_memory(
         &self,
-        batches: &[RecordBatch],
-        bounds: &OnceLock<Bounds>,
-        only: Option<&Arc<dyn PhysicalExpr>>,
-        read: &Read,
-    ) -> Vec<RecordBatch> {
-        let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
-        let kept = match only {
-            Some(only) if !batches.is_empty() => bounds
-                .get_or_init(|| Bounds::of(batches, self.split.keys()))
-                .keep(batches, only, self.split.state_schema()),
-            _ => batches.to_vec(),
+        rows: &TableScan,
+        only: Option<&Expr>,
+        session: &dyn Session,
+    ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
+        if self.pace.is_some() { Ok(None) } else { self.split.partial_in_memory(rows, only, session) }
+    }
+
+    /// States of rows wherever they lie.
+    async fn rows_plan(
+        &self,
+        rows: &TableScan,
+        only: Option<&Expr>,
+        session: &dyn Session,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let rows: Arc<dyn TableProvider> = match &self.pace {
+            Some(pace) => Arc::new(Paced { rows: rows.clone(), pace: Arc::clone(pace) }),
+            None => Arc::new(rows.clone()),
         };
-        read.rows.fetch_add(rows(&kept), Ordering::Relaxed);
-        read.of.fetch_add(rows(batches), Ordering::Relaxed);
-        kept
+        self.split.partial(rows, only, session).await
     }
 
     /// A filter over the answer's keys as one over states; `None` when a key has another type there.
@@ -309,6 +330,11 @@ impl StatesScan {
     /// Reads `inputs`.
     pub fn new(inputs: Inputs) -> StatesScan {
         StatesScan(inputs)
+    }
+
+    /// What the view was planned as.
+    pub fn split(&self) -> &Arc<Split> {
+        &self.0.split
     }
 
     /// The wanted columns of an answer, in the types in which they were planned.

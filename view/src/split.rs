@@ -18,7 +18,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -35,17 +36,23 @@ use datafusion::physical_expr::{Partitioning, PhysicalExpr, create_physical_expr
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use tarn_model::columns::OFFSET;
+use tarn_table::scan::TableScan;
 
 use crate::definition::bind;
 use crate::dimension::{Joined, Lowered, named_states, over_states};
 use crate::planner::Columns;
 use crate::stored::StoredStates;
-use crate::windows::window_us;
+use crate::tail_plan::TailPlan;
+use crate::windows::{by_ticks, window_us};
+
+/// Above this number of rows in memory they are aggregated in as many streams as a statement may have.
+const MANY_ROWS: usize = 64 * 1024;
 
 /// The name under which the aggregate's answer stands in the plan above it.
 const ANSWER: &str = "states";
@@ -84,8 +91,10 @@ pub struct Split {
     table: String,
     /// What the aggregate reads, over a placeholder for its table.
     input: LogicalPlan,
-    /// The same, optimized once: a state is made several times a second, and planning it would cost more than its rows.
+    /// The same, optimized once.
     optimized: LogicalPlan,
+    /// The same over rows in memory, planned once; `None` before that, and where it cannot be.
+    tail: Option<TailPlan>,
     /// Group keys over the input's columns.
     keys: Vec<Expr>,
     group: PhysicalGroupBy,
@@ -127,7 +136,7 @@ impl Split {
         let context = PhysicalPlanningContext::default();
         let keys = aggregate.group_expr.clone();
         let key = |(at, expr): (usize, &Expr)| {
-            Ok((create_physical_expr(expr, logical, props, &context)?, format!("g{at}")))
+            Ok((create_physical_expr(&by_ticks(expr, logical), logical, props, &context)?, format!("g{at}")))
         };
         let group: DfResult<Vec<_>> = keys.iter().enumerate().map(key).collect();
         let group = match group.map_err(internal)? {
@@ -164,6 +173,7 @@ impl Split {
             table,
             input,
             optimized,
+            tail: None,
             keys,
             group,
             aggregates,
@@ -175,6 +185,13 @@ impl Split {
             above,
             joined,
         })
+    }
+
+    /// The same, with what it reads of rows in memory planned.
+    pub(crate) async fn with_tail_plan(mut self, session: &SessionState) -> Split {
+        let tail = TailPlan::of(&self.optimized, session).await;
+        self.tail = tail.filter(|tail| types(&tail.schema()).eq(types(&self.input_schema)));
+        self
     }
 
     /// The table whose rows are aggregated, by the name in the query.
@@ -278,6 +295,25 @@ impl Split {
         all_are.then(|| renamed.ok().map(|renamed| renamed.data)).flatten()
     }
 
+    /// Rows in memory to states, in one stream unless they are many, and without planning; only groups that `only` (over the states' key columns)
+    /// leaves. `None` where some of the rows may lie in the lake, or where it takes planning.
+    pub(crate) fn partial_in_memory(
+        &self,
+        rows: &TableScan,
+        only: Option<&Expr>,
+        session: &dyn Session,
+    ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
+        let Some((tail, rows)) = self.tail.as_ref().zip(rows.in_memory()) else { return Ok(None) };
+        let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        let streams = if count < MANY_ROWS { 1 } else { session.config().target_partitions() };
+        let mut input = tail.over(rows, streams)?;
+        if let Some(only) = only {
+            let only = session.create_physical_expr(self.over_input(only)?, self.input.schema())?;
+            input = Arc::new(FilterExec::try_new(only, input)?);
+        }
+        self.aggregate(input).map(Some)
+    }
+
     /// Rows to states, one stream for each of the rows' streams; only groups that `only` (over the states' key columns)
     /// leaves.
     pub async fn partial(
@@ -297,6 +333,10 @@ impl Split {
                 session.query_planner().create_physical_plan(&input, session).await?
             }
         };
+        self.aggregate(input)
+    }
+
+    fn aggregate(&self, input: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(AggregateExec::try_new(
             AggregateMode::Partial,
             self.group.clone(),
@@ -390,6 +430,11 @@ impl Split {
         });
         swapped.map(|swapped| swapped.data)
     }
+}
+
+/// Types of columns, whatever they are called.
+fn types(schema: &Schema) -> impl Iterator<Item = &DataType> {
+    schema.fields().iter().map(|field| field.data_type())
 }
 
 fn one_stream(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {

@@ -212,6 +212,15 @@ impl Versions {
         Ok(())
     }
 
+    /// The builds that can be read, as they are now.
+    pub async fn snapshots(&self) -> Vec<Arc<LakeSnapshot>> {
+        let mut found = Vec::new();
+        for number in &self.numbers {
+            found.extend(self.readable(*number).await.ok().flatten().map(|version| version.table.snapshot()));
+        }
+        found
+    }
+
     /// A build, or `None` when it is not there or cannot be read.
     async fn readable(&self, number: u32) -> Result<Option<Version>> {
         match self.open(number).await {

@@ -21,18 +21,18 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, IntervalMonthDayNano, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DataFusionError, Result as DfResult, ScalarValue, internal_err};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result as DfResult, ScalarValue, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
-    Aggregate, ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Projection, ReturnFieldArgs,
-    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    Aggregate, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection,
+    ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 use tarn_model::Error;
@@ -287,6 +287,33 @@ pub(crate) fn window_us(expr: &Expr, column: &str) -> Option<i64> {
         };
     let Expr::Literal(size, _) = size else { return None };
     i64::try_from(of.nanoseconds(Some(size)).ok()? / 1_000).ok().filter(|size| *size > 0)
+}
+
+/// `date_trunc('hour', ts)` and the like as the `tumble` that it is where time is UTC: DataFusion takes each of its values apart into
+/// the parts of a calendar. Anything else as it is.
+pub(crate) fn by_ticks(expr: &Expr, schema: &DFSchema) -> Expr {
+    let ticks = |call: &ScalarFunction| {
+        let [Expr::Literal(precision, _), at] = call.args.as_slice() else { return None };
+        let precision = precision.try_as_str().flatten()?.to_lowercase();
+        let seconds = match precision.as_str() {
+            "second" => 1,
+            "minute" => 60,
+            "hour" => 3_600,
+            "day" => 86_400,
+            _ => return None,
+        };
+        let (data_type, nullable) = (at.get_type(schema).ok()?, at.nullable(schema).ok()?);
+        let is_utc = matches!(&data_type, DataType::Timestamp(TimeUnit::Microsecond, zone) if zone.as_deref().is_none_or(|zone| zone == "UTC"));
+        let size =
+            ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, 0, seconds * 1_000_000_000)));
+        // A window is always nullable, and its states' columns must be what they would have been.
+        (call.func.name() == "date_trunc" && is_utc && nullable)
+            .then(|| Window::function(Kind::Tumble).call(vec![at.clone(), lit(size)]))
+    };
+    match expr.clone().unalias_nested().data {
+        Expr::ScalarFunction(call) => ticks(&call).unwrap_or_else(|| expr.clone()),
+        _ => expr.clone(),
+    }
 }
 
 fn hops(at: &Int64Array, ticks: Ticks, edge: &DataType) -> DfResult<ArrayRef> {

@@ -96,6 +96,7 @@ async fn in_the_lake(log: &Log, lake: &Lake, table: &TableConfig) -> tarn_model:
         if let Some(time) = event_time_at_rest(table, &snapshot, partitions) {
             let newest = time.in_lake(&snapshot).unwrap_or_default();
             status.watermark_ms = time.watermark(&newest).map(|at| at.div_euclid(1000));
+            status.late_records = Some(time.late_in_lake(&snapshot));
         }
     }
     if let Some(dead) = lake.load(&table.dead_letters_name(), false).await? {

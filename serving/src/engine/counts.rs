@@ -17,6 +17,7 @@ pub(crate) const LATENCY_MS: [u64; 12] =
 pub(super) struct Counts {
     done: AtomicU64,
     pub(super) failed: AtomicU64,
+    pub(super) planned_before: AtomicU64,
     running: AtomicU64,
     total_us: AtomicU64,
     latency: [AtomicU64; LATENCY_MS.len()],
@@ -27,6 +28,7 @@ impl Counts {
         StatementCounts {
             done: self.done.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            planned_before: self.planned_before.load(Ordering::Relaxed),
             running: self.running.load(Ordering::Relaxed),
             total: Duration::from_micros(self.total_us.load(Ordering::Relaxed)),
             latency: std::array::from_fn(|at| self.latency[at].load(Ordering::Relaxed)),
@@ -41,6 +43,8 @@ pub struct StatementCounts {
     pub done: u64,
     /// Refused or ended with an error.
     pub failed: u64,
+    /// Begun with a plan that was made before.
+    pub planned_before: u64,
     /// Running now.
     pub running: u64,
     /// Time of all that were answered to the end.

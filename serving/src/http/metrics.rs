@@ -152,6 +152,13 @@ fn tables(metrics: &mut Metrics, status: &Status) {
             metrics.line(name, &[("table", &table.name), ("topic", &table.topic)], value(table));
         }
     }
+    let name = "tarn_table_late_records_total";
+    metrics.head(name, "counter", "Rows that came when the watermark had passed what they tell of.");
+    for table in &status.tables {
+        if let Some(late) = table.late_records {
+            metrics.line(name, &[("table", &table.name), ("topic", &table.topic)], float(late));
+        }
+    }
 }
 
 fn views(metrics: &mut Metrics, status: &Status) {
@@ -190,12 +197,36 @@ fn views(metrics: &mut Metrics, status: &Status) {
             }
         }
     }
+    type Total = fn(&tarn_model::status::ViewStatus) -> f64;
+    let totals: [(&str, &str, Total); 3] = [
+        ("tarn_view_aggregated_records_total", "Records of which states were made since the start.", |v| {
+            float(v.aggregated_records)
+        }),
+        ("tarn_view_commits_total", "Commits of the states since the start.", |v| float(v.commits)),
+        ("tarn_view_commit_seconds_total", "Time of those commits.", |v| v.commit_s),
+    ];
+    for (name, help, value) in totals {
+        metrics.head(name, "counter", help);
+        for view in &status.views {
+            metrics.line(name, &[("view", &view.name)], value(view));
+        }
+    }
+    let name = "tarn_view_late_records_total";
+    metrics.head(name, "counter", "Rows that came for a window that had closed.");
+    for view in &status.views {
+        if let Some(late) = view.late_records {
+            metrics.line(name, &[("view", &view.name)], float(late));
+        }
+    }
 }
 
 fn sql(metrics: &mut Metrics, statements: &StatementCounts) {
     metrics.head("tarn_statements_total", "counter", "Statements, by how they ended.");
     metrics.line("tarn_statements_total", &[("outcome", "done")], float(statements.done));
     metrics.line("tarn_statements_total", &[("outcome", "failed")], float(statements.failed));
+    let name = "tarn_statements_planned_before_total";
+    metrics.head(name, "counter", "Statements that were begun with a plan that was made before.");
+    metrics.line(name, &[], float(statements.planned_before));
     metrics.head("tarn_statements_running", "gauge", "Statements that run now.");
     metrics.line("tarn_statements_running", &[], float(statements.running));
     let name = "tarn_statement_seconds";

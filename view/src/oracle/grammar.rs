@@ -10,6 +10,8 @@ pub(super) fn query(dice: &mut Dice) -> (String, Sketches) {
         "k",
         "n",
         "date_bin(INTERVAL '1 hour', ts)",
+        "date_trunc('hour', ts)",
+        "date_trunc('DAY', ts)",
         "b",
         "upper(k)",
         "i % 3",

@@ -8,7 +8,6 @@ use tarn_table::scan::sql_schema;
 
 use super::*;
 use crate::definition::Way;
-use crate::groups::sorted;
 use crate::oracle::{TOPIC_ID, commit, create, memory_lake};
 use crate::versions::Versions;
 
@@ -41,12 +40,12 @@ async fn a_point_of_a_million_groups_reads_few_of_them() {
     let counts = Int64Array::from_iter_values(keys.values().iter().map(|key| key % 5 + 1));
     let states =
         RecordBatch::try_new(Arc::clone(split.state_schema()), vec![Arc::new(keys), Arc::new(counts)]);
-    let states = sorted(vec![states.expect("states")], 1).await.expect("sorted");
+    let states = Arc::new(State::sorted(vec![states.expect("states")], 1).await.expect("sorted"));
 
     let boundary = Boundary::from_iter([(0, 3 * GROUPS)]);
     let mut versions = Versions::find(&lake, "v").await.expect("builds");
     let build = versions.create(&definition, split, &stamp, TOPIC_ID).await.expect("a build");
-    let stored = states.iter().map(|states| split.stored().store(states).expect("stored")).collect();
+    let stored = states.batches.iter().map(|states| split.stored().store(states).expect("stored")).collect();
     let files = build.table.write(stored).await.expect("files");
     let app_id = format!("tarn/{TOPIC_ID}/0");
     let advances = vec![Advance { app_id, expected: None, to: 3 * GROUPS }];
@@ -61,7 +60,7 @@ async fn a_point_of_a_million_groups_reads_few_of_them() {
         tail: Vec::new(),
         tail_bytes: 0,
     });
-    for cached in [Some(vec![Arc::new(State::stored(states))]), None] {
+    for cached in [Some(vec![states]), None] {
         let in_memory = cached.is_some();
         let batch = Some(Arc::new(build.states(&stamp, cached)));
         let moment = ViewMoment { batch, ..ViewMoment::default() };

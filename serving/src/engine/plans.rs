@@ -1,0 +1,262 @@
+//! Statements that were planned before: their optimized plans, for another moment.
+//!
+//! *Why*: a page asks the same question again and again, and planning it costs more than answering it from a view.
+//!
+//! *Invariants*
+//! - A plan is kept only if all that it takes of its moment are tables: no function but immutable ones, no vector of its own, no
+//!   watermark, no catalogs.
+//! - It is used again only where each name means what it meant, the same part of a table with the same columns, or a view with the
+//!   same definition. Everything else is planned anew.
+//! - What is kept holds on to no rows, files or states.
+//!
+//! *Not here*: physical plans. They depend on what there is to read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result as DfResult, ScalarValue, TableReference, internal_err};
+use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, TableProviderFilterPushDown, TableScan as ScanNode, TableType, Volatility,
+};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use parking_lot::Mutex;
+use tarn_table::scan::{Part, TableScan};
+use tarn_view::{Definition, Split, StatesScan};
+
+use super::Request;
+use crate::session::Moment;
+use crate::statement::Statement;
+
+/// Plans that are kept; beyond it the one that was not used for longest goes.
+const MAX_PLANS: usize = 256;
+/// A longer statement is no panel's.
+const MAX_BYTES: usize = 8 << 10;
+
+/// Plans by what was asked.
+#[derive(Debug, Default)]
+pub(super) struct Plans {
+    known: Mutex<HashMap<Key, Arc<Plan>>>,
+    uses: AtomicU64,
+}
+
+/// What was asked, and by whom as far as it matters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    sql: String,
+    params: Vec<ScalarValue>,
+    visitor: Option<String>,
+}
+
+/// An optimized plan over [`Slot`]s.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) names: Vec<TableReference>,
+    /// What each of the names is planned as, where it is a view.
+    meanings: Vec<Option<Arc<Definition>>>,
+    plan: LogicalPlan,
+    used: AtomicU64,
+}
+
+impl Key {
+    /// Of a request whose plan may be kept.
+    pub(super) fn of(request: &Request) -> Option<Key> {
+        if request.as_of.is_some() || request.sql.len() > MAX_BYTES {
+            return None;
+        }
+        let visitor = request.visitor.as_ref().map(|visitor| {
+            // By them names are resolved.
+            format!("{}\0{}\0{:?}", visitor.user, visitor.database, visitor.settings)
+        });
+        Some(Key { sql: request.sql.clone(), params: request.params.clone(), visitor })
+    }
+}
+
+impl Plans {
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Plan>> {
+        let plan = self.known.lock().get(key).cloned()?;
+        plan.used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        Some(plan)
+    }
+
+    /// Keeps `plan`, the optimized form of a statement over the tables `names` of `moment`, if it may be.
+    pub(super) fn keep(&self, key: Key, names: &[TableReference], plan: &LogicalPlan, moment: &Moment) {
+        let Some(meanings) = meanings(names, moment) else { return };
+        let mut is_bindable = true;
+        let slots = each_scan(plan, &mut |scan| {
+            let slot = source_as_provider(&scan.source).ok().and_then(|provider| Slot::of(&provider));
+            is_bindable &= slot.is_some();
+            Ok(slot.map(|slot| Arc::new(slot) as Arc<dyn TableProvider>))
+        });
+        let Some(slots) = slots.ok().filter(|_| is_bindable) else { return };
+        let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
+        let plan = Plan { names: names.to_vec(), meanings, plan: slots, used };
+        if !matches!(plan.bind(moment), Ok(Some(_))) {
+            return;
+        }
+        let mut known = self.known.lock();
+        if known.len() >= MAX_PLANS
+            && let Some(oldest) = known.iter().min_by_key(|(_, plan)| plan.used.load(Ordering::Relaxed))
+        {
+            let oldest = oldest.0.clone();
+            known.remove(&oldest);
+        }
+        known.insert(key, Arc::new(plan));
+    }
+
+    /// Forgets what means something else now.
+    pub(super) fn forget(&self, key: &Key) {
+        self.known.lock().remove(key);
+    }
+}
+
+impl Plan {
+    /// The plan over the tables of `moment`; `None` where one of them means something else now.
+    pub(super) fn bind(&self, moment: &Moment) -> DfResult<Option<LogicalPlan>> {
+        let is_one = |(a, b): (&Option<Arc<Definition>>, &Option<Arc<Definition>>)| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let mut is_same =
+            meanings(&self.names, moment).is_some_and(|now| self.meanings.iter().zip(&now).all(is_one));
+        if !is_same {
+            return Ok(None);
+        }
+        let plan = each_scan(&self.plan, &mut |scan| {
+            let slot = source_as_provider(&scan.source)?;
+            let table = match slot.downcast_ref::<Slot>() {
+                Some(slot) => slot.fill(moment),
+                None => None,
+            };
+            is_same &= table.is_some();
+            Ok(table)
+        })?;
+        Ok(is_same.then_some(plan))
+    }
+}
+
+/// Whether the plan of `statement` depends on nothing but its tables. `plan` is as it was before anything was put in the place of
+/// a function.
+pub(super) fn is_lasting(statement: &Statement, plan: &LogicalPlan) -> bool {
+    let is_query =
+        matches!(&statement.ast, DfStatement::Statement(ast) if matches!(**ast, SqlStatement::Query(_)));
+    if !is_query || !statement.versions.is_empty() || statement.explained.is_some() {
+        return false;
+    }
+    let mut is_lasting = true;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                is_lasting &= match expr {
+                    Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,
+                    Expr::ScalarVariable(..) => false,
+                    _ => true,
+                };
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    walked.is_ok() && is_lasting
+}
+
+/// What each of `names` is planned as, where it is a view; `None` when one is a table of many topics, whose parts may change.
+fn meanings(names: &[TableReference], moment: &Moment) -> Option<Vec<Option<Arc<Definition>>>> {
+    let views = moment.views();
+    let one = |name: &TableReference| {
+        let name = name.table();
+        let is_of_many = moment.is_of_many(name) || views.tables(name).any(|table| moment.is_of_many(table));
+        let is_table = moment.table_at(name).is_some();
+        (!is_of_many).then(|| views.definition(name).filter(|_| !is_table).cloned())
+    };
+    names.iter().map(one).collect()
+}
+
+/// `plan` with what `table` gives in the place of the table of each scan.
+fn each_scan(
+    plan: &LogicalPlan,
+    table: &mut dyn FnMut(&ScanNode) -> DfResult<Option<Arc<dyn TableProvider>>>,
+) -> DfResult<LogicalPlan> {
+    let filled = plan.clone().transform_up_with_subqueries(|node| match node {
+        LogicalPlan::TableScan(scan) => Ok(match table(&scan)? {
+            Some(table) => {
+                let source = provider_as_source(table);
+                Transformed::yes(LogicalPlan::TableScan(ScanNode { source, ..scan }))
+            }
+            None => Transformed::no(LogicalPlan::TableScan(scan)),
+        }),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(filled.data)
+}
+
+/// Where a table stood in a plan.
+#[derive(Debug)]
+struct Slot {
+    what: What,
+    schema: SchemaRef,
+}
+
+#[derive(Debug)]
+enum What {
+    /// A part of a table.
+    Rows(String, Part),
+    /// A view, by what it was planned as.
+    States(Arc<Split>),
+}
+
+impl Slot {
+    /// For what a statement at its own vector reads; `None` for anything else.
+    fn of(provider: &Arc<dyn TableProvider>) -> Option<Slot> {
+        let what = if let Some(rows) = provider.downcast_ref::<TableScan>() {
+            What::Rows(rows.name().to_owned(), rows.part())
+        } else if let Some(states) = provider.downcast_ref::<StatesScan>() {
+            What::States(Arc::clone(states.split()))
+        } else {
+            return None;
+        };
+        Some(Slot { what, schema: provider.schema() })
+    }
+
+    fn fill(&self, moment: &Moment) -> Option<Arc<dyn TableProvider>> {
+        let table: Arc<dyn TableProvider> = match &self.what {
+            What::Rows(name, part) => Arc::new(moment.scan_at(name, *part, None)?),
+            What::States(split) => Arc::new(moment.views().states(moment, split)?.ok()?),
+        };
+        (table.schema() == self.schema).then_some(table)
+    }
+}
+
+#[async_trait]
+impl TableProvider for Slot {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        internal_err!("a plan was run whose tables were not filled in")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+
+use crate::fixture::{Shop, rows_of};
+
+/// Statements so far that were begun with a plan that was made before.
+fn before(shop: &Shop) -> u64 {
+    shop.engine.statements().planned_before
+}
+
+const ASKED: [&str; 7] = [
+    "SELECT count(*), sum(n), max(word) FROM clicks WHERE day = '2026-01-02' AND n > 3",
+    "SELECT * FROM by_day WHERE day >= '2026-01-02' ORDER BY clicks DESC, day LIMIT 2",
+    "SELECT day, total / clicks AS each FROM by_day ORDER BY day NULLS FIRST",
+    "SELECT * FROM middle ORDER BY 1",
+    "SELECT (SELECT sum(clicks) FROM by_day), (SELECT count(*) FROM clicks), (SELECT count(*) FROM lake.clicks)",
+    "SELECT c.word, v.clicks FROM live.clicks AS c JOIN by_day AS v ON v.day = c.day ORDER BY c.n DESC LIMIT 3",
+    "SELECT count(*) FROM by_day WHERE clicks > (SELECT avg(clicks) FROM by_day)",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_made_before_answers_at_the_vector_of_its_own_statement() {
+    let shop = Shop::open().await.with_views();
+    for round in 0..6 {
+        shop.publish(round % 2, 5 + i64::from(round));
+        match round {
+            2 => shop.commit(|| shop.publish(1, 3)).await,
+            4 => {
+                shop.commit(|| ()).await;
+                shop.optimize().await;
+            }
+            _ => {}
+        }
+        for sql in ASKED {
+            let known = before(&shop);
+            let (vector, again) = rows_of(&shop.engine, sql, None).await.expect("an answer");
+            assert_eq!(before(&shop), known + u64::from(round > 0), "{sql}, round {round}");
+            // The same in words that nobody has used yet.
+            let (same_vector, anew) =
+                rows_of(&shop.engine, &format!("{sql} -- {round}"), None).await.expect("an answer");
+            assert_eq!(before(&shop), known + u64::from(round > 0), "{sql} is new in round {round}");
+            assert_eq!((vector, again), (same_vector, anew), "{sql}, round {round}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_part_of_what_was_asked() {
+    let shop = Shop::open().await.with_views();
+    shop.publish(0, 10);
+    let sql = "SELECT count(*) FROM clicks WHERE n < $1";
+    for (limit, count) in [(3, 3), (7, 7), (3, 3), (100, 10)] {
+        let answer = shop.engine.query(sql, &[serde_json::json!(limit)], None).await.expect("an answer");
+        let rows: Vec<_> = futures::TryStreamExt::try_collect(answer.rows).await.expect("rows");
+        let counts = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(rows[0].column(0));
+        assert_eq!(counts.value(0), count);
+    }
+    assert_eq!(before(&shop), 1, "3 was asked twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_depends_on_more_than_its_tables_is_planned_each_time() {
+    let shop = Shop::open().await.with_views();
+    shop.publish(0, 10);
+    for sql in [
+        "SELECT now() > TIMESTAMP '2020-01-01', count(*) FROM clicks",
+        "SELECT count(*) FROM clicks WHERE n > random()",
+        "SELECT count(*) FROM clicks VERSION AS OF 'clicks:0=4'",
+        "EXPLAIN SELECT count(*) FROM clicks",
+        "SHOW VIEWS",
+        "SHOW TABLES",
+        "SELECT table_name FROM information_schema.tables",
+        "SELECT count(*) FROM generate_series(1, 10)",
+    ] {
+        for _ in 0..3 {
+            rows_of(&shop.engine, sql, None).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+        assert_eq!(before(&shop), 0, "{sql}");
+    }
+    let vector = "clicks:0=4".parse().expect("a vector");
+    for _ in 0..2 {
+        assert_eq!(shop.numbers("SELECT count(*) FROM clicks", None).await, [10]);
+        assert_eq!(shop.numbers("SELECT count(*) FROM clicks", Some(&vector)).await, [4]);
+    }
+    assert_eq!(before(&shop), 1);
+    shop.rows("SELECT count(*) FROM clcks", None).await.expect_err("no such table");
+    shop.rows("SELECT count(*) FROM clcks", None).await.expect_err("nor now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_other_columns_is_another_table() {
+    let shop = Shop::open().await.with_views();
+    shop.publish(0, 4);
+    let sql = "SELECT * FROM clicks ORDER BY n";
+    let (_, narrow) = shop.rows(sql, None).await.expect("rows");
+    let mut fields = shop.hub.cut().tables["clicks"].schema.fields().to_vec();
+    fields.push(Arc::new(Field::new("more", DataType::Int64, true)));
+    shop.hub.set_schema("clicks", Arc::new(Schema::new(fields))).expect("a wider table");
+    let (_, wide) = shop.rows(sql, None).await.expect("rows");
+    assert_eq!((before(&shop), wide[0].len()), (0, narrow[0].len() + 1));
+    shop.rows(sql, None).await.expect("rows");
+    assert_eq!(before(&shop), 1, "and then it is known again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_is_kept_holds_on_to_no_rows() {
+    let shop = Shop::open().await.with_views();
+    shop.publish(0, 10);
+    let tail = Arc::downgrade(&shop.hub.cut().tables["clicks"].tail[0]);
+    for sql in ASKED {
+        shop.rows(sql, None).await.expect("rows");
+    }
+    assert!(tail.upgrade().is_some());
+    shop.commit(|| ()).await;
+    assert!(tail.upgrade().is_none(), "rows that are in the lake are still in memory");
+}
