@@ -124,8 +124,93 @@ fn every_check_passes_with_confluent_kafka() {
 }
 
 #[test]
+fn every_check_passes_with_confluent_kafka_where_the_broker_shares_out() {
+    every_check_passes("confluent-consumer");
+}
+
+#[test]
 fn every_check_passes_with_kafka_python() {
     every_check_passes("kafka-python");
+}
+
+/// Kills the process again and again under the members of a group: they go on, and their users see nothing of it but a pause.
+fn members_go_on_over_kills(client: &str) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let bootstrap = format!("127.0.0.1:{port}");
+    let folder = Folder::new(&config(&bootstrap));
+    let mut running = folder.start();
+    running.ready();
+    let members: Vec<Producer> = (0..2)
+        .map(|n| {
+            let file = |kind: &str| File::create(folder.path(format!("{kind}{n}"))).expect("a file");
+            let member = python("kafka_clients.py")
+                .args([&bootstrap, client, "member", "readers", "events"])
+                .stdout(file("read"))
+                .stderr(file("told"))
+                .spawn();
+            Producer(member.expect("start python"))
+        })
+        .collect();
+    let text = |name: String| std::fs::read_to_string(folder.path(name)).unwrap_or_default();
+    let read = || -> std::collections::HashSet<String> {
+        (0..members.len())
+            .flat_map(|n| text(format!("read{n}")).lines().map(str::to_owned).collect::<Vec<_>>())
+            .filter(|line| line.split(' ').count() == 2)
+            .collect()
+    };
+    let shares = || (0..members.len()).map(|n| text(format!("told{n}"))).collect::<Vec<_>>();
+    let mut sent = 0;
+    let mut feed = || {
+        let lines: String = (0..30).map(|n| format!("key{n}:{{\"n\": {n}}}\n")).collect();
+        kcat(&bootstrap, &["-P", "-t", "events", "-K:"], lines.as_bytes());
+        sent += 30;
+        sent
+    };
+    wait_for("both to have a share", seconds(60), || {
+        shares().iter().all(|told| told.contains("assigned")).then_some(())
+    });
+    let all = feed();
+    wait_for("all to be read", seconds(60), || (read().len() == all).then_some(()));
+    let before: Vec<usize> = shares().iter().map(|told| told.matches("assigned").count()).collect();
+    for _ in 0..3 {
+        running.kill();
+        running = folder.start();
+        running.ready();
+        let all = feed();
+        wait_for("all to be read", seconds(60), || (read().len() == all).then_some(()));
+    }
+    for (told, before) in shares().iter().zip(before) {
+        assert_eq!(told.matches("assigned").count(), before, "nothing was shared out again: {told}");
+        for trouble in
+            ["lost", "UNKNOWN_MEMBER", "ILLEGAL_GENERATION", "FENCED", "STALE", "Unknown member", "fenced"]
+        {
+            assert!(!told.contains(trouble), "{trouble}: {told}");
+        }
+    }
+    let group = folder.tarn(&["group", "describe", "readers"]);
+    assert!(group.printed.contains("Stable, 2 members"), "{}{}", group.printed, group.said);
+    drop(members);
+    running.stop();
+    folder.never_panicked();
+}
+
+#[test]
+fn members_of_a_classic_group_go_on_over_kills() {
+    members_go_on_over_kills("confluent");
+}
+
+#[test]
+fn members_that_the_broker_shares_out_among_go_on_over_kills() {
+    members_go_on_over_kills("confluent-consumer");
+}
+
+/// librdkafka's own tests: a part of them, which takes a minute.
+#[test]
+fn librdkafkas_own_tests_pass() {
+    let folder =
+        std::env::var("TARN_LIBRDKAFKA").expect("TARN_LIBRDKAFKA: start these tests with tests/servers/run");
+    let output = python("librdkafka.py").args([env!("CARGO_BIN_EXE_tarn"), &folder, "quick"]).output();
+    println!("{}", ended_well(&output.expect("start python")));
 }
 
 /// A producer that ends with the test.
@@ -155,6 +240,16 @@ fn what_was_acknowledged_survives(mode: &str) {
         .spawn()
         .expect("start python");
     let mut producer = Producer(producer);
+    // Transactions are followed by a group of the one protocol, the others by one of the other.
+    let protocol = if mode == "transactional" { "consumer" } else { "classic" };
+    let read = folder.path("read").to_string_lossy().into_owned();
+    let said_of_follower = File::create(folder.path("follower")).expect("a file");
+    let follower = python("kafka_verify.py")
+        .args(["follow", &bootstrap, "events", &read, protocol])
+        .stdout(said_of_follower.try_clone().expect("a file"))
+        .stderr(said_of_follower)
+        .spawn();
+    let mut follower = Producer(follower.expect("start python"));
     let kills: u64 = std::env::var("TARN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(6);
     for kill in 0..kills {
         let before = lines(&acked);
@@ -171,10 +266,15 @@ fn what_was_acknowledged_survives(mode: &str) {
     let ended = wait_for("the producer to end", seconds(150), || producer.0.try_wait().expect("a child"));
     let said = std::fs::read_to_string(folder.path("producer")).unwrap_or_default();
     assert!(ended.success(), "{said}");
+    let pid = rustix::process::Pid::from_child(&follower.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal the follower");
+    let ended = wait_for("the follower to end", seconds(150), || follower.0.try_wait().expect("a child"));
+    let followed = std::fs::read_to_string(folder.path("follower")).unwrap_or_default();
+    assert!(ended.success(), "{followed}");
     let output =
-        python("kafka_verify.py").args(["consume", &bootstrap, "events", &acked_text, mode]).output();
+        python("kafka_verify.py").args(["consume", &bootstrap, "events", &acked_text, mode, &read]).output();
     let printed = ended_well(&output.expect("start python"));
-    println!("{mode}, {kills} kills: {said}{printed}");
+    println!("{mode}, {kills} kills: {said}{followed}{printed}");
     let client = running.ready();
     let found = printed.split_once(" acknowledged, ").and_then(|(_, rest)| rest.split(' ').next());
     let found: i64 = found.and_then(|found| found.parse().ok()).expect("a number");

@@ -162,3 +162,93 @@ fn what_is_produced_is_consumed_and_groups_are_reset() {
     assert_eq!(running.stop().code, Some(0));
     folder.never_panicked();
 }
+
+/// A `tarn consume` that goes on until it is interrupted.
+struct Following {
+    child: std::process::Child,
+    out: std::path::PathBuf,
+}
+
+impl Following {
+    fn start(folder: &Folder, group: &str, name: &str) -> Following {
+        let out = folder.path(name);
+        let (mut command, _said) = folder.command(&["consume", "clicks", "--group", group, "--follow"]);
+        let file = std::fs::File::create(&out).expect("a file");
+        let child = command.stdin(Stdio::null()).stdout(file).spawn().expect("start tarn");
+        Following { child, out }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.out).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Ctrl-C.
+    fn interrupt(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("interrupt it");
+        let ended = wait_for("it to end", seconds(60), || self.child.try_wait().expect("a child"));
+        assert!(ended.success(), "{ended}");
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn members_of_a_group_share_a_topic_and_go_on_where_it_has_committed() {
+    let folder = Folder::new(CONFIG);
+    let mut running = folder.start();
+    running.ready();
+    let feed = |from: usize, to: usize| {
+        let lines: String = (from..to).map(|n| format!("key{n}:{{\"n\":{n}}}\n")).collect();
+        let sent = fed(&folder, &["produce", "clicks", "-K", ":"], &lines);
+        assert_eq!(sent.code, Some(0), "{}", sent.said);
+    };
+    feed(0, 30);
+    let read = || done(&folder, &["consume", "clicks", "--group", "reports"]).lines().count();
+    assert_eq!(read(), 30);
+    assert_eq!(read(), 0, "it was committed");
+    let described = json_of(&folder, &["group", "describe", "reports"]);
+    assert_eq!((&described["lag"], &described["state"]), (&json!(0), &json!("Empty")), "{described}");
+    feed(30, 35);
+    let some = done(&folder, &["consume", "clicks", "--group", "reports", "--count", "2"]);
+    assert_eq!(some.lines().count(), 2);
+    assert_eq!(read(), 3, "what was written was committed, and no more");
+    refused(&folder, &["consume", "clicks", "--group", "reports", "--partition", "1"], 2, "--partition");
+
+    let one = Following::start(&folder, "shared", "one");
+    let shares = || -> Vec<usize> {
+        let described = folder.tarn(&["group", "describe", "shared", "--output", "json"]);
+        let described: Value = serde_json::from_str(&described.printed).unwrap_or_default();
+        let count = |member: &Value| member["partitions"]["clicks"].as_array().map_or(0, Vec::len);
+        let mut counts: Vec<usize> =
+            described["members"].as_array().into_iter().flatten().map(count).collect();
+        counts.sort_unstable();
+        counts
+    };
+    wait_for("one to have all", seconds(60), || (shares() == [3]).then_some(()));
+    let two = Following::start(&folder, "shared", "two");
+    wait_for("both to have a share", seconds(60), || (shares() == [1, 2]).then_some(()));
+    feed(35, 95);
+    let all = || -> Vec<String> {
+        let mut all = [one.lines(), two.lines()].concat();
+        all.sort();
+        all
+    };
+    wait_for("both to read all", seconds(60), || (all().len() >= 95).then_some(()));
+    let (count, mut distinct) = (all().len(), all());
+    distinct.dedup();
+    assert_eq!((count, distinct.len()), (95, 95), "each record was read by one, once");
+    assert!(!two.lines().is_empty());
+    one.interrupt();
+    wait_for("the other to have all", seconds(60), || (shares() == [3]).then_some(()));
+    two.interrupt();
+    assert_eq!(json_of(&folder, &["group", "describe", "shared"])["lag"], 0);
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}

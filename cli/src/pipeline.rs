@@ -102,6 +102,7 @@ impl Pipeline {
     /// Creates the topics that the config names or implies.
     pub(crate) fn create_topics(&self) -> Result<()> {
         self.declare_wholes()?;
+        self.hold_new_topics();
         for topic in &self.config.topics {
             let options = TopicOptions {
                 partitions: topic.partitions,
@@ -117,6 +118,18 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+
+    /// Nothing of a topic goes before the table that a pattern makes of it is there, however soon that is.
+    fn hold_new_topics(&self) {
+        if !self.config.tables.iter().any(TableConfig::is_pattern) {
+            return;
+        }
+        let config = self.config.clone();
+        self.log.hold_new(move |topic| {
+            let tables = config.tables_of([topic]).into_iter();
+            tables.filter(|table| table.topic_name() == topic).map(|table| table.name).collect()
+        });
     }
 
     /// The tables of the topics that there are now.

@@ -3,12 +3,13 @@
 
 usage: kafka_clients.py BOOTSTRAP CLIENT [CHECK...]
 
-CLIENT is confluent (librdkafka) or kafka-python. Each CHECK is a function below; without one, all are run. Prints one line per
+CLIENT is confluent (librdkafka), confluent-consumer (the same with the groups of KIP-848) or kafka-python. Each CHECK is a function below; without one, all are run. Prints one line per
 check, and of a check that fails what was wrong. Exit code: 0 all passed, 1 some failed.
 
        kafka_clients.py BOOTSTRAP CLIENT member GROUP TOPIC
 
-runs one member of a group until it is killed: a line `PARTITION OFFSET` on stdout for each record, committed after each.
+runs one member of a group until it is killed: a line `PARTITION OFFSET` on stdout for each record, committed after each. What its
+user would see of trouble, and what it is assigned or loses, is told on stderr.
 """
 
 import collections
@@ -28,6 +29,8 @@ Record = collections.namedtuple("Record", "partition offset timestamp key value 
 
 class Confluent:
     """confluent-kafka, on librdkafka."""
+
+    grouping = {}
 
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap
@@ -64,7 +67,7 @@ class Confluent:
         from confluent_kafka import Consumer
         consumer = Consumer({
             "bootstrap.servers": self.bootstrap, "group.id": group or f"g-{uuid.uuid4()}",
-            "auto.offset.reset": "earliest", "enable.auto.commit": False, "check.crcs": True,
+            "auto.offset.reset": "earliest", "enable.auto.commit": False, "check.crcs": True, **self.grouping,
         })
         consumer.subscribe([topic])
         records, until = [], time.monotonic() + seconds
@@ -226,9 +229,11 @@ class Confluent:
         from confluent_kafka import Consumer
         consumer = Consumer({
             "bootstrap.servers": self.bootstrap, "group.id": group, "auto.offset.reset": "earliest",
-            "enable.auto.commit": False, "session.timeout.ms": 6000, "heartbeat.interval.ms": 1000,
+            "enable.auto.commit": False, **(self.grouping or {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}),
+            "reconnect.backoff.max.ms": 200,
         })
-        consumer.subscribe([topic])
+        tell = lambda what: lambda _, partitions: print(what, len(partitions), file=sys.stderr, flush=True)
+        consumer.subscribe([topic], on_assign=tell("assigned"), on_revoke=tell("revoked"), on_lost=tell("lost"))
         while True:
             message = consumer.poll(1)
             if message is None or message.error():
@@ -238,6 +243,21 @@ class Confluent:
                 consumer.commit(message, asynchronous=False)
             except Exception as error:
                 print("not committed:", error, file=sys.stderr, flush=True)
+
+
+class ConfluentConsumer(Confluent):
+    """confluent-kafka with the groups of KIP-848."""
+
+    grouping = {"group.protocol": "consumer"}
+
+    def static(self, group, topic, instance):
+        from confluent_kafka import Consumer
+        consumer = Consumer({
+            "bootstrap.servers": self.bootstrap, "group.id": group, "group.instance.id": instance,
+            "auto.offset.reset": "earliest", "enable.auto.commit": False, **self.grouping,
+        })
+        consumer.subscribe([topic])
+        return consumer
 
 
 class KafkaPython:
@@ -397,7 +417,7 @@ class KafkaPython:
                 print("not committed:", error, file=sys.stderr, flush=True)
 
 
-CLIENTS = {"confluent": Confluent, "kafka-python": KafkaPython}
+CLIENTS = {"confluent": Confluent, "confluent-consumer": ConfluentConsumer, "kafka-python": KafkaPython}
 
 
 def fresh(name):
@@ -547,7 +567,7 @@ def what_is_read_is_processed_once(client):
 def three_members_share_and_one_is_killed(client):
     topic, group = fresh("shared"), fresh("group")
     client.create(topic, partitions=6)
-    name = next(name for name, kind in CLIENTS.items() if isinstance(client, kind))
+    name = next(name for name, kind in CLIENTS.items() if type(client) is kind)
     folder = pathlib.Path(tempfile.mkdtemp())
     members = []
     for n in range(3):
@@ -558,7 +578,8 @@ def three_members_share_and_one_is_killed(client):
     def seen(n):
         lines = (folder / f"{n}.out").read_text().splitlines()
         return [tuple(map(int, line.split())) for line in lines if len(line.split()) == 2]
-    def wait(what, condition, seconds=60):
+    # A member of KIP-848's groups is given up after 45 seconds, whatever it wishes.
+    def wait(what, condition, seconds=120):
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, f"{what}: {[len(seen(n)) for n in range(3)]}"
@@ -593,10 +614,52 @@ def three_members_share_and_one_is_killed(client):
             member.kill()
 
 
+def assigned(consumer, count, seconds=60):
+    until = time.monotonic() + seconds
+    while len(consumer.assignment()) != count:
+        assert time.monotonic() < until, f"{len(consumer.assignment())} partitions, not {count}"
+        consumer.poll(0.2)
+
+
+def a_static_member_comes_back_to_what_it_had(client):
+    if not hasattr(client, "static"):
+        return
+    topic, group = fresh("static"), fresh("group")
+    client.create(topic, partitions=4)
+    one, two = client.static(group, topic, "one"), client.static(group, topic, "two")
+    until = time.monotonic() + 60
+    while [len(c.assignment()) for c in (one, two)] != [2, 2]:
+        assert time.monotonic() < until, "they do not share"
+        one.poll(0.2)
+        two.poll(0.2)
+    had = sorted(p.partition for p in one.assignment())
+    one.close()
+    again = client.static(group, topic, "one")
+    assigned(again, 2)
+    assert sorted(p.partition for p in again.assignment()) == had
+    assert len(two.assignment()) == 2, "the other had to move"
+    for consumer in (again, two):
+        consumer.close()
+
+
+def an_expression_finds_topics_that_come_later(client):
+    if not hasattr(client, "static"):
+        return
+    prefix, group = fresh("expression"), fresh("group")
+    client.create(f"{prefix}.a", partitions=2)
+    consumer = client.static(group, f"^{prefix}\\..*", "one")
+    assigned(consumer, 2)
+    client.create(f"{prefix}.b", partitions=3)
+    client.create(f"other-{prefix}.c", partitions=3)
+    assigned(consumer, 5)
+    consumer.close()
+
+
 CHECKS = [
     every_compression_with_keys_and_headers, acks_zero_one_and_all, idempotent_producer, offsets_by_time,
     a_topic_is_created_by_being_asked_for, a_group_goes_on_where_it_committed, administration,
-    a_compacted_topic_keeps_the_last_of_every_key, transactions_count_whole_or_not_at_all, what_is_read_is_processed_once, three_members_share_and_one_is_killed,
+    a_compacted_topic_keeps_the_last_of_every_key, transactions_count_whole_or_not_at_all, what_is_read_is_processed_once,
+    a_static_member_comes_back_to_what_it_had, an_expression_finds_topics_that_come_later, three_members_share_and_one_is_killed,
 ]
 
 

@@ -2,13 +2,18 @@
 """A producer and a consumer that keep account, while the broker is killed again and again.
 
 usage: kafka_verify.py produce BOOTSTRAP TOPIC PARTITIONS ACKED_FILE idempotent|plain|transactional
-       kafka_verify.py consume BOOTSTRAP TOPIC ACKED_FILE idempotent|plain|transactional
+       kafka_verify.py follow BOOTSTRAP TOPIC READ_FILE classic|consumer
+       kafka_verify.py consume BOOTSTRAP TOPIC ACKED_FILE idempotent|plain|transactional [READ_FILE]
 
 `produce` sends numbered records until SIGTERM; each that is acknowledged is a line `NUMBER PARTITION OFFSET` in ACKED_FILE. A
 record's value is {"n": NUMBER}. `consume` then reads the whole topic and checks: every acknowledged record is there, at the
 offset it was acknowledged with; idempotent: no record is there twice, and those of a partition are in the order in which they
 were sent. Transactional: records come in transactions of 20, of which every fourth is aborted; a record counts as acknowledged once its
 transaction is committed; no transaction is found in part, and none that was aborted. Prints what it found. Exit code: 0 all holds, 1 not.
+
+`follow` reads as a member of a group, meanwhile, and commits what it has read; each record it reads is a line `PARTITION OFFSET NUMBER` in
+READ_FILE. After SIGTERM it reads on to the ends. It checks that it never reads below an offset whose commit was acknowledged, and that its
+group never gives up its partitions. `consume` then checks that it has read every record that was acknowledged.
 """
 
 import collections
@@ -99,7 +104,61 @@ def transact(bootstrap, topic, partitions, path):
     return 0
 
 
-def consume(bootstrap, topic, path, mode):
+def follow(bootstrap, topic, path, protocol):
+    """A member of a group, until SIGTERM and the ends."""
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(time.monotonic()))
+    wrong, committed, next_offset, given = [], {}, {}, []
+    consumer = Consumer({
+        "bootstrap.servers": bootstrap, "group.id": f"followers-{protocol}", "auto.offset.reset": "earliest",
+        "enable.auto.commit": False, "isolation.level": "read_committed", "enable.partition.eof": True, "group.protocol": protocol,
+        **RECONNECT})
+    consumer.subscribe([topic], on_assign=lambda _, p: given.append(len(p)), on_lost=lambda _, p: wrong.append(f"{len(p)} partitions were lost"))
+    failed, at_end, count = 0, set(), 0
+    with open(path, "w") as read:
+        while not stop or len(at_end) < sum(given) or not given:
+            if stop and time.monotonic() > stop[0] + 90:
+                wrong.append(f"the ends were not reached: {sorted(at_end)}")
+                break
+            messages = consumer.consume(500, 0.5)
+            for message in messages:
+                partition = message.partition()
+                if message.error():
+                    if message.error().code() == KafkaError._PARTITION_EOF:
+                        at_end.add(partition)
+                    elif message.error().code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                        wrong.append(str(message.error()))
+                    continue
+                at_end.discard(partition)
+                if message.offset() < committed.get(partition, 0):
+                    wrong.append(f"{partition} {message.offset()} is read, and {committed[partition]} was committed")
+                if message.offset() < next_offset.get(partition, 0):
+                    wrong.append(f"{partition} {message.offset()} is read behind {next_offset[partition]}")
+                next_offset[partition] = message.offset() + 1
+                count += 1
+                read.write(f"{partition} {message.offset()} {json.loads(message.value())['n']}\n")
+            read.flush()
+            offsets = [TopicPartition(topic, p, offset) for p, offset in next_offset.items() if committed.get(p) != offset]
+            if offsets:
+                try:
+                    for done in consumer.commit(offsets=offsets, asynchronous=False):
+                        if done.error:
+                            raise KafkaException(done.error)
+                        committed[done.partition] = done.offset
+                except KafkaException as error:
+                    # The process was killed under it; what its user would see of the group is not allowed.
+                    failed += 1
+                    name = error.args[0].name()
+                    if any(word in name for word in ("MEMBER", "GENERATION", "FENCED", "STALE", "REBALANCE")):
+                        wrong.append(name)
+    if len(given) != 1:
+        wrong.append(f"partitions were given {len(given)} times")
+    consumer.close()
+    print(f"{protocol}: {count} followed, {failed} commits failed;", "; ".join(wrong[:5]) or "all holds")
+    return 1 if wrong else 0
+
+
+def consume(bootstrap, topic, path, mode, followed=None):
     with open(path) as file:
         acked = [tuple(map(int, line.split())) for line in file]
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "verify", "enable.auto.commit": False,
@@ -125,6 +184,12 @@ def consume(bootstrap, topic, path, mode):
     missing = [record for record in acked if found.get(record[1:]) != record[0]]
     if missing:
         wrong.append(f"{len(missing)} acknowledged records are not where they were acknowledged: {missing[:5]}")
+    if followed:
+        with open(followed) as file:
+            read = {tuple(map(int, line.split())) for line in file}
+        unread = [record for record in acked if (record[1], record[2], record[0]) not in read]
+        if unread:
+            wrong.append(f"{len(unread)} acknowledged records were not read by the group: {unread[:5]}")
     times = collections.Counter(found.values())
     twice = [number for number, count in times.items() if count > 1]
     aborted = [turn for turn in parts if turn < 0]
@@ -145,4 +210,4 @@ if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     if what == "produce" and arguments[-1] == "transactional":
         sys.exit(transact(*arguments[:-1]))
-    sys.exit({"produce": produce, "consume": consume}[what](*arguments))
+    sys.exit({"produce": produce, "consume": consume, "follow": follow}[what](*arguments))

@@ -207,8 +207,13 @@ Examples:
   tarn consume clicks --from 10m --count 5
   tarn consume clicks --from 2026-11-22T08:00:00Z --output json | jq .value
   tarn consume clicks --partition 0 --from 17 --key-separator :
+  tarn consume clicks --group reports --follow         shares the partitions with others of the group
 
-Records of transactions that are open or were aborted are left out. Order holds within a partition.")]
+Records of transactions that are open or were aborted are left out. Order holds within a partition.
+
+With --group, the broker shares out the partitions among all who read so (Kafka 4's consumer groups). What was written is committed about
+every second, and at the end: who comes next goes on there, and --from counts only where the group has committed nothing. A process that is killed has
+the last second's records written twice.")]
 pub(crate) struct ConsumeArgs {
     /// The topic
     pub(crate) topic: String,
@@ -224,8 +229,12 @@ pub(crate) struct ConsumeArgs {
     pub(crate) from: Whereto,
 
     /// Only this partition; may be repeated
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "group")]
     pub(crate) partition: Vec<i32>,
+
+    /// Reads as a member of this group, from where it has committed, and commits what was written
+    #[arg(long, short)]
+    pub(crate) group: Option<String>,
 
     /// Ends after so many records
     #[arg(long, short = 'n', value_name = "NUMBER")]

@@ -1,4 +1,6 @@
-//! `tarn consume`: records become lines of stdout.
+//! `tarn consume`: records become lines of stdout, by itself or as a member of a group (`grouped`).
+
+mod grouped;
 
 use std::io::Write;
 use std::time::Duration;
@@ -26,6 +28,9 @@ struct Reading {
 }
 
 pub(crate) async fn consume(args: ConsumeArgs) -> anyhow::Result<()> {
+    if let Some(group) = args.group.clone() {
+        return grouped::read(&args, &group).await;
+    }
     tokio::select! {
         done = read(&args) => done,
         _ = tokio::signal::ctrl_c() => Ok(()),
