@@ -17,6 +17,7 @@ use tarn_model::status::{
 };
 
 use crate::args::{Report, SourceArgs, SourceVerb, StatusArgs, TopicArgs, TopicVerb};
+use crate::dead_letters::dead_letters;
 use crate::door::Door;
 use crate::failure::Usage;
 use trim::Trim;
@@ -83,8 +84,14 @@ pub(crate) async fn topic(args: TopicArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn source(args: SourceArgs) -> anyhow::Result<()> {
-    let (_, status) = ask(&args.config.load()?).await?;
+    let config = args.config.load()?;
+    if let SourceVerb::DeadLetters { verb } = args.verb {
+        return dead_letters(&config, verb, args.output).await;
+    }
+    let (_, status) = ask(&config).await?;
     match (args.verb, args.output) {
+        // Of another module: see above.
+        (SourceVerb::DeadLetters { .. }, _) => Ok(()),
         (SourceVerb::List, Report::Json) => write_json(&status.sources),
         (SourceVerb::List, Report::Table) => Ok(write!(out(), "{}", sources(&status.sources))?),
     }
