@@ -29,6 +29,8 @@ mod views;
 mod watermarks;
 
 #[cfg(feature = "servers")]
+mod brokers;
+#[cfg(feature = "servers")]
 mod kafka;
 #[cfg(feature = "servers")]
 mod pages;

@@ -269,3 +269,103 @@ fn logged_drops(folder: &Folder) -> i64 {
     let status: Value = serde_json::from_str(&ended.printed).expect("a status");
     status["sources"][0]["dropped"].as_i64().expect("a number")
 }
+
+const LEVELS: &str = r#"
+data_dir = "data"
+[lake]
+url = "file:lake"
+[serving]
+http = "127.0.0.1:0"
+
+[[source]]
+name = "app"
+type = "taildir"
+path = "logs/app.log"
+format = "regex"
+regex = '^(?<level>[A-Z]+) (?<n>\S+)(?: (?<extra>\S+))?$'
+topic = "app"
+every = "20ms"
+
+[[table]]
+name = "app"
+columns = "level VARCHAR, n BIGINT"
+unknown_fields = "dead_letter"
+commit_every = "200ms"
+"#;
+
+#[test]
+fn a_dead_letter_is_replayed_once_after_the_fix_whatever_is_killed() {
+    const LINES: i64 = 3000;
+    let folder = Folder::new(LEVELS);
+    // One of three has another form, and some of the others have a field that the table lacks.
+    let line = |n: i64| match (n % 3, n % 5) {
+        (0, _) => format!("WARN:{n}\n"),
+        (_, 0) => format!("INFO {n} x\n"),
+        _ => format!("INFO {n}\n"),
+    };
+    folder.put("logs/app.log", (0..LINES).map(line).collect::<String>());
+    folder.drained();
+    let unknown = (0..LINES).filter(|n| n % 3 > 0 && n % 5 == 0).count();
+    let unknown = i64::try_from(unknown).expect("a small number");
+    let malformed = LINES / 3;
+    exactly_once(&folder, "app", LINES - malformed - unknown, malformed + unknown);
+    let letters = |arguments: &[&str]| {
+        let mut all = vec!["source", "dead-letters"];
+        all.extend(arguments);
+        all.extend(["-c", "tarn.toml", "--output", "json"]);
+        folder.tarn(&all)
+    };
+    let told = |arguments: &[&str]| -> Value {
+        let ended = letters(arguments);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.said);
+        serde_json::from_str(&ended.printed).expect("json")
+    };
+    let list = told(&["list"]);
+    assert_eq!((&list[0]["dead_letters"], &list[0]["replayed"]), (&json!(malformed + unknown), &json!(0)));
+    let shown = told(&["show", "app", "--where", "field IS NULL", "--limit", "2"]);
+    assert_eq!(shown[1]["value"], "WARN:3");
+    assert!(shown[1]["reason"].as_str().expect("a reason").contains("does not fit the regular expression"));
+    assert_eq!(letters(&["replay", "app"]).code, Some(2), "nothing runs");
+
+    // Before anything is mended nothing is taken.
+    let mut running = folder.start();
+    running.ready();
+    let done = told(&["replay", "app"]);
+    assert_eq!((&done["replayed"], &done["refused"]), (&json!(0), &json!(malformed + unknown)), "{done}");
+    assert_eq!(running.stop().code, Some(0));
+
+    // The regular expression is mended; the process dies before the commit, then after it, with its answer.
+    folder.configure(&LEVELS.replace("[A-Z]+) ", "[A-Z]+)[ :]"));
+    for point in ["log.commit.before", "log.commit.after"] {
+        let mut running = folder.start_with(&format!("{point}=1*return(kill)"), &[]);
+        running.ready();
+        assert_eq!(letters(&["replay", "app"]).code, Some(1), "{point}");
+        running.end(seconds(60));
+        let replayed = told(&["list"])[0]["replayed"].as_i64();
+        assert_eq!(replayed, Some(if point.ends_with("after") { malformed } else { 0 }), "{point}");
+    }
+    let mut running = folder.start();
+    running.ready();
+    let done = told(&["replay", "app"]);
+    let parts = ["replayed", "before", "refused"].map(|part| done[part].as_i64().expect("a number"));
+    assert_eq!(parts, [0, malformed, unknown], "{done}");
+    assert!(done["reasons"][0]["reason"].as_str().expect("a reason").contains("`extra`"), "{done}");
+    assert_eq!(running.stop().code, Some(0));
+
+    // The table gets the column.
+    folder
+        .configure(&LEVELS.replace("[A-Z]+) ", "[A-Z]+)[ :]").replace("n BIGINT", "n BIGINT, extra VARCHAR"));
+    let mut running = folder.start();
+    let client = running.ready();
+    let dry = told(&["replay", "app", "--dry-run", "--where", "field = 'extra'"]);
+    assert_eq!((&dry["replayed"], &dry["dry_run"]), (&json!(unknown), &json!(true)));
+    assert_eq!(told(&["replay", "app"])["replayed"], unknown);
+    assert_eq!(told(&["replay", "app"])["before"], malformed + unknown);
+    wait_for("every line", seconds(60), || (count(&client, "app")? == LINES).then_some(()));
+    let each = "SELECT count(DISTINCT n) AS d, sum(n) AS s, count(extra) AS e FROM app";
+    assert_eq!(client.sql(each), [json!({"d": LINES, "s": LINES * (LINES - 1) / 2, "e": unknown})]);
+    assert_eq!(told(&["list"])[0]["replayed"], malformed + unknown);
+    assert_eq!(running.stop().code, Some(0));
+    folder.drained();
+    exactly_once(&folder, "app", LINES, malformed + unknown);
+}

@@ -298,6 +298,47 @@ pub(crate) enum SourceVerb {
         /// The source
         name: String,
     },
+    /// Records that no table could take: why, and another try once that is mended
+    #[command(arg_required_else_help = true, subcommand_required = true)]
+    DeadLetters {
+        #[command(subcommand)]
+        verb: DeadLetterVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetterVerb {
+    /// Tables with dead letters: how many, how many of them were replayed, and the newest one's reason
+    List,
+    /// A table's dead letters with their reasons, in the order of the log
+    Show {
+        /// The table
+        table: String,
+        /// Only those that fit, e.g. "reason LIKE '%column `n`%'"
+        #[arg(long = "where", value_name = "CONDITION")]
+        condition: Option<String>,
+        /// Most that are shown
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Takes a table's dead letters in again, each of them once
+    ///
+    /// After the config was mended, and in the process that runs it. What a source could not read goes through its format,
+    /// interceptors and routes as they are now; what a table refused comes back as it was. One that would be refused again is
+    /// left as it is. A record that is replayed has another offset, the time that it had, and the header `tarn.replay_of`.
+    Replay {
+        /// The table
+        table: String,
+        /// The source that reads them again, where several fill the topic
+        #[arg(long)]
+        source: Option<String>,
+        /// Only those that fit, e.g. "_timestamp > now() - INTERVAL '1 day'"
+        #[arg(long = "where", value_name = "CONDITION")]
+        condition: Option<String>,
+        /// Only says what would be replayed
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// Asks the database of a source, in its own SQL, without collecting anything

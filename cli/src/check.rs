@@ -85,6 +85,7 @@ fn reads(source: &SourceConfig, folder: &Path) -> String {
     match &source.kind {
         SourceKind::Spooldir(spool) => shown(&spool.path.join(&spool.pattern)),
         SourceKind::Taildir(tail) => shown(&tail.path),
+        SourceKind::Mqtt(mqtt) => format!("mqtt://{}, {}", mqtt.broker, mqtt.subscribe.join(", ")),
         SourceKind::Http(_) => format!("POST /v1/ingest/{}", source.topic),
         SourceKind::Database(database) => {
             let what =

@@ -124,6 +124,24 @@ impl Door {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
+    /// Tables with what was replayed of their dead letters.
+    pub(crate) async fn dead_letters(&self) -> anyhow::Result<Value> {
+        self.json(Method::GET, "/v1/dead-letters", None).await
+    }
+
+    /// `POST /v1/dead-letters/{table}/replay` with `options` as its query.
+    pub(crate) async fn replay_dead_letters(
+        &self,
+        table: &str,
+        options: &[(&str, String)],
+    ) -> anyhow::Result<Value> {
+        let path = format!("/v1/dead-letters/{table}/replay");
+        let request = self.request(Method::POST, &path).query(options);
+        let answer = accepted(request.send().await.context("the running process went away")?).await?;
+        let text = answer.text().await.context("the answer broke off")?;
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
     /// `POST /v1/view/{name}/{action}` with `options` as its query.
     pub(crate) async fn view(
         &self,

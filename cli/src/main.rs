@@ -7,6 +7,7 @@
 mod admin;
 mod args;
 mod check;
+mod dead_letters;
 mod demo;
 mod door;
 mod failure;

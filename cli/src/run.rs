@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::admin;
+use crate::dead_letters;
 use crate::door::process_file;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
@@ -108,6 +109,8 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         Arc::clone(&running.views),
         config.lake.vacuum_retention.0,
     ));
+    let letters = dead_letters::router(config.clone(), log.clone(), Arc::clone(&pipeline), engine.clone());
+    let routes = routes.merge(letters);
     let hosts = Hosts::bound_to(address);
     let status: Arc<dyn StatusSource> = Arc::clone(&running) as _;
     let doors = tarn_serving::router(engine, status, config.dashboards.clone(), hosts, routes);

@@ -8,6 +8,7 @@ use tarn_model::config::Config;
 use tarn_model::{Error, Result};
 
 use crate::args::{EvalArgs, EvalOutput, Report, SourceArgs, SourceVerb};
+use crate::dead_letters::dead_letters;
 use crate::door::Door;
 use crate::render::{Grid, out};
 use crate::rest;
@@ -20,6 +21,7 @@ pub(crate) async fn source(args: SourceArgs) -> anyhow::Result<()> {
     let config = args.config.load()?;
     match args.verb {
         SourceVerb::List => list_sources(&config, args.output).await,
+        SourceVerb::DeadLetters { verb } => dead_letters(&config, verb, args.output).await,
         SourceVerb::Forget { name } => forget(&config, &name).await,
         SourceVerb::Tables { name } => tokio::task::block_in_place(|| tables(&config, &name, args.output)),
         SourceVerb::Schema { name, table } => {

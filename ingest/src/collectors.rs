@@ -17,6 +17,7 @@ use crate::generator::Generator;
 use crate::http::Door;
 use crate::listener::Listener;
 use crate::monitor::{Monitor, State};
+use crate::mqtt::Mqtt;
 use crate::source::{Collector, Ended, Source, Stop, spawn};
 use crate::spooldir::Spooldir;
 use crate::taildir::Taildir;
@@ -120,7 +121,9 @@ impl Collectors {
     fn start_source(&mut self, config: &Config, source_config: &SourceConfig, source: Source) -> Result<()> {
         match &source_config.kind {
             SourceKind::Spooldir(kind) => self.run(source, true, Spooldir::new(kind.clone())?),
-            SourceKind::Taildir(kind) => self.run(source, true, Taildir::new(kind.clone())?),
+            SourceKind::Taildir(kind) => {
+                self.run(source, true, Taildir::new(kind.clone(), config.data_dir.join("staging"))?)
+            }
             SourceKind::Generator(kind) => {
                 self.run(source, kind.count.is_some(), Generator::new(kind.clone()))
             }
@@ -135,6 +138,7 @@ impl Collectors {
             SourceKind::Exec(kind) => {
                 self.run(source, kind.restart == RestartPolicy::Never, Exec::new(kind.clone())?)
             }
+            SourceKind::Mqtt(kind) => self.run(source, false, Mqtt::new(kind.clone())),
             SourceKind::Database(kind) => self.run(source, true, Database::new(kind.clone(), config)?),
         }
     }

@@ -7,15 +7,18 @@
 //!
 //! | format | by | a line that does not fit says |
 //! |---|---|---|
-//! | `regex` | the regex crate, compiled once | that it does not |
+//! | `regex`, `grok` | the regex crate, compiled once ([`tarn_model::grok`]) | that it does not, or which number is none |
 //! | `common`, `combined` | hand ([`access`]), for these are the large ones | which field is missing or malformed |
 //! | `logfmt` | hand ([`logfmt`]) | at which character |
 //! | `syslog` | hand ([`syslog`]): RFC 3164 and RFC 5424, told apart by the version after the priority | what is missing |
 //!
 //! *Not here*: JSON lines, which pass as they are; CSV, whose rows may span lines (`rows`).
 
+use std::collections::BTreeMap;
+
 use regex::{CaptureLocations, Regex};
 use tarn_model::config::{FileFormat, LineConfig};
+use tarn_model::grok::{self, FieldType};
 use tarn_model::{Error, Result};
 
 use crate::fields::Fields;
@@ -44,17 +47,42 @@ enum Parser {
 #[derive(Debug)]
 pub(crate) struct Groups {
     regex: Regex,
-    /// Numbers and names of the named groups.
-    names: Vec<(usize, String)>,
+    /// The named groups.
+    names: Vec<Group>,
+    /// Whether several groups are one field.
+    repeats: bool,
     found: CaptureLocations,
+}
+
+/// A group of a regular expression, and the field that it is.
+#[derive(Debug)]
+struct Group {
+    number: usize,
+    field: String,
+    field_type: FieldType,
 }
 
 impl Groups {
     pub(crate) fn new(regex: &str) -> Result<Groups> {
+        Groups::with_fields(regex, &BTreeMap::new())
+    }
+
+    /// Groups that are not called as their fields are, are in `fields`.
+    fn with_fields(regex: &str, fields: &BTreeMap<String, (String, FieldType)>) -> Result<Groups> {
         let regex = Regex::new(regex)
             .map_err(|error| Error::invalid("`regex` is no regular expression").with_source(error))?;
-        let named = regex.capture_names().enumerate().filter_map(|(i, name)| Some((i, name?.to_owned())));
-        Ok(Groups { names: named.collect(), found: regex.capture_locations(), regex })
+        let named = regex.capture_names().enumerate().filter_map(|(number, name)| {
+            let name = name?;
+            let known = fields.get(name).cloned();
+            let (field, field_type) = known.unwrap_or_else(|| (name.to_owned(), FieldType::Text));
+            Some(Group { number, field, field_type })
+        });
+        let names: Vec<Group> = named.collect();
+        let repeats = names
+            .iter()
+            .enumerate()
+            .any(|(i, group)| names[i + 1..].iter().any(|other| other.field == group.field));
+        Ok(Groups { names, repeats, found: regex.capture_locations(), regex })
     }
 
     /// Shows each named group that took part to `take`. `false`: `text` does not fit.
@@ -62,12 +90,38 @@ impl Groups {
         if self.regex.captures_read(&mut self.found, text).is_none() {
             return false;
         }
-        for (i, name) in &self.names {
-            if let Some((from, to)) = self.found.get(*i) {
-                take(name, &text[from..to]);
+        for group in &self.names {
+            if let Some((from, to)) = self.found.get(group.number) {
+                take(&group.field, &text[from..to]);
             }
         }
         true
+    }
+
+    /// The fields of `line`; of several of one name the last that took part.
+    fn parse(&mut self, line: &str, fields: &mut Fields) -> std::result::Result<(), String> {
+        if self.regex.captures_read(&mut self.found, line).is_none() {
+            return Err("does not fit the regular expression".into());
+        }
+        for Group { number, field, field_type } in &self.names {
+            let Some((from, to)) = self.found.get(*number) else { continue };
+            let text = &line[from..to];
+            if self.repeats && fields.has(field) {
+                fields.retain(|name| name != field);
+            }
+            match field_type {
+                FieldType::Text => fields.push(field, text),
+                FieldType::Int => match text.parse::<i64>() {
+                    Ok(number) => fields.push_json(field, itoa::Buffer::new().format(number)),
+                    Err(_) => return Err(format!("has no whole number for `{field}`: `{text}`")),
+                },
+                FieldType::Float => match text.parse::<f64>().ok().filter(|number| number.is_finite()) {
+                    Some(number) => fields.push_json(field, &number.to_string()),
+                    None => return Err(format!("has no number for `{field}`: `{text}`")),
+                },
+            }
+        }
+        Ok(())
     }
 }
 
@@ -80,6 +134,13 @@ impl Format {
                 let regex = lines.regex.as_deref();
                 let regex = regex.ok_or_else(|| Error::invalid("`format = \"regex\"` needs `regex`"))?;
                 Parser::Groups(Box::new(Groups::new(regex)?))
+            }
+            FileFormat::Grok => {
+                let pattern = lines.grok.as_deref();
+                let pattern = pattern.ok_or_else(|| Error::invalid("`format = \"grok\"` needs `grok`"))?;
+                let grok = grok::compile(pattern, &lines.patterns)
+                    .map_err(|error| Error::invalid(format!("`grok` is no pattern: {error}")))?;
+                Parser::Groups(Box::new(Groups::with_fields(&grok.regex, &grok.fields)?))
             }
             FileFormat::Common => Parser::Access { combined: false },
             FileFormat::Combined => Parser::Access { combined: true },
@@ -98,11 +159,7 @@ impl Format {
     ) -> std::result::Result<(), String> {
         fields.clear();
         match &mut self.parser {
-            Parser::Groups(groups) => {
-                if !groups.each(line, |name, text| fields.push(name, text)) {
-                    return Err("does not fit the regular expression".into());
-                }
-            }
+            Parser::Groups(groups) => groups.parse(line, fields)?,
             Parser::Access { combined } => access::parse(line, *combined, fields)?,
             Parser::Logfmt => logfmt::parse(line, fields)?,
             Parser::Syslog => syslog::parse(line, now_ms, fields)?,

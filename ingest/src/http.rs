@@ -4,8 +4,9 @@
 //! of a body is taken or none of it. With an `Idempotency-Key` a repeat gets the first answer and writes nothing; without
 //! one the guarantee is at least once.
 //!
-//! *Bodies*: NDJSON, or one JSON array, told apart by the first byte that is no space; `Content-Encoding: gzip` or `zstd`.
-//! Values are stored as the bytes that came. What Elasticsearch's clients send is taken too ([`bulk`]).
+//! *Bodies*: NDJSON, or one JSON array, told apart by the first byte that is no space; lines of another format; one record; the
+//! fields of a form ([`body`]). `Content-Encoding: gzip` or `zstd`. Values are stored as the bytes that came. What
+//! Elasticsearch's clients send is taken too ([`bulk`]); what both have in common is [`Received`].
 //!
 //! | answer | when |
 //! |---|---|
@@ -19,7 +20,6 @@
 //! | 503 | the log is not available; `Retry-After` |
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tarn_log::{Append, Appended, Idempotency, Log, RecordRef, TopicInfo};
 use tarn_model::clock::{self, Clock};
-use tarn_model::config::SourceConfig;
+use tarn_model::config::{BodyKind, FileFormat, HttpConfig, SourceConfig, SourceKind};
 use tarn_model::{Error, Kind, Result};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use xxhash_rust::xxh3::xxh3_128;
@@ -44,6 +44,7 @@ use crate::shaper::{Shaper, Sink};
 
 mod body;
 mod bulk;
+mod form;
 #[cfg(test)]
 mod tests;
 
@@ -76,15 +77,45 @@ pub(crate) struct Door {
 #[derive(Debug, Clone)]
 struct Entrance {
     config: Arc<SourceConfig>,
+    http: HttpConfig,
     /// Shapers that no request uses; as many as there were requests at once.
     shapers: Arc<Mutex<Vec<Shaper>>>,
     monitor: Arc<Monitor>,
 }
 
 impl Entrance {
-    fn shaper(&self) -> Result<Shaper> {
+    fn new(config: &SourceConfig, monitor: Arc<Monitor>) -> Result<Entrance> {
+        let http = match &config.kind {
+            SourceKind::Http(http) => http.clone(),
+            _ => HttpConfig::default(),
+        };
+        let (config, shapers) = (Arc::new(config.clone()), Arc::default());
+        let entrance = Entrance { config, http, shapers, monitor };
+        entrance.shapers.lock().push(entrance.new_shaper()?);
+        Ok(entrance)
+    }
+
+    /// Whether its records are JSON objects, as they come or made of a form.
+    fn takes_objects(&self) -> bool {
+        self.http.format == FileFormat::Ndjson
+    }
+
+    fn new_shaper(&self) -> Result<Shaper> {
+        if self.takes_objects() {
+            return Shaper::of_objects(&self.config);
+        }
+        Shaper::of_lines(&self.config, self.http.format, &self.http.lines)
+    }
+
+    /// A shaper that knows the topics as they are now; whoever takes it gives it back to `shapers`.
+    fn shaper(&self, log: &Log, topic: &Arc<TopicInfo>) -> Result<Shaper> {
         let idle = self.shapers.lock().pop();
-        idle.map_or_else(|| Shaper::of_objects(&self.config), Ok)
+        let mut shaper = idle.map_or_else(|| self.new_shaper(), Ok)?;
+        let named = |name: &str| {
+            log.topic(name).ok_or_else(|| Error::unavailable(format!("the topic `{name}` was deleted")))
+        };
+        shaper.begin_with(topic.clone(), named)?;
+        Ok(shaper)
     }
 }
 
@@ -147,9 +178,7 @@ impl Door {
     /// Lets records for `topic` in.
     pub(crate) fn open(&mut self, config: &SourceConfig, monitor: Arc<Monitor>) -> Result<()> {
         let topic = &config.topic;
-        let shapers = Arc::new(Mutex::new(vec![Shaper::of_objects(config)?]));
-        let entrance = Entrance { config: Arc::new(config.clone()), shapers, monitor };
-        match self.entrances.insert(topic.clone(), entrance) {
+        match self.entrances.insert(topic.clone(), Entrance::new(config, monitor)?) {
             None => Ok(()),
             Some(_) => Err(Error::invalid(format!("two `http` sources fill the topic `{topic}`"))
                 .with_hint("one is enough: any number of clients may post to it")),
@@ -197,12 +226,17 @@ impl Door {
         })
     }
 
-    /// Reads the whole body, within the limit, and keeps room for it until the answer.
+    /// Takes in a request: the whole body, within the limit, with room kept for it until the answer.
     async fn receive(
         &self,
         headers: &HeaderMap,
         body: Body,
-    ) -> std::result::Result<(Bytes, SemaphorePermit<'_>), Refusal> {
+    ) -> std::result::Result<(Received, SemaphorePermit<'_>), Refusal> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "tarn is stopping"));
+        }
+        let key = idempotency_key(headers)?;
+        let packing = body::Encoding::of(headers)?;
         let too_large = || {
             let limit = self.max_request_bytes;
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
@@ -210,25 +244,82 @@ impl Door {
         };
         let announced = headers
             .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
-            .unwrap_or(self.max_request_bytes);
-        if announced > self.max_request_bytes {
+            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if announced.is_some_and(|announced| announced > self.max_request_bytes) {
             return Err(too_large());
         }
-        let packed = headers.contains_key(header::CONTENT_ENCODING);
-        let needed = kib(if packed { self.max_request_bytes } else { announced });
+        let room = if packing == body::Encoding::Plain { announced } else { None };
+        let needed = kib(room.unwrap_or(self.max_request_bytes));
         let permit = self.room.try_acquire_many(u32::try_from(needed).unwrap_or(u32::MAX)).map_err(|_| {
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many bytes are under way").with_hint("try again")
         })?;
         let reading = axum::body::to_bytes(body, self.max_request_bytes);
-        match tokio::time::timeout(LONGEST_UPLOAD, reading).await {
-            Ok(Ok(bytes)) => Ok((bytes, permit)),
-            Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+        let bytes = match tokio::time::timeout(LONGEST_UPLOAD, reading).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) if is_length_limit(&error) => return Err(too_large()),
             Ok(Err(error)) => {
-                Err(Refusal::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")));
             }
-            Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")),
+            Err(_) => {
+                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive"));
+            }
+        };
+        Ok((Received { bytes, packing, key }, permit))
+    }
+
+    /// Takes a body apart with `build`, which is given what it holds when it is unpacked; off the async threads when that is
+    /// much.
+    async fn build<T: Send + 'static>(
+        self: &Arc<Door>,
+        received: Received,
+        build: impl FnOnce(&Door, Received) -> std::result::Result<T, Refusal> + Send + 'static,
+    ) -> std::result::Result<T, Refusal> {
+        let is_work = received.packing != body::Encoding::Plain || received.bytes.len() > LARGE_BODY_BYTES;
+        let door = self.clone();
+        let build = move || {
+            let received = received.unpacked(door.max_request_bytes)?;
+            build(&door, received)
+        };
+        if !is_work {
+            return build();
         }
+        let built = tokio::task::spawn_blocking(build).await;
+        built.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+    }
+
+    /// Commits, on a task of its own: a client that goes away does not break that off.
+    async fn commit(&self, append: Append) -> Result<Appended> {
+        let log = self.log.clone();
+        let appended = tokio::spawn(async move { log.append(append).await }).await;
+        appended.map_err(|error| Error::unavailable("the append broke off").with_source(error))?
+    }
+}
+
+/// A request's body, and what its headers say of it.
+#[derive(Debug)]
+struct Received {
+    bytes: Bytes,
+    packing: body::Encoding,
+    /// By which it is known again.
+    key: Option<String>,
+}
+
+impl Received {
+    fn unpacked(self, limit: usize) -> std::result::Result<Received, Refusal> {
+        let bytes = match self.packing {
+            body::Encoding::Plain => self.bytes,
+            packed => packed.unpack(&self.bytes, limit)?.into(),
+        };
+        Ok(Received { bytes, packing: body::Encoding::Plain, ..self })
+    }
+
+    /// With its place in the request the origin of a record: one that is repeated under its key has the same.
+    fn seed(&self) -> u128 {
+        self.key.as_ref().map_or_else(|| clock::new_id().as_u128(), |key| xxh3_128(key.as_bytes()))
+    }
+
+    fn idempotency(&self, topic: &str, key: String) -> Idempotency {
+        Idempotency { topic: topic.to_owned(), key, body_hash: xxh3_128(&self.bytes) }
     }
 }
 
@@ -254,24 +345,11 @@ async fn ingest(
     body: Body,
 ) -> std::result::Result<Response, Refusal> {
     let entrance = door.entrance(&topic)?;
-    if door.closed.load(Ordering::SeqCst) {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "tarn is stopping"));
-    }
-    let idempotency_key = idempotency_key(&headers)?;
-    let packing = body::Encoding::of(&headers)?;
-    let (bytes, _room) = door.receive(&headers, body).await?;
-    entrance.monitor.read(bytes.len() as u64);
-    let build = {
-        let (door, entrance) = (door.clone(), entrance.clone());
-        move || build(&door, &entrance, &topic, idempotency_key, packing, &bytes)
-    };
-    let pushed = if packing != body::Encoding::Plain || announced_large(&headers) {
-        let built = tokio::task::spawn_blocking(build).await;
-        built.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??
-    } else {
-        build()?
-    };
-    let Pushed { append, dropped } = pushed;
+    let (received, _room) = door.receive(&headers, body).await?;
+    entrance.monitor.read(received.bytes.len() as u64);
+    let building = entrance.clone();
+    let built = door.build(received, move |door, received| build(door, &building, &topic, received)).await?;
+    let Pushed { append, dropped } = built;
     if append.is_empty() {
         return Ok(answer(&Appended {
             ranges: Vec::new(),
@@ -281,11 +359,7 @@ async fn ingest(
             append_time_ms: None,
         }));
     }
-    // On a task of its own: a client that goes away does not break off a commit.
-    let log = door.log.clone();
-    let appended = tokio::spawn(async move { log.append(append).await })
-        .await
-        .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let appended = door.commit(append).await;
     match appended {
         Ok(appended) => {
             if !appended.repeated {
@@ -299,12 +373,6 @@ async fn ingest(
             Err(refusal_of(&error))
         }
     }
-}
-
-fn announced_large(headers: &HeaderMap) -> bool {
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    length.is_none_or(|length| length > LARGE_BODY_BYTES)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> std::result::Result<Option<String>, Refusal> {
@@ -322,42 +390,37 @@ fn build(
     door: &Door,
     entrance: &Entrance,
     topic: &str,
-    idempotency_key: Option<String>,
-    packing: body::Encoding,
-    bytes: &[u8],
+    received: Received,
 ) -> std::result::Result<Pushed, Refusal> {
-    let unpacked;
-    let bytes = match packing {
-        body::Encoding::Plain => bytes,
-        packed => {
-            unpacked = packed.unpack(bytes, door.max_request_bytes)?;
-            &unpacked
-        }
-    };
     let info = door
         .log
         .topic(topic)
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("the topic `{topic}` was deleted")))?;
-    let mut shaper = entrance.shaper().map_err(|error| refusal_of(&error))?;
-    let named = |name: &str| {
-        door.log.topic(name).ok_or_else(|| Error::unavailable(format!("the topic `{name}` was deleted")))
-    };
-    shaper.begin_with(info.clone(), named).map_err(|error| refusal_of(&error))?;
-    // A request that is repeated under its key gives its records the identities that they had.
-    let seed = match &idempotency_key {
-        Some(key) => xxh3_128(key.as_bytes()),
-        None => clock::new_id().as_u128(),
-    };
-    let mut pushed = Pushed::default();
+    let mut shaper = entrance.shaper(&door.log, &info).map_err(|error| refusal_of(&error))?;
     let key_field = entrance.config.key.as_deref();
-    let taken = body::push_all(&mut pushed, &mut shaper, &info, key_field, door.clock.now_ms(), seed, bytes);
+    let mut taking = body::Taking {
+        pushed: Pushed::default(),
+        shaper: &mut shaper,
+        topic: &info,
+        key_field,
+        timestamp_ms: door.clock.now_ms(),
+        seed: received.seed(),
+        count: 0,
+    };
+    let taken = match (entrance.http.body, entrance.takes_objects()) {
+        (BodyKind::Form, _) => taking.form(&received.bytes),
+        (BodyKind::Whole, objects) => taking.whole(&received.bytes, objects),
+        (BodyKind::Records, true) => taking.objects(&received.bytes),
+        (BodyKind::Records, false) => taking.lines(&received.bytes),
+    };
+    let mut pushed = taking.pushed;
     entrance.shapers.lock().push(shaper);
     taken?;
     pushed.append.dropped(&entrance.config.name, pushed.dropped);
-    if let Some(key) = idempotency_key
+    if let Some(key) = received.key.clone()
         && !pushed.append.is_empty()
     {
-        pushed.append.idempotency(Idempotency { topic: topic.to_owned(), key, body_hash: xxh3_128(bytes) });
+        pushed.append.idempotency(received.idempotency(topic, key));
     }
     Ok(pushed)
 }

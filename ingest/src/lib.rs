@@ -13,7 +13,8 @@
 //! joiner     several lines that are one record;  format: a line's fields;  fields: those of one record
 //! shaper     from what was found to records: format, interceptors, routes to topics
 //! framer     messages of a byte stream;  inlet: messages that cannot be asked for again, until they are committed
-//! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec       the collectors
+//! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec, mqtt       the collectors
+//! replay     dead letters that are taken in once more
 //! monitor    counters and state, as `tarn status` shows them
 //! ```
 //!
@@ -36,6 +37,7 @@ mod exec;
 mod feed;
 mod fields;
 #[cfg(test)]
+#[path = "tests/fixture.rs"]
 mod fixture;
 mod format;
 mod framer;
@@ -47,6 +49,8 @@ mod json;
 mod lines;
 mod listener;
 mod monitor;
+mod mqtt;
+mod replay;
 mod rows;
 mod shaper;
 mod source;
@@ -56,3 +60,4 @@ mod unpack;
 
 pub use collectors::{Collectors, RunMode};
 pub use database::{ExploredColumn, Explorer, forget};
+pub use replay::{DeadLetter, REPLAY_HEADER, Replay, Replayed, Taken};

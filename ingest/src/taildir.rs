@@ -13,44 +13,46 @@
 //! | copied, then truncated (`copytruncate`) | of the copy, only what had not been read before the cut |
 //! | deleted | what is left, through the open file; then it is forgotten |
 //! | made anew under the same inode | from its start, unless it begins with all that had been read |
+//! | packed after a rotation | nothing again; what had not been read, when the plain file is gone (see [`packed`]) |
 //! | the last line has no newline yet | held back until it has |
 //! | the last record may go on (`multiline`) | held back until the next one begins, or its time is over |
 //!
 //! *Invariants*: files take turns of about 1 MiB, so none starves, the one written to longest ago first, so that the rest of
 //! a rotated file (when it fits into a turn) comes before its successor. The position of a file is after a newline, and in the
 //! same commit as the lines before it. A record of several lines that may go on is read again with each look, so nothing of
-//! it is in memory only.
+//! it is in memory only. However many files there are, a few hundred of them are open.
 //!
 //! *Failure*: an error has everything read again from the committed positions, through the files that are open still.
 //!
-//! *Not here*: packed files (an `app.log.1.gz` is the rest of a file that was read; `spooldir` unpacks).
+//! *Not here*: packed files of which nothing was read while they were plain (`spooldir` unpacks).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File, Metadata};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tarn_model::config::{FileFormat, TailFrom, TaildirConfig};
+use tarn_model::config::{FileFormat, TaildirConfig};
 use tarn_model::{Error, Kind, Result};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::appender::Appender;
 use crate::joiner::Joining;
 use crate::monitor::{State, tell};
 use crate::shaper::Shaper;
 use crate::source::{Collector, Source};
-use crate::unpack::Packing;
 
+mod finder;
+mod packed;
 mod prints;
 mod tailed;
 #[cfg(test)]
 mod tests;
 
 use prints::StoredPrints;
-use tailed::{Stored, Tailed, Turn};
+use tailed::{Stamp, Stored, StoredPacked, Tailed, Turn};
 
 /// Position key that says that the source has run before.
 const STARTED: &str = "started";
@@ -93,6 +95,8 @@ impl FileId {
 /// Follows the files of one pattern.
 pub(crate) struct Taildir {
     config: TaildirConfig,
+    /// Where the rests of packed files are unpacked.
+    staging: PathBuf,
     shaper: Option<Shaper>,
     /// Which lines are one record.
     joining: Option<Joining>,
@@ -104,8 +108,8 @@ pub(crate) struct Taildir {
     /// What had been read of files that were truncated: a copy of one goes on there.
     truncated: Vec<Stored>,
     watched: HashMap<FileId, Watched>,
-    /// Packed files, of which was told once.
-    packed: HashSet<FileId>,
+    /// Packed files that are not read (any more).
+    packed: HashMap<FileId, Left>,
     /// In a drain: the files of the first look with their ends.
     drain_ends: Option<HashMap<FileId, u64>>,
     /// What is wrong with a file that the last look met.
@@ -119,15 +123,30 @@ struct Watched {
     size: u64,
 }
 
+/// Why a packed file is left alone; it is looked at again when that changes.
+struct Left {
+    size: u64,
+    /// The file, truncated so many times, that holds the same and is read itself.
+    plain: Option<(FileId, u64)>,
+}
+
 /// A file that a look found.
+#[derive(Debug, Clone)]
 struct Seen {
     id: FileId,
     path: PathBuf,
-    size: u64,
+    stamp: Stamp,
+}
+
+impl Seen {
+    fn of(path: PathBuf, metadata: &Metadata) -> Seen {
+        Seen { id: FileId::of(metadata), path, stamp: Stamp::of(metadata) }
+    }
 }
 
 impl Taildir {
-    pub(crate) fn new(config: TaildirConfig) -> Result<Taildir> {
+    /// Rests of packed files are unpacked below `staging`.
+    pub(crate) fn new(config: TaildirConfig, staging: PathBuf) -> Result<Taildir> {
         glob::Pattern::new(&config.path.to_string_lossy()).map_err(|error| {
             Error::invalid(format!("`path` is no glob pattern: `{}`", config.path.display()))
                 .with_source(error)
@@ -138,6 +157,7 @@ impl Taildir {
         let joining = config.lines.multiline.as_ref().map(Joining::new).transpose()?;
         Ok(Taildir {
             config,
+            staging,
             shaper: None,
             joining,
             copy_watch: COPY_WATCH,
@@ -146,7 +166,7 @@ impl Taildir {
             absent: HashMap::new(),
             truncated: Vec::new(),
             watched: HashMap::new(),
-            packed: HashSet::new(),
+            packed: HashMap::new(),
             drain_ends: None,
             trouble: None,
         })
@@ -158,6 +178,7 @@ impl Taildir {
         self.absent.clear();
         self.truncated.clear();
         self.watched.clear();
+        self.packed.clear();
         for (key, value) in source.log.positions(&source.name)? {
             match FileId::parse(&key) {
                 Some(id) => {
@@ -172,6 +193,10 @@ impl Taildir {
             }
         }
         for (id, file) in std::mem::take(&mut self.files) {
+            // What was unpacked is so again, from what is committed.
+            if file.is_packed() {
+                continue;
+            }
             let path = file.path().to_owned();
             if let Some(file) = file.into_open() {
                 match self.absent.remove(&id) {
@@ -198,227 +223,6 @@ impl Taildir {
         Ok(())
     }
 
-    /// Finds files that are new, renamed or gone.
-    fn look(&mut self, source: &Source, appender: &mut Appender<'_>, first_run: bool) -> Result<()> {
-        let told = self.trouble.take().map(|error| error.to_string());
-        let seen = self.list()?;
-        let here: HashSet<FileId> = seen.iter().map(|file| file.id).collect();
-        let mut new = Vec::new();
-        for file in seen {
-            if let Some(tailed) = self.files.get_mut(&file.id) {
-                tailed.seen_at(&file.path);
-            } else if self.absent.contains_key(&file.id) {
-                let Some(open) = self.or_trouble(open(&file))?.flatten() else { continue };
-                if let Some(stored) = self.absent.remove(&file.id) {
-                    self.resume(file.id, &file.path, open, stored)?;
-                }
-            } else {
-                new.push(file);
-            }
-        }
-        self.find_renamed(&here)?;
-        if self.drain_ends.is_none() && source.draining() {
-            let known = self.files.iter().map(|(id, file)| (*id, file.size()));
-            self.drain_ends = Some(known.chain(new.iter().map(|file| (file.id, file.size))).collect());
-        }
-        if !new.is_empty() {
-            // A new file may be the copy of one that was truncated since: that has to be known first.
-            for tailed in self.files.values_mut() {
-                self.truncated.extend(tailed.check(appender)?);
-            }
-        }
-        for file in new {
-            let admitted = self.admit(source, appender, &file, first_run);
-            self.or_trouble(admitted)?;
-        }
-        for (id, tailed) in &mut self.files {
-            if !here.contains(id) {
-                tailed.out_of_pattern();
-            }
-        }
-        self.watched.retain(|id, _| here.contains(id));
-        self.packed.retain(|id| here.contains(id));
-        if let Some(error) = self.trouble.as_ref().filter(|error| told != Some(error.to_string())) {
-            warn!(source = source.name, error = tell(error), "a file cannot be read");
-        }
-        Ok(())
-    }
-
-    /// What is wrong with one file does not hold up the others.
-    fn or_trouble<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
-        match outcome {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.kind() == Kind::Unavailable => {
-                self.trouble = Some(error);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn list(&self) -> Result<Vec<Seen>> {
-        let pattern = self.config.path.to_string_lossy();
-        let paths = glob::glob(&pattern).map_err(|error| {
-            Error::invalid(format!("`path` is no glob pattern: `{pattern}`")).with_source(error)
-        })?;
-        let mut seen: Vec<Seen> = Vec::new();
-        let mut ids = HashSet::new();
-        for path in paths {
-            let path = path.map_err(|error| {
-                let path = error.path().to_owned();
-                at_path(&path, error.into())
-            })?;
-            match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_file() => {
-                    let id = FileId::of(&metadata);
-                    // A second name of one file (a link) is not another file.
-                    if ids.insert(id) {
-                        seen.push(Seen { id, path, size: metadata.len() });
-                    }
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(at_path(&path, error)),
-            }
-        }
-        Ok(seen)
-    }
-
-    /// Looks for files that have a position and no name in the pattern any more, beside where they were.
-    fn find_renamed(&mut self, here: &HashSet<FileId>) -> Result<()> {
-        let closed = self.files.iter().filter(|(id, file)| !here.contains(id) && file.is_lost());
-        let lost: Vec<(FileId, PathBuf)> = closed.map(|(id, file)| (*id, file.path().to_owned())).collect();
-        let absent = self.absent.iter().filter(|(_, stored)| !stored.looked_for);
-        let absent: Vec<(FileId, PathBuf)> = absent.map(|(id, stored)| (*id, stored.path.clone())).collect();
-        let mut folders: HashMap<PathBuf, HashMap<u64, PathBuf>> = HashMap::new();
-        for (id, path) in lost.iter().chain(&absent) {
-            let Some(folder) = path.parent() else { continue };
-            let names = folders.entry(folder.to_owned()).or_insert_with(|| names_by_inode(folder));
-            let found = names.get(&id.inode).and_then(|path| {
-                let metadata = fs::metadata(path).ok()?;
-                (FileId::of(&metadata) == *id).then(|| Seen {
-                    id: *id,
-                    path: path.clone(),
-                    size: metadata.len(),
-                })
-            });
-            let opened = match &found {
-                Some(seen) => open(seen)?,
-                None => None,
-            };
-            match (found, opened) {
-                (Some(seen), Some(file)) => match self.absent.remove(id) {
-                    // Only a file that is what it was is one that was renamed.
-                    Some(stored) => {
-                        match stored.prints.load(&file, stored.offset).map_err(|e| at_path(&seen.path, e))? {
-                            Some(prints) => {
-                                info!(file = %path.display(), now = %seen.path.display(), "the file was renamed");
-                                let tailed = Tailed::resumed(id.key(), seen.path, file, &stored, prints);
-                                self.files.insert(*id, tailed);
-                            }
-                            None => self.truncated.push(stored),
-                        }
-                    }
-                    None => {
-                        if let Some(tailed) = self.files.get_mut(id) {
-                            tailed.seen_at(&seen.path);
-                        }
-                    }
-                },
-                _ => match self.absent.get_mut(id) {
-                    Some(stored) => stored.looked_for = true,
-                    None => self.let_go(*id)?,
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in a file that has no position, once it has a byte and is known not to be a copy.
-    fn admit(
-        &mut self,
-        source: &Source,
-        appender: &mut Appender<'_>,
-        seen: &Seen,
-        first_run: bool,
-    ) -> Result<()> {
-        if self.packed.contains(&seen.id) || (self.not_in_drain(seen.id)) {
-            return Ok(());
-        }
-        let Some(mut file) = open(seen)? else { return Ok(()) };
-        if Packing::detect(&mut file).map_err(|error| at_path(&seen.path, error))? != Packing::Plain {
-            warn!(source = source.name, file = %seen.path.display(), "packed files are not followed: `spooldir` reads them");
-            self.packed.insert(seen.id);
-            return Ok(());
-        }
-        let key = seen.id.key();
-        if first_run && self.config.from == TailFrom::End {
-            let tailed =
-                Tailed::at_end(key, seen.path.clone(), file).map_err(|error| at_path(&seen.path, error))?;
-            self.files.insert(seen.id, tailed);
-            return Ok(());
-        }
-        if seen.size == 0 && !source.draining() {
-            return Ok(());
-        }
-        if let Some(tailed) = self.as_copy(seen, &file)? {
-            // Known from now on, whether it has a rest to be read or not.
-            appender.position(&key, Some(tailed.to_json()?));
-            self.watched.remove(&seen.id);
-            self.files.insert(seen.id, tailed);
-            return Ok(());
-        }
-        if !source.draining() && self.begins_like_another(seen, &file)? {
-            let now = Instant::now();
-            let size = seen.size;
-            let watched = self.watched.entry(seen.id).or_insert(Watched { since: now, grown: now, size });
-            if watched.size != size {
-                (watched.size, watched.grown) = (size, now);
-            }
-            if watched.grown.elapsed() < self.copy_watch && watched.since.elapsed() < LONGEST_COPY_WATCH {
-                return Ok(());
-            }
-        }
-        self.watched.remove(&seen.id);
-        self.files.insert(seen.id, Tailed::at_start(key, seen.path.clone(), file));
-        Ok(())
-    }
-
-    fn not_in_drain(&self, id: FileId) -> bool {
-        self.drain_ends.as_ref().is_some_and(|ends| !ends.contains_key(&id))
-    }
-
-    /// When `seen` holds what had been read of a file that was truncated: where to go on in it.
-    fn as_copy(&self, seen: &Seen, file: &File) -> Result<Option<Tailed>> {
-        for original in &self.truncated {
-            let prints =
-                original.prints.load(file, original.offset).map_err(|error| at_path(&seen.path, error))?;
-            if let Some(prints) = prints.filter(|_| original.offset > 0) {
-                info!(
-                    file = %seen.path.display(), of = %original.path.display(), from = original.offset,
-                    "the file is a copy of one that was truncated: its rest is read"
-                );
-                return Ok(Some(Tailed::resumed(
-                    seen.id.key(),
-                    seen.path.clone(),
-                    copy_of(file, seen)?,
-                    original,
-                    prints,
-                )));
-            }
-        }
-        Ok(None)
-    }
-
-    fn begins_like_another(&self, seen: &Seen, file: &File) -> Result<bool> {
-        for other in self.files.values().filter(|other| other.size() >= seen.size) {
-            if other.prints().begin_like(file, seen.size).map_err(|error| at_path(&seen.path, error))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Every file has turns until none has more, the one that was written to longest ago first: the rest of a rotated file
     /// comes before its successor. Whether any gave lines.
     fn read(&mut self, source: &Source, appender: &mut Appender<'_>) -> Result<bool> {
@@ -428,6 +232,7 @@ impl Taildir {
         let mut any = false;
         let mut order: Vec<_> = self.files.iter().map(|(id, file)| (file.modified(), *id)).collect();
         order.sort_unstable();
+        let mut open_files = self.files.values().filter(|file| file.is_open()).count();
         loop {
             let mut more = false;
             for (_, id) in &order {
@@ -435,6 +240,7 @@ impl Taildir {
                 if source.stopping() {
                     return Ok(any);
                 }
+                let was_open = file.is_open();
                 let end = self.drain_ends.as_ref().map(|ends| ends.get(id).copied().unwrap_or(0));
                 let outcome = match file.take_turn(&mut turn, appender, end) {
                     Ok(outcome) => outcome,
@@ -448,6 +254,17 @@ impl Taildir {
                 source.monitor.read(outcome.bytes);
                 more |= outcome.more;
                 any |= outcome.bytes > 0 || outcome.more;
+                open_files += usize::from(!was_open && file.is_open());
+                if file.is_packed() && !outcome.more {
+                    file.finish_packed(&mut turn, appender)?;
+                    let left =
+                        Left { size: file.to_stored().packed.map_or(0, |packed| packed.bytes), plain: None };
+                    self.packed.insert(*id, left);
+                    self.files.remove(id);
+                    open_files -= 1;
+                } else if !outcome.more && open_files > MOST_OPEN && file.close() {
+                    open_files -= 1;
+                }
                 if let Some(cut) = outcome.cut {
                     self.truncated.push(cut);
                 }
@@ -499,12 +316,14 @@ impl Taildir {
                         deleted.push(*id);
                     }
                 }
-            } else if file.is_open() && (file.idle() > IDLE_CLOSE || open > MOST_OPEN) {
-                file.close();
+            } else if (file.idle() > IDLE_CLOSE || open > MOST_OPEN) && file.close() {
                 open -= 1;
             }
         }
         self.shaper = Some(shaper);
+        for id in &deleted {
+            self.forget_plain(*id, appender)?;
+        }
         for id in gone {
             self.let_go(id)?;
         }
@@ -514,6 +333,22 @@ impl Taildir {
         const MOST_TRUNCATED: usize = 64;
         let excess = self.truncated.len().saturating_sub(MOST_TRUNCATED);
         self.truncated.drain(..excess);
+        Ok(())
+    }
+
+    /// A deleted file was read to its end: so were the packed ones that hold the same.
+    fn forget_plain(&mut self, id: FileId, appender: &mut Appender<'_>) -> Result<()> {
+        let Some(plain) = self.files.get(&id) else { return Ok(()) };
+        for (packed, left) in &mut self.packed {
+            if left.plain.is_some_and(|(plain, _)| plain == id) {
+                let packed_state = Some(StoredPacked { bytes: left.size, done: true });
+                let stored = Stored { packed: packed_state, cut: None, ..plain.to_stored() };
+                let value = serde_json::to_value(stored);
+                let value = value.map_err(|e| Error::internal("a position is no JSON").with_source(e))?;
+                appender.position(&packed.key(), Some(value));
+                left.plain = None;
+            }
+        }
         Ok(())
     }
 
@@ -566,11 +401,6 @@ impl Collector for Taildir {
     }
 }
 
-fn names_by_inode(folder: &Path) -> HashMap<u64, PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return HashMap::new() };
-    entries.flatten().map(|entry| (entry.ino(), entry.path())).collect()
-}
-
 /// `None` when it is gone, or another file has its name by now.
 fn open(seen: &Seen) -> Result<Option<File>> {
     let file = match File::open(&seen.path) {
@@ -580,10 +410,6 @@ fn open(seen: &Seen) -> Result<Option<File>> {
     };
     let metadata = file.metadata().map_err(|error| at_path(&seen.path, error))?;
     Ok((FileId::of(&metadata) == seen.id).then_some(file))
-}
-
-fn copy_of(file: &File, seen: &Seen) -> Result<File> {
-    file.try_clone().map_err(|error| at_path(&seen.path, error))
 }
 
 fn at_path(path: &Path, error: io::Error) -> Error {

@@ -38,8 +38,9 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use streams::{
     ExecConfig, ExtractConfig, FieldsConfig, FilterConfig, HashConfig, HeaderConfig, HostConfig,
-    InterceptorConfig, LineConfig, MaskConfig, MultilineConfig, NetcatConfig, RenameConfig, ReplaceConfig,
-    RestartPolicy, RouteConfig, SampleConfig, StaticConfig, SyslogConfig, TimestampConfig, UuidConfig,
+    InterceptorConfig, LineConfig, MaskConfig, MqttConfig, MultilineConfig, NetcatConfig, RenameConfig,
+    ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig, StaticConfig, SyslogConfig, TimestampConfig,
+    UuidConfig,
 };
 pub use units::{ByteSize, Span};
 
@@ -252,6 +253,8 @@ pub enum SourceKind {
     Netcat(NetcatConfig),
     /// The lines that a command writes.
     Exec(ExecConfig),
+    /// Messages of an MQTT broker.
+    Mqtt(MqttConfig),
     /// Made-up shop orders and clicks.
     Generator(GeneratorConfig),
 }
@@ -267,6 +270,7 @@ impl SourceKind {
             SourceKind::Syslog(_) => "syslog",
             SourceKind::Netcat(_) => "netcat",
             SourceKind::Exec(_) => "exec",
+            SourceKind::Mqtt(_) => "mqtt",
             SourceKind::Generator(_) => "generator",
         }
     }
@@ -314,6 +318,8 @@ pub enum FileFormat {
     Lines,
     /// Lines that fit `regex`; its named groups are the fields.
     Regex,
+    /// Lines that fit the pattern `grok`; its named parts are the fields.
+    Grok,
     /// NCSA's common log format: `host`, `ident`, `user`, `time`, `request`, `method`, `path`, `protocol`, `status`, `size`.
     Common,
     /// The combined format of Apache and nginx: the same, `referer` and `agent`.
@@ -390,9 +396,39 @@ pub enum TailFrom {
     End,
 }
 
-/// `type = "http"`: `POST /v1/ingest/{topic}` with NDJSON or a JSON array.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct HttpConfig {}
+/// `type = "http"`: `POST /v1/ingest/{topic}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HttpConfig {
+    /// What a body is. Default: `records`.
+    #[serde(default)]
+    pub body: BodyKind,
+    /// How a record is written; not `csv`. `ndjson` takes a JSON array, too. Default: `ndjson`.
+    #[serde(default = "defaults::ndjson")]
+    pub format: FileFormat,
+    /// How lines become records; without `multiline`.
+    #[serde(flatten)]
+    pub lines: LineConfig,
+}
+
+impl Default for HttpConfig {
+    fn default() -> HttpConfig {
+        HttpConfig { body: BodyKind::Records, format: FileFormat::Ndjson, lines: LineConfig::default() }
+    }
+}
+
+/// What the body of a push is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BodyKind {
+    /// Records, one a line.
+    #[default]
+    Records,
+    /// One record, as it is.
+    Whole,
+    /// One record: the fields of an HTML form, `a=1&b=2`, as an object of strings; a name that is there more than once has an
+    /// array of them.
+    Form,
+}
 
 /// `type = "database"`: tables of a database.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -655,6 +691,9 @@ mod defaults {
     }
     pub(super) fn lines() -> FileFormat {
         FileFormat::Lines
+    }
+    pub(super) fn ndjson() -> FileFormat {
+        FileFormat::Ndjson
     }
     pub(super) fn rate() -> u64 {
         100

@@ -10,6 +10,7 @@ pub mod columns;
 pub mod config;
 pub mod error;
 pub mod fault;
+pub mod grok;
 pub mod placeholders;
 pub mod record_columns;
 pub mod status;

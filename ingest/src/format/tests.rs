@@ -37,6 +37,27 @@ fn named_groups_that_took_part_are_the_fields() {
 }
 
 #[test]
+fn the_parts_of_a_grok_pattern_are_the_fields_numbers_as_numbers() {
+    let lines = LineConfig {
+        grok: Some(r"^%{TIMESTAMP_ISO8601:time} %{LOGLEVEL:level} (?:%{ID:what}|%{IP:what}) %{INT:n:int} %{NUMBER:ms:float}(?<rest>.*)$".into()),
+        patterns: std::collections::BTreeMap::from([("ID".into(), r"A-%{INT}".into())]),
+        ..LineConfig::default()
+    };
+    let mut format = Format::new(FileFormat::Grok, &lines).unwrap().unwrap();
+    assert_eq!(
+        parsed(&mut format, "2026-11-22T10:00:00Z warn A-7 +42 1.50e1 ms").unwrap(),
+        json!({"time": "2026-11-22T10:00:00Z", "level": "warn", "what": "A-7", "n": 42, "ms": 15, "rest": " ms"})
+    );
+    assert_eq!(parsed(&mut format, "2026-11-22 10:00:00 INFO ::1 -0 .5").unwrap()["what"], "::1");
+    refused(
+        &mut format,
+        "2026-11-22 10:00:00 INFO ::1 99999999999999999999 1",
+        "has no whole number for `n`",
+    );
+    refused(&mut format, "nothing here", "does not fit");
+}
+
+#[test]
 fn the_line_itself_can_be_a_field_too() {
     let lines = LineConfig { raw_field: Some("line".into()), ..LineConfig::default() };
     let mut format = Format::new(FileFormat::Logfmt, &lines).unwrap().unwrap();

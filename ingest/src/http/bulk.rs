@@ -13,7 +13,6 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -107,31 +106,12 @@ async fn take(
     headers: &HeaderMap,
     body: Body,
 ) -> std::result::Result<Response, Refusal> {
-    if door.closed.load(Ordering::SeqCst) {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "tarn is stopping"));
-    }
-    let idempotency_key = idempotency_key(headers)?;
-    let packing = body::Encoding::of(headers)?;
-    let (bytes, _room) = door.receive(headers, body).await?;
+    let (received, _room) = door.receive(headers, body).await?;
     let since = door.clock.now_ms();
-    let build = {
-        let door = door.clone();
-        move || build(&door, index.as_deref(), idempotency_key, packing, &bytes)
-    };
-    let built = if packing != body::Encoding::Plain || announced_large(headers) {
-        let built = tokio::task::spawn_blocking(build).await;
-        built.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??
-    } else {
-        build()?
-    };
+    let built = door.build(received, move |door, received| build(door, index.as_deref(), received)).await?;
     let Built { pushed, items, sources } = built;
     if !pushed.append.is_empty() {
-        let log = door.log.clone();
-        // On a task of its own: a client that goes away does not break off a commit.
-        let appended = tokio::spawn(async move { log.append(pushed.append).await })
-            .await
-            .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
-            .map_err(|error| refusal_of(&error))?;
+        let appended = door.commit(pushed.append).await.map_err(|error| refusal_of(&error))?;
         if !appended.repeated {
             for (topic, records) in &sources {
                 if let Some(entrance) = door.entrances.get(topic) {
@@ -143,31 +123,13 @@ async fn take(
     Ok(json_response(StatusCode::OK, answer(&items, door.clock.now_ms() - since)))
 }
 
-fn build(
-    door: &Door,
-    index: Option<&str>,
-    idempotency_key: Option<String>,
-    packing: body::Encoding,
-    bytes: &[u8],
-) -> std::result::Result<Built, Refusal> {
-    let unpacked;
-    let bytes = match packing {
-        body::Encoding::Plain => bytes,
-        packed => {
-            unpacked = packed.unpack(bytes, door.max_request_bytes)?;
-            &unpacked
-        }
-    };
-    let text = std::str::from_utf8(bytes)
+fn build(door: &Door, index: Option<&str>, received: Received) -> std::result::Result<Built, Refusal> {
+    let text = std::str::from_utf8(&received.bytes)
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8: {error}")))?;
-    let seed = match &idempotency_key {
-        Some(key) => xxh3_128(key.as_bytes()),
-        None => clock::new_id().as_u128(),
-    };
     let mut taking = Taking {
         door,
         now_ms: door.clock.now_ms(),
-        seed,
+        seed: received.seed(),
         shapers: HashMap::new(),
         built: Built { pushed: Pushed::default(), items: Vec::new(), sources: HashMap::new() },
     };
@@ -181,10 +143,11 @@ fn build(
     }
     taken?;
     let all_named = built.items.iter().all(|item| item.id.is_some());
-    let key = idempotency_key.or_else(|| all_named.then(|| format!("_bulk/{:032x}", xxh3_128(bytes))));
+    let named = || all_named.then(|| format!("_bulk/{:032x}", xxh3_128(&received.bytes)));
+    let key = received.key.clone().or_else(named);
     let topic = built.items.iter().find(|item| item.refused.is_none()).map(|item| item.index.clone());
     if let (Some(key), Some(topic), false) = (key, topic, built.pushed.append.is_empty()) {
-        built.pushed.append.idempotency(Idempotency { topic, key, body_hash: xxh3_128(bytes) });
+        built.pushed.append.idempotency(received.idempotency(&topic, key));
     }
     Ok(built)
 }
@@ -200,9 +163,9 @@ struct Taking<'a> {
 
 impl Taking<'_> {
     fn all(&mut self, text: &str, index: Option<&str>) -> std::result::Result<(), Refusal> {
-        let mut lines = Lines { rest: text, number: 0 };
+        let mut lines = body::Lines::of(text);
         while let Some(line) = lines.next_filled() {
-            let number = lines.number;
+            let number = lines.number();
             let malformed = |what: &str| {
                 let message = format!("Malformed action/metadata line [{number}], {what}");
                 Refusal::new(StatusCode::BAD_REQUEST, message)
@@ -253,6 +216,10 @@ impl Taking<'_> {
             let reason = refusal.map_or_else(String::new, |refusal| refusal.message);
             return Err((404, "index_not_found_exception", reason));
         };
+        if !entrance.takes_objects() {
+            let reason = format!("the `http` source of `{index}` takes another format than JSON objects");
+            return Err((400, "illegal_argument_exception", reason));
+        }
         let unavailable = |error: &Error| (503, "unavailable_shards_exception", tell(error));
         let topic = self.door.log.topic(index);
         let topic = topic
@@ -267,12 +234,7 @@ impl Taking<'_> {
             return Err((413, "illegal_argument_exception", reason));
         }
         if !self.shapers.contains_key(index) {
-            let mut shaper = entrance.shaper().map_err(|error| unavailable(&error))?;
-            let named = |name: &str| {
-                let found = self.door.log.topic(name);
-                found.ok_or_else(|| Error::unavailable(format!("the topic `{name}` was deleted")))
-            };
-            shaper.begin_with(topic, named).map_err(|error| unavailable(&error))?;
+            let shaper = entrance.shaper(&self.door.log, &topic).map_err(|error| unavailable(&error))?;
             self.shapers.insert(index.to_owned(), (shaper, 0));
         }
         let Some((shaper, dropped)) = self.shapers.get_mut(index) else { return Ok(()) };
@@ -286,37 +248,6 @@ impl Taking<'_> {
         entrance.monitor.read(document.len() as u64);
         *self.built.sources.entry(index.to_owned()).or_default() += count;
         Ok(())
-    }
-}
-
-/// The lines of a body.
-struct Lines<'a> {
-    rest: &'a str,
-    number: u64,
-}
-
-impl<'a> Lines<'a> {
-    fn next_line(&mut self) -> Option<&'a str> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        self.number += 1;
-        let end = memchr(b'\n', self.rest.as_bytes());
-        let (line, rest) = match end {
-            Some(at) => (&self.rest[..at], &self.rest[at + 1..]),
-            None => (self.rest, ""),
-        };
-        self.rest = rest;
-        Some(line.trim_matches([' ', '\t', '\r']))
-    }
-
-    fn next_filled(&mut self) -> Option<&'a str> {
-        loop {
-            let line = self.next_line()?;
-            if !line.is_empty() {
-                return Some(line);
-            }
-        }
     }
 }
 

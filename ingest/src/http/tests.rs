@@ -318,3 +318,98 @@ fn pushed_records_pass_interceptors_and_routes() {
     assert_eq!(pushes.collectors.status()[0].dropped, 1);
     assert_eq!(pushes.fixture.log().dropped().unwrap(), [("push".to_owned(), 1)]);
 }
+
+const OTHER_BODIES: &str = r#"
+[serving]
+max_request_size = "64KiB"
+
+[[source]]
+name = "hooks"
+type = "http"
+topic = "hooks"
+body = "form"
+key = "name"
+
+[[source]]
+name = "access"
+type = "http"
+topic = "access"
+format = "combined"
+
+[[source]]
+name = "documents"
+type = "http"
+topic = "documents"
+body = "whole"
+format = "lines"
+
+[[source]]
+name = "pretty"
+type = "http"
+topic = "pretty"
+body = "whole"
+[[source.interceptor]]
+type = "remove"
+fields = ["secret"]
+"#;
+
+#[test]
+fn forms_lines_of_a_format_and_whole_bodies_are_records_packed_or_not() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(OTHER_BODIES, RunMode::Continuous);
+    let pushes = Pushes { fixture, collectors };
+    let post = |topic: &str, headers: &[(&str, &str)], body: &[u8]| {
+        let (status, answer, _) = pushes.post(topic, headers, body.to_vec());
+        (status, answer["records"].as_u64(), answer["error"].as_str().unwrap_or_default().to_owned())
+    };
+    let taken = |records| (200, Some(records), String::new());
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    assert_eq!(post("hooks", &form, b"name=J%C3%BCrgen&tag=a&tag=b+c"), taken(1));
+    assert_eq!(post("hooks", &form, b""), taken(0));
+    let (status, _, error) = post("hooks", &form, b"name=%zz");
+    assert_eq!((status, error.contains("field 1 of the form")), (400, true), "{error}");
+    let record = &pushes.fixture.records("hooks")[0];
+    assert_eq!(
+        (record.text().as_str(), record.key.as_deref()),
+        (r#"{"name":"Jürgen","tag":["a","b c"]}"#, Some("Jürgen"))
+    );
+
+    let line = "10.0.0.1 - - [22/Nov/2026:10:00:00 +0000] \"GET /a HTTP/1.1\" 200 5 \"-\" \"-\"";
+    let lines = format!("{line}\r\nnone\n\n{line}");
+    assert_eq!(post("access", &[("content-encoding", "gzip")], &gzip(lines.as_bytes())), taken(3));
+    let dead = pushes.fixture.records("access").into_iter().find(|record| record.text() == "none").unwrap();
+    assert_eq!((dead.header("line"), dead.header("tarn.error").is_empty()), ("2", false));
+
+    let packed = zstd::encode_all(&b"<a>\n\xff</a>\n"[..], 1).unwrap();
+    assert_eq!(post("documents", &[("content-encoding", "zstd")], &packed), taken(1));
+    assert_eq!(
+        pushes.fixture.records("documents")[0].value,
+        b"<a>\n\xff</a>\n",
+        "not a byte of it is another one"
+    );
+    assert_eq!(post("documents", &[], &vec![b'x'; 65 << 10]).0, 413);
+    assert_eq!(
+        post("documents", &[("content-encoding", "zstd")], &zstd::encode_all(&[0; 100_000][..], 1).unwrap())
+            .0,
+        413
+    );
+
+    assert_eq!(post("pretty", &[], b"{\n  \"a\": 1,\n  \"secret\": 2\n}\n"), taken(1));
+    assert_eq!(pushes.fixture.texts("pretty"), ["{\"a\":1}"]);
+    assert_eq!(post("pretty", &[], b"{\"a\":1}\n{\"a\":2}").0, 400, "two are not one");
+    let key = [("idempotency-key", "k")];
+    assert_eq!(post("documents", &key, b"once"), taken(1));
+    assert_eq!(post("documents", &key, b"once"), taken(1));
+    assert_eq!(post("documents", &key, b"other").0, 422);
+    assert_eq!(pushes.fixture.count("documents"), 2);
+    // A bulk request wants JSON objects.
+    let request =
+        Request::post("/elastic/access/_bulk").body(Body::from("{\"index\":{}}\n{\"a\":1}\n")).unwrap();
+    let router = pushes.collectors.router();
+    let answer = pushes.fixture.runtime.block_on(async move {
+        let body = router.oneshot(request).await.unwrap().into_body();
+        serde_json::from_slice::<Value>(&to_bytes(body, 1 << 20).await.unwrap()).unwrap()
+    });
+    assert_eq!(answer["items"][0]["index"]["status"], 400);
+    pushes.fixture.stop(&pushes.collectors);
+}

@@ -2,8 +2,14 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tokio::sync::{mpsc, watch};
 
+use super::{Shared, datagrams};
 use crate::fixture::Fixture;
+use crate::framer::Framing;
+use crate::lines::Limits;
+use crate::monitor::Monitor;
 use crate::{Collectors, RunMode};
 
 fn syslog() -> String {
@@ -166,4 +172,53 @@ fn a_taken_address_is_waited_for() {
     drop(other);
     assert_eq!(address(&fixture, &collectors, "tcp"), taken);
     fixture.stop(&collectors);
+}
+
+#[test]
+fn datagrams_that_the_kernel_had_no_room_for_are_counted_and_told() {
+    const SENT: usize = 20_000;
+    let fixture = Fixture::new();
+    let monitor = Monitor::new("s", "syslog", "t", fixture.clock.clone());
+    let (arrivals, mut arrived) = mpsc::channel(1);
+    let (_open, closing) = watch::channel(false);
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let shared = Shared {
+        source: "s".into(),
+        monitor: monitor.clone(),
+        arrivals,
+        closing,
+        framing: Framing::Syslog,
+        limits: Limits::of_topic(1 << 20),
+        acknowledge: false,
+    };
+    let lost = || {
+        let told = monitor.status().last_error?.message;
+        told.split_once(" datagrams were lost")?.0.parse::<usize>().ok()
+    };
+    fixture.runtime.block_on(async {
+        let socket = tokio::net::UdpSocket::from_std(socket.into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let task = tokio::spawn(datagrams(socket, shared));
+        // Nobody takes what arrives, as when the log cannot commit.
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for n in 0..SENT {
+            sender.send_to(format!("<13>message {n}").as_bytes(), address).unwrap();
+        }
+        let mut received = 0;
+        let all = async {
+            while received + lost().unwrap_or(0) < SENT {
+                let next = tokio::time::timeout(std::time::Duration::from_millis(50), arrived.recv()).await;
+                received += next.map_or(0, |arrival| arrival.map_or(0, |arrival| arrival.messages.len()));
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), all)
+            .await
+            .expect("each is received or counted");
+        assert_eq!(received + lost().unwrap(), SENT);
+        assert!(lost().unwrap() > 0 && received > 0, "{received} were received");
+        task.abort();
+    });
 }

@@ -13,6 +13,7 @@ use tarn_model::{Error, Result};
 use tracing::info;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::packed::Rest;
 use super::prints::Prints;
 use super::{FileId, StoredPrints, at_path};
 use crate::appender::Appender;
@@ -39,8 +40,28 @@ pub(super) struct Stored {
     /// How often it was truncated.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) cuts: u64,
+    /// Of a packed file, whose offset and prints are of what it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) packed: Option<StoredPacked>,
+    /// Of a content that was truncated: its rest was found in a copy.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) taken: bool,
     #[serde(skip)]
     pub(super) looked_for: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// What is kept of a packed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredPacked {
+    /// Its own size.
+    pub(super) bytes: u64,
+    /// Whether nothing is left in it.
+    pub(super) done: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -71,16 +92,21 @@ pub(super) struct Tailed {
     born: u128,
     active: Instant,
     in_pattern: bool,
+    /// What it was like when the pattern last found it.
+    seen: Option<Stamp>,
+    /// Set when this is what a packed file holds.
+    packed: Option<StoredPacked>,
 }
 
+/// By what a change of a file is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
+pub(super) struct Stamp {
+    pub(super) size: u64,
     modified: (i64, i64),
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Stamp {
         Stamp { size: metadata.size(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
     }
 }
@@ -159,6 +185,8 @@ impl Tailed {
             long_line: None,
             active: Instant::now(),
             in_pattern: true,
+            seen: None,
+            packed: None,
         }
     }
 
@@ -172,6 +200,12 @@ impl Tailed {
             cuts: stored.cuts,
             ..Tailed::at_start(key, path, file)
         }
+    }
+
+    /// The rest of another file in a packed one of so many `bytes`.
+    pub(super) fn in_packed(key: String, path: PathBuf, bytes: u64, rest: Rest, stored: &Stored) -> Tailed {
+        let packed = Some(StoredPacked { bytes, done: false });
+        Tailed { packed, cut: None, ..Tailed::resumed(key, path, rest.file, stored, rest.prints) }
     }
 
     /// From the start of a content that came after `cut`.
@@ -208,6 +242,19 @@ impl Tailed {
         &self.prints
     }
 
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How often it was truncated.
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
     pub(super) fn into_open(self) -> Option<File> {
         self.file
     }
@@ -221,13 +268,19 @@ impl Tailed {
         self.file.is_none()
     }
 
-    pub(super) fn close(&mut self) {
-        self.file = None;
+    /// Closes it, if its name leads to it again.
+    pub(super) fn close(&mut self) -> bool {
+        let closes = self.in_pattern && self.packed.is_none() && self.file.is_some();
+        if closes {
+            self.file = None;
+        }
+        closes
     }
 
     /// The pattern (or a search) found it under `path`.
-    pub(super) fn seen_at(&mut self, path: &Path) {
+    pub(super) fn seen_at(&mut self, path: &Path, stamp: Stamp) {
         self.in_pattern = true;
+        self.seen = Some(stamp);
         if self.path != path {
             info!(file = %self.path.display(), now = %path.display(), "the file was renamed");
             self.path = path.to_owned();
@@ -241,6 +294,7 @@ impl Tailed {
 
     pub(super) fn out_of_pattern(&mut self) {
         self.in_pattern = false;
+        self.seen = None;
     }
 
     /// How long it has given nothing.
@@ -255,7 +309,8 @@ impl Tailed {
 
     pub(super) fn size(&self) -> u64 {
         let metadata = self.file.as_ref().and_then(|file| file.metadata().ok());
-        metadata.map_or(self.offset, |metadata| metadata.len())
+        let seen = self.seen.map_or(0, |stamp| stamp.size);
+        metadata.map_or(self.offset.max(seen), |metadata| metadata.len())
     }
 
     pub(super) fn lag(&self) -> u64 {
@@ -270,6 +325,8 @@ impl Tailed {
             prints: self.prints.to_stored(),
             cut: self.cut.clone().map(Box::new),
             cuts: self.cuts,
+            packed: self.packed,
+            taken: false,
             looked_for: false,
         }
     }
@@ -281,6 +338,9 @@ impl Tailed {
 
     /// When it was written to last, as far as that can be seen.
     pub(super) fn modified(&self) -> (i64, i64) {
+        if let Some(stamp) = self.seen {
+            return stamp.modified;
+        }
         let metadata = match &self.file {
             Some(file) => file.metadata(),
             None => std::fs::metadata(&self.path),
@@ -295,6 +355,8 @@ impl Tailed {
         appender: &mut Appender<'_>,
         end: Option<u64>,
     ) -> Result<Outcome> {
+        // What is unpacked grows no more.
+        let end = if self.is_packed() { Some(u64::MAX) } else { end };
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error| at_path(&path, error)
@@ -335,19 +397,40 @@ impl Tailed {
         Ok(Outcome { bytes: taken, more: !at_end, cut: None })
     }
 
-    /// Looks whether an open file was truncated: then its new content begins, and this is what was read of the old.
+    /// The rest of what was truncated last was found in a copy; whether that was this file's.
+    pub(super) fn rest_is_taken(&mut self, of: &Stored) -> bool {
+        let cut = self.cut.as_mut().filter(|cut| cut.offset == of.offset && cut.prints == of.prints);
+        cut.map(|cut| cut.taken = true).is_some()
+    }
+
+    /// Looks whether the file was truncated: then its new content begins, and this is what was read of the old.
     pub(super) fn check(&mut self, appender: &mut Appender<'_>) -> Result<Option<Stored>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        if self.prints.are_in(file, self.offset).map_err(|error| at_path(&self.path, error))? {
+        if self.offset == 0 || self.is_packed() {
             return Ok(None);
         }
-        self.cut(appender).map(Some)
+        let was_open = self.is_open();
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| at_path(&path, error)
+        };
+        // A closed one is opened for it when it is not what it was.
+        if !was_open && self.look().map_err(failed(&self.path))?.is_none() {
+            return Ok(None);
+        }
+        let Some(file) = &self.file else { return Ok(None) };
+        let same = self.prints.are_in(file, self.offset).map_err(failed(&self.path))?;
+        let cut = if same { None } else { Some(self.cut(appender)?) };
+        if !was_open {
+            self.close();
+        }
+        Ok(cut)
     }
 
     /// What the file is like when there may be something new; opens it when it was closed.
     fn look(&mut self) -> io::Result<Option<Stamp>> {
         let metadata = match &self.file {
             Some(file) => file.metadata()?,
+            None if self.stamp.is_some() && self.stamp == self.seen => return Ok(None),
             None => match std::fs::metadata(&self.path) {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -466,11 +549,23 @@ impl Tailed {
         Ok(((block.len() - rest.len()) as u64, is_held))
     }
 
+    /// All of a packed file is taken, but for a last line without a newline: takes that, and says that nothing is left.
+    pub(super) fn finish_packed(&mut self, turn: &mut Turn<'_>, appender: &mut Appender<'_>) -> Result<()> {
+        self.take_rest(turn, appender)?;
+        if let Some(packed) = &mut self.packed {
+            packed.done = true;
+        }
+        appender.position(&self.key, Some(self.to_json()?));
+        Ok(())
+    }
+
     /// The last line of a deleted file, to which no newline will come.
     pub(super) fn take_rest(&mut self, turn: &mut Turn<'_>, appender: &mut Appender<'_>) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        if self.long_line.is_some() {
-            return Ok(());
+        if let Some(line) = self.long_line.take() {
+            turn.timestamp_ms = turn.source.clock.now_ms();
+            let oversize = Some(Oversize { size: line.size, hash: line.hash.digest128() });
+            return self.push(turn, appender, &line.head, self.offset, 1, oversize);
         }
         turn.block.resize(turn.limits.whole, 0);
         let mut block = std::mem::take(&mut turn.block);

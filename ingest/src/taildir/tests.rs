@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 
@@ -232,7 +233,7 @@ fn a_new_file_that_begins_like_another_is_read_once_its_watch_is_over() {
             &tarn_log::TopicOptions { partitions: 1, retention_time: None, retention_bytes: None },
         )
         .unwrap();
-    let mut taildir = Taildir::new(config).unwrap();
+    let mut taildir = Taildir::new(config, fixture.path("staging")).unwrap();
     taildir.copy_watch = Duration::from_millis(20);
     let stop = Arc::new(Stop::default());
     let monitor = crate::monitor::Monitor::new("tail", "taildir", "lines", fixture.clock.clone());
@@ -359,6 +360,287 @@ fn a_busy_file_does_not_starve_its_neighbours() {
     assert!(short < 3000, "the short file came after {short} lines of the long one");
 }
 
+/// gzip(1) of a file: the packed one is whole before the plain one goes.
+fn pack(fixture: &Fixture, name: &str) {
+    let plain = fixture.path(name);
+    fixture.put(&format!("{name}.gz"), gzip(&fs::read(&plain).unwrap()));
+    fs::remove_file(plain).unwrap();
+}
+
+fn rename(fixture: &Fixture, from: &str, to: &str) {
+    fs::rename(fixture.path(from), fixture.path(to)).unwrap();
+}
+
+#[test]
+fn a_file_that_is_packed_after_its_rotation_is_not_read_again() {
+    let mut fixture = Fixture::new();
+    fixture.append_to("log/app.log", "1\n2\n");
+    let collectors = run(&fixture, LINES);
+    fixture.wait_for_count("lines", 2);
+    rename(&fixture, "log/app.log", "log/app.log.1");
+    fixture.append_to("log/app.log.1", "3\n");
+    fixture.append_to("log/app.log", "4\n");
+    pack(&fixture, "log/app.log.1");
+    fixture.wait_for_count("lines", 4);
+    rename(&fixture, "log/app.log.1.gz", "log/app.log.2.gz");
+    fixture.append_to("log/app.log", "5\n");
+    fixture.wait_for_count("lines", 5);
+    stop(&fixture, collectors);
+    for _ in 0..2 {
+        fixture.reopen();
+        fixture.drain(LINES).unwrap();
+    }
+    let mut lines = told(&fixture);
+    lines.sort();
+    assert_eq!(lines, ["1", "2", "3", "4", "5"]);
+}
+
+#[test]
+fn the_rest_of_a_file_that_was_packed_while_nobody_looked_comes_out_of_the_packed_one() {
+    for config in [LINES.to_owned(), only_app_log()] {
+        let mut fixture = Fixture::new();
+        let many =
+            |from: usize, to: usize| -> String { (from..to).map(|n| format!("line {n:06}\n")).collect() };
+        fixture.append_to("log/app.log", many(0, 1000));
+        fixture.drain(&config).unwrap();
+        fixture.reopen();
+        fixture.append_to("log/app.log", many(1000, 3000) + "the last one");
+        rename(&fixture, "log/app.log", "log/app.log.1");
+        pack(&fixture, "log/app.log.1");
+        // Others that hold something else: one begins alike.
+        fixture.put("log/app.log.2.gz", gzip(many(0, 500).as_bytes()));
+        fixture.put("log/app.log.3.gz", gzip(b"other\n"));
+        fixture.put("log/app.log.4.gz", &gzip(many(0, 2000).as_bytes())[..300]);
+        fixture.append_to("log/app.log", "new\n");
+        for _ in 0..3 {
+            fixture.drain(&config).unwrap();
+            fixture.reopen();
+        }
+        let mut lines = told(&fixture);
+        lines.sort();
+        let mut expected: Vec<String> = many(0, 3000).lines().map(str::to_owned).collect();
+        expected.extend(["new".to_owned(), "the last one".to_owned()]);
+        let missing = expected.iter().filter(|line| !lines.contains(line)).count();
+        assert_eq!((lines.len(), missing), (expected.len(), 0), "{config}");
+        let records = fixture.records("lines");
+        let last = records.iter().find(|record| record.text() == "the last one").unwrap();
+        assert_eq!(last.header("line"), "3001", "lines are counted on");
+        assert!(last.header("file").ends_with("app.log.1.gz"));
+        assert_eq!(fixture.names("data/staging"), [""; 0], "what was unpacked leaves nothing behind");
+    }
+}
+
+#[test]
+fn a_copy_that_was_packed_gives_what_was_not_read_before_the_truncation() {
+    let mut fixture = Fixture::new();
+    fixture.append_to("log/app.log", "1\n2\n");
+    fixture.drain(LINES).unwrap();
+    fixture.reopen();
+    fixture.append_to("log/app.log", "3\n");
+    fs::copy(fixture.path("log/app.log"), fixture.path("log/app.log.1")).unwrap();
+    fixture.put("log/app.log", "4\n");
+    pack(&fixture, "log/app.log.1");
+    for _ in 0..2 {
+        fixture.drain(LINES).unwrap();
+        fixture.reopen();
+    }
+    let mut lines = told(&fixture);
+    lines.sort();
+    assert_eq!(lines, ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn a_copy_that_was_read_is_not_read_again_out_of_the_packed_one_beside_it() {
+    let mut fixture = Fixture::new();
+    let config = LINES.replace("DIR/log/app.log*", "DIR/in/*.log");
+    fixture.append_to("in/app.log", "1\n2\n");
+    fixture.drain(&config).unwrap();
+    fixture.append_to("in/app.log", "3\n");
+    fs::copy(fixture.path("in/app.log"), fixture.path("in/app-1.log")).unwrap();
+    fixture.put("in/app.log", "4\n");
+    fixture.drain(&config).unwrap();
+    // Long after, the copy is packed under a name that the pattern does not have, and its position is forgotten.
+    let id = FileId::of(&fs::metadata(fixture.path("in/app-1.log")).unwrap());
+    pack(&fixture, "in/app-1.log");
+    let mut append = tarn_log::Append::new();
+    append.position("tail", &id.key(), None);
+    fixture.runtime.block_on(fixture.log().append(append)).unwrap();
+    for _ in 0..2 {
+        fixture.reopen();
+        fixture.drain(&config).unwrap();
+    }
+    let mut lines = told(&fixture);
+    lines.sort();
+    assert_eq!(lines, ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn a_file_in_a_folder_that_is_made_later_is_found() {
+    let fixture = Fixture::new();
+    let config = LINES.replace("DIR/log/app.log*", "DIR/later/*/app-*.log");
+    let collectors = run(&fixture, &config);
+    fixture.wait_for("the first look", || !fixture.log().positions("tail").unwrap().is_empty());
+    fixture.put("later/one/app-1.log", "1\n");
+    fixture.put("later/one/other.log", "no\n");
+    fixture.wait_for_count("lines", 1);
+    fixture.put("later/two/app-2.log", "2\n");
+    fixture.wait_for_count("lines", 2);
+    stop(&fixture, collectors);
+    assert_eq!(told(&fixture), ["1", "2"]);
+}
+
+/// Says that a test is over, however it ends: what waits for that in other threads would wait for ever.
+struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn thousands_of_files_are_followed_with_a_few_hundred_of_them_open() {
+    const FILES: usize = 2_000;
+    let mut fixture = Fixture::new();
+    fixture.append_bytes = 1 << 20;
+    let config = LINES.replace("DIR/log/app.log*", "DIR/many/*.log").replace("2ms", "100ms");
+    // Equal to the first KiB and beyond, as files with a banner are; and others that are short.
+    let banner = "= a banner that all of these files begin with =\n".repeat(30);
+    let name = |n: usize| format!("many/{n:05}.log");
+    for n in 0..FILES {
+        let text = if n % 100 == 0 { format!("{banner}first of {n}\n") } else { format!("first of {n}\n") };
+        fixture.put(&name(n), text);
+    }
+    let lines = FILES + FILES / 100 * 30;
+    let folder = fixture.path("many");
+    let most_open = std::sync::atomic::AtomicUsize::new(0);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = Ends(&over);
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                // A look now and then, for it takes its time from those who read.
+                std::thread::park_timeout(Duration::from_millis(5));
+                let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+                let open =
+                    open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|file| file.starts_with(&folder)));
+                most_open.fetch_max(open.count(), std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        fixture.drain(&config).unwrap();
+        let collectors = run(&fixture, &config);
+        for n in (0..FILES).step_by(7) {
+            fixture.append_to(&name(n), "second\n");
+        }
+        fixture.wait_for_count("lines", lines + FILES.div_ceil(7));
+        stop(&fixture, collectors);
+    });
+    let texts = told(&fixture);
+    assert_eq!(texts.len(), lines + FILES.div_ceil(7));
+    let first: HashSet<&String> = texts.iter().filter(|text| text.starts_with("first of")).collect();
+    assert_eq!(first.len(), FILES);
+    let open = most_open.into_inner();
+    assert!(open > 0 && open <= MOST_OPEN + 16, "{open} were open at once");
+}
+
+#[test]
+fn a_file_that_grows_faster_than_it_is_read_holds_up_neither_its_neighbours_nor_new_files() {
+    let mut fixture = Fixture::new();
+    fixture.append_bytes = 1 << 20;
+    let chunk = format!("{}\n", "x".repeat(99)).repeat(40_000);
+    fixture.put("log/app.log.busy", &chunk);
+    fixture.put("log/app.log.quiet", "quiet 0\n");
+    let collectors = run(&fixture, LINES);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let seen = |text: &str| {
+        let ends = fixture.log().ends("lines").unwrap().next(0);
+        let mut from = 0;
+        while from < ends {
+            let fetch = fixture.log().fetch("lines", 0, from, 8 << 20).unwrap();
+            from = fetch.next;
+            if fetch.records().unwrap().iter().any(|record| record.value == Some(text.as_bytes())) {
+                return true;
+            }
+        }
+        false
+    };
+    std::thread::scope(|scope| {
+        let _ends = Ends(&over);
+        scope.spawn(|| {
+            // 4 MB at a time, whenever less than that is left: it is never read to its end. Bounded, should nothing be read.
+            for _ in 0..100 {
+                fixture.append_to("log/app.log.busy", &chunk);
+                let behind = || collectors.status()[0].lag_bytes.is_some_and(|lag| lag > 8_000_000);
+                while behind() && !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        fixture.append_to("log/app.log.quiet", "quiet 1\n");
+        fixture.put("log/app.log.new", "new\n");
+        for text in ["quiet 1", "new"] {
+            fixture.wait_for(text, || seen(text));
+        }
+    });
+    stop(&fixture, collectors);
+}
+
+/// All that lies in a folder, below it too.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn positions_cannot_be_torn_from_their_records() {
+    let fixture = Fixture::new();
+    let config = LINES.replace("DIR/log/app.log*", "DIR/growing/app.log");
+    let mut expected = Vec::new();
+    let collectors = run(&fixture, &config);
+    for n in 0..40 {
+        fixture.append_to("growing/app.log", format!("line {n:03}\n"));
+        fixture.wait_for_count("lines", n + 1);
+        expected.push(format!("line {n:03}"));
+    }
+    // The disk as a crash leaves it, while the log is open.
+    let crashed = fixture.path("crashed");
+    copy_all(&fixture.path("log"), &crashed);
+    stop(&fixture, collectors);
+    assert_eq!(fixture.names("growing"), ["app.log"], "no file is kept beside those that are read");
+    let find = |folder: &Path| -> PathBuf {
+        let paths = glob::glob(&format!("{}/**/ledger.sqlite-wal", folder.display())).unwrap();
+        paths.flatten().next().expect("the ledger has a journal")
+    };
+    let whole = fs::metadata(find(&crashed)).unwrap().len();
+    let mut went_back = false;
+    for part in [0, 1, 3, 5, 7, 9, 10] {
+        let mut torn = Fixture::new();
+        torn.replace_log(|log| {
+            copy_all(&crashed, log);
+            let journal = fs::OpenOptions::new().write(true).open(find(log)).unwrap();
+            journal.set_len(whole * part / 10 + (part % 3) * 7).unwrap();
+        });
+        let known = torn.log().topic("lines").is_some();
+        went_back |= !known || torn.count("lines") < expected.len();
+        fs::create_dir_all(torn.path("growing")).unwrap();
+        // The same file, by its inode.
+        fs::hard_link(fixture.path("growing/app.log"), torn.path("growing/app.log")).unwrap();
+        torn.drain(&config).unwrap();
+        assert_eq!(told(&torn), expected, "{part} tenths of the journal");
+    }
+    assert!(went_back, "nothing was torn");
+}
+
 /// What a test does to the file between two looks.
 #[derive(Debug, Clone)]
 enum Act {
@@ -367,6 +649,8 @@ enum Act {
     Piece,
     Rename,
     CopyTruncate,
+    /// The file that was rotated last is packed, if some of it was read.
+    Pack,
     Restart,
     Drain,
 }
@@ -383,6 +667,7 @@ proptest! {
             1 => Just(Act::Piece),
             1 => Just(Act::Rename),
             1 => Just(Act::CopyTruncate),
+            1 => Just(Act::Pack),
             1 => Just(Act::Restart),
             3 => Just(Act::Drain),
         ],
@@ -391,6 +676,8 @@ proptest! {
         let mut fixture = Fixture::new();
         let (mut written, mut rotated) = (0_u32, 0);
         let mut open_line = false;
+        // Whether some of the current content was read, and of the one that was rotated last.
+        let (mut has_lines, mut was_read, mut can_be_packed) = (false, false, false);
         for act in acts {
             match act {
                 Act::Write(count) => {
@@ -398,6 +685,7 @@ proptest! {
                         let text = if open_line { format!("{written:05}\n") } else { format!("line {written:05}\n") };
                         fixture.append_to("log/app.log", text);
                         open_line = false;
+                        has_lines = true;
                         written += 1;
                     }
                 }
@@ -409,14 +697,22 @@ proptest! {
                 Act::Rename if !open_line && fixture.path("log/app.log").exists() => {
                     rotated += 1;
                     fs::rename(fixture.path("log/app.log"), fixture.path(&format!("log/app.log.{rotated}"))).unwrap();
+                    can_be_packed = std::mem::take(&mut was_read);
+                    has_lines = false;
                 }
                 Act::CopyTruncate if !open_line && fixture.path("log/app.log").exists() => {
                     rotated += 1;
                     fs::copy(fixture.path("log/app.log"), fixture.path(&format!("log/app.log.{rotated}"))).unwrap();
                     fixture.put("log/app.log", "");
+                    can_be_packed = std::mem::take(&mut was_read);
+                    has_lines = false;
                 }
+                Act::Pack if std::mem::take(&mut can_be_packed) => pack(&fixture, &format!("log/app.log.{rotated}")),
                 Act::Restart => fixture.reopen(),
-                Act::Drain => drop(fixture.drain(LINES).unwrap()),
+                Act::Drain => {
+                    fixture.drain(LINES).unwrap();
+                    was_read = has_lines;
+                }
                 _ => {}
             }
         }

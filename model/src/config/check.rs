@@ -231,8 +231,10 @@ impl Checker<'_, '_> {
                 SourceKind::Syslog(syslog) => self.syslog(&at, syslog, insecure),
                 SourceKind::Netcat(netcat) => self.netcat(&at, netcat, source, insecure),
                 SourceKind::Exec(exec) => self.exec(&at, exec, source),
+                SourceKind::Mqtt(mqtt) => self.mqtt(&at, mqtt, source),
                 SourceKind::Http(_) if self.report.is_wrong(&format!("{at}.type")) => {}
-                SourceKind::Http(_) => {
+                SourceKind::Http(http) => {
+                    self.http(&at, http, source);
                     if let Some(other) = doors.insert(&source.topic, i) {
                         let message = format!("source[{other}] takes the requests for this topic already");
                         self.wrong(&format!("{at}.topic"), message);

@@ -5,12 +5,15 @@ use regex::Regex;
 
 use super::check::Checker;
 use super::{
-    ExecConfig, FileFormat, InterceptorConfig, LineConfig, MultilineConfig, NetcatConfig, RouteConfig,
-    SourceConfig, SyslogConfig,
+    BodyKind, ExecConfig, FileFormat, HttpConfig, InterceptorConfig, LineConfig, MqttConfig, MultilineConfig,
+    NetcatConfig, RouteConfig, SourceConfig, SyslogConfig,
 };
+use crate::grok;
 
 /// Routes of one source: what a record may go to is kept as bits.
 const MOST_ROUTES: usize = 60;
+/// Texts of MQTT are this long at most.
+const MOST_MQTT_BYTES: usize = 65_535;
 
 impl Checker<'_, '_> {
     /// `key` where there are no fields that could be one.
@@ -35,8 +38,27 @@ impl Checker<'_, '_> {
             (_, Some(_)) => self.wrong(&field, "only `format = \"regex\"` uses this"),
             (_, None) => {}
         }
+        let field = format!("{at}.grok");
+        match (format, &lines.grok) {
+            (FileFormat::Grok, None) => {
+                self.wrong(&field, "`format = \"grok\"` needs the pattern that lines fit: `grok`");
+            }
+            (FileFormat::Grok, Some(pattern)) => match grok::compile(pattern, &lines.patterns) {
+                Ok(grok) if !grok.regex.contains("(?<") && !grok.regex.contains("(?P<") => {
+                    let message = "no part of this pattern is a field: write `%{NAME:field}`";
+                    self.wrong(&field, message);
+                }
+                Ok(_) => {}
+                Err(message) => self.wrong(&field, message),
+            },
+            (_, Some(_)) => self.wrong(&field, "only `format = \"grok\"` uses this"),
+            (_, None) => {}
+        }
+        if !lines.patterns.is_empty() && format != FileFormat::Grok {
+            self.wrong(&format!("{at}.patterns"), "only `format = \"grok\"` uses this");
+        }
         if lines.raw_field.is_some() && !format.parses_lines() {
-            let message = "this is for formats that take a line apart: `regex`, `common`, `combined`, `logfmt`, `syslog`";
+            let message = "this is for formats that take a line apart: `regex`, `grok`, `common`, `combined`, `logfmt`, `syslog`";
             self.wrong(&format!("{at}.raw_field"), message);
         }
         if let Some(multiline) = &lines.multiline {
@@ -207,6 +229,57 @@ impl Checker<'_, '_> {
         self.format_of_a_stream(at, exec.format, &exec.lines, source);
     }
 
+    pub(super) fn http(&mut self, at: &str, http: &HttpConfig, source: &SourceConfig) {
+        self.format_of_a_stream(at, http.format, &http.lines, source);
+        if http.lines.multiline.is_some() {
+            let message =
+                "a push says itself where a record ends: `body = \"whole\"` makes one of all its lines";
+            self.wrong(&format!("{at}.multiline"), message);
+        }
+        if http.body == BodyKind::Form && http.format != FileFormat::Ndjson {
+            let message = "the fields of a form are its format: leave this out";
+            self.wrong(&format!("{at}.format"), message);
+        }
+    }
+
+    pub(super) fn mqtt(&mut self, at: &str, mqtt: &MqttConfig, source: &SourceConfig) {
+        let port = mqtt.broker.rsplit_once(':').and_then(|(host, port)| {
+            (!host.is_empty()).then_some(port)?.parse::<u16>().ok().filter(|port| *port > 0)
+        });
+        if port.is_none() {
+            self.wrong(
+                &format!("{at}.broker"),
+                "this is no address: write `host:port`, e.g. `127.0.0.1:1883`",
+            );
+        }
+        self.not_empty(&format!("{at}.subscribe"), mqtt.subscribe.is_empty());
+        for (i, filter) in mqtt.subscribe.iter().enumerate() {
+            if !is_filter(filter) {
+                let message =
+                    "this is no filter: `+` stands for a whole level, `#` for all levels at the end";
+                self.wrong(&format!("{at}.subscribe[{i}]"), message);
+            }
+        }
+        if mqtt.qos > 2 {
+            self.wrong(&format!("{at}.qos"), "a quality of service is 0, 1 or 2");
+        }
+        let name = mqtt.session_name(&source.name);
+        if name.is_empty() || name.len() > MOST_MQTT_BYTES {
+            let message = format!("the session's name has 1 to {MOST_MQTT_BYTES} bytes");
+            self.wrong(&format!("{at}.client_id"), message);
+        }
+        if mqtt.password.is_some() && mqtt.user.is_none() {
+            self.wrong(&format!("{at}.user"), "a password needs a `user`");
+        }
+        if !(1..=65_535).contains(&mqtt.keep_alive.0.as_secs()) {
+            self.wrong(&format!("{at}.keep_alive"), "this is between `1s` and `65535s`");
+        }
+        if mqtt.lines.multiline.is_some() {
+            self.wrong(&format!("{at}.multiline"), "a message is a record, however many lines it has");
+        }
+        self.format_of_a_stream(at, mqtt.format, &mqtt.lines, source);
+    }
+
     fn format_of_a_stream(
         &mut self,
         at: &str,
@@ -239,12 +312,24 @@ impl Checker<'_, '_> {
     }
 }
 
+/// Whether this is a filter of MQTT topics.
+fn is_filter(filter: &str) -> bool {
+    let levels: Vec<&str> = filter.split('/').collect();
+    let fits = |(i, level): (usize, &&str)| match *level {
+        "+" => true,
+        "#" => i + 1 == levels.len(),
+        plain => !plain.contains(['+', '#', '\0']),
+    };
+    !filter.is_empty() && filter.len() <= MOST_MQTT_BYTES && levels.iter().enumerate().all(fits)
+}
+
 impl FileFormat {
     /// Whether it takes a line apart into fields.
     pub fn parses_lines(self) -> bool {
         match self {
             FileFormat::Csv | FileFormat::Ndjson | FileFormat::Lines => false,
             FileFormat::Regex
+            | FileFormat::Grok
             | FileFormat::Common
             | FileFormat::Combined
             | FileFormat::Logfmt

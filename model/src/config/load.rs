@@ -147,6 +147,7 @@ fn make_absolute(config: &mut Config, folder: &Path) {
             | SourceKind::Syslog(_)
             | SourceKind::Netcat(_)
             | SourceKind::Exec(_)
+            | SourceKind::Mqtt(_)
             | SourceKind::Generator(_) => {}
         }
     }

@@ -147,14 +147,22 @@ fn position(text: &str, byte: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// The known name that is nearest to `name`, when one is near.
+/// The known name that is nearest to `name`, when one is near: by one slip of the fingers (a letter wrong, missing, too
+/// many, or two of them swapped), or by most of its letters.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// Shorter names have too little left for one letter to be a slip.
+    const FEWEST_CHARS: usize = 3;
     let lower = name.to_lowercase();
     known
-        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(similarity, _)| *similarity >= 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
+        .map(|candidate| {
+            let other = candidate.to_lowercase();
+            let long = lower.chars().count().min(other.chars().count()) >= FEWEST_CHARS;
+            let slip = long && strsim::damerau_levenshtein(&lower, &other) <= 1;
+            (slip, strsim::jaro_winkler(&lower, &other), candidate)
+        })
+        .filter(|(slip, similarity, _)| *slip || *similarity >= 0.8)
+        .max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))
+        .map(|(_, _, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -175,5 +183,9 @@ mod tests {
         assert_eq!(nearest("formt", known.into_iter()), Some("format"));
         assert_eq!(nearest("Paht", known.into_iter()), Some("path"));
         assert_eq!(nearest("zebra", known.into_iter()), None);
+        for (slip, meant) in [("tpc", "tcp"), ("udb", "udp"), ("ptah", "path"), ("evrey", "every")] {
+            let known = ["topic", "tcp", "udp", "path", "every"];
+            assert_eq!(nearest(slip, known.into_iter()), Some(meant));
+        }
     }
 }

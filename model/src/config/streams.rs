@@ -15,6 +15,13 @@ pub struct LineConfig {
     /// `'^(?<host>\S+) (?<message>.*)$'`.
     #[serde(default)]
     pub regex: Option<String>,
+    /// `format = "grok"`: the pattern that a line fits, made of named parts, e.g.
+    /// `'%{TIMESTAMP_ISO8601:time} %{LOGLEVEL:level} %{NUMBER:ms:float} %{GREEDYDATA:message}'`.
+    #[serde(default)]
+    pub grok: Option<String>,
+    /// Patterns of one's own for `grok`, by name, e.g. `{ ORDER = 'A-%{INT}' }`; they come before the known ones.
+    #[serde(default)]
+    pub patterns: BTreeMap<String, String>,
     /// Field that keeps the line as it came, beside the fields that its format gives. Default: none.
     #[serde(default)]
     pub raw_field: Option<String>,
@@ -344,4 +351,50 @@ pub enum RestartPolicy {
     OnFailure,
     /// Not at all: a failure ends the source.
     Never,
+}
+
+/// `type = "mqtt"`: messages of an MQTT broker (protocol 3.1.1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MqttConfig {
+    /// Where the broker listens, e.g. `127.0.0.1:1883`.
+    pub broker: String,
+    /// Filters of the MQTT topics, e.g. `["sensors/+/celsius", "alarms/#"]`.
+    pub subscribe: Vec<String>,
+    /// Highest quality of service that is asked for: 0 (at most once), 1 (at least once), 2 (exactly once). A message has that
+    /// of its sender, if it is lower. Default: `1`.
+    #[serde(default = "at_least_once")]
+    pub qos: u8,
+    /// Name of the session that the broker keeps; no two clients may have one. Default: `tarn-` and the source's name.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// Who asks.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The user's password.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Time without a message after which both sides make sure that the other is there. Default: `30s`.
+    #[serde(default = "keep_alive")]
+    pub keep_alive: Span,
+    /// How a message is written; not `csv`. Default: `ndjson`.
+    #[serde(default = "super::defaults::ndjson")]
+    pub format: FileFormat,
+    /// How messages become records; without `multiline`.
+    #[serde(flatten)]
+    pub lines: LineConfig,
+}
+
+fn at_least_once() -> u8 {
+    1
+}
+
+fn keep_alive() -> Span {
+    Span::from_millis(30_000)
+}
+
+impl MqttConfig {
+    /// The session's name, for the source of this name.
+    pub fn session_name(&self, source: &str) -> String {
+        self.client_id.clone().unwrap_or_else(|| format!("tarn-{source}"))
+    }
 }

@@ -134,7 +134,7 @@ x = 1
         "13:14: topic[0].partitions: a topic has 1 to 10000 partitions",
         "15:8: topic[1].name: `clicks` is the name of topic[0] already",
         "16:14: topic[1].partitions: this number is outside -2147483648 to 2147483647",
-        "17:1: source[0].format: this key is missing: `csv`, `ndjson`, `lines`, `regex`, `common`, `combined`, `logfmt` or `syslog`",
+        "17:1: source[0].format: this key is missing: `csv`, `ndjson`, `lines`, `regex`, `grok`, `common`, `combined`, `logfmt` or `syslog`",
         "21:1: source[0].formt: unknown key, did you mean `format`?",
         "23:15: source[0].null_values: this is a string, but a list of strings is wanted",
         "26:8: source[1].name: `a` is the name of source[0] already",
@@ -500,4 +500,60 @@ fn a_table_of_many_topics_says_what_it_lacks() {
         "[[topic]]\nname = \"t\"\n[[table]]\nname = \"t\"\ncolumns = \"n INT\"\nkey_column = \"k\"\npartition_by = [\"k\"]",
     );
     assert!(config.is_ok(), "a column that is not declared may be used as one: {config:?}");
+}
+
+#[test]
+fn what_is_wrong_with_pushes_brokers_and_patterns_is_told() {
+    let of = |more: &str| {
+        let config = format!("[[source]]\nname = \"s\"\ntopic = \"t\"\n{more}\n[[table]]\nname = \"t\"\n");
+        let lines = problems_or_none(&config);
+        lines
+            .iter()
+            .map(|line| line.split_once(": ").map_or(line.as_str(), |(_, rest)| rest).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mqtt = "type = \"mqtt\"\nbroker = \"127.0.0.1:1883\"\nsubscribe = [\"a/+/b\", \"#\"]\n";
+    let none: [String; 0] = [];
+    assert_eq!(of(mqtt), none);
+    assert_eq!(
+        of(
+            "type = \"mqtt\"\nbroker = \"here\"\nsubscribe = [\"a+\", \"#/b\"]\nqos = 3\nkeep_alive = \"1ms\""
+        ),
+        [
+            "source[0].broker: this is no address: write `host:port`, e.g. `127.0.0.1:1883`",
+            "source[0].subscribe[0]: this is no filter: `+` stands for a whole level, `#` for all levels at the end",
+            "source[0].subscribe[1]: this is no filter: `+` stands for a whole level, `#` for all levels at the end",
+            "source[0].qos: a quality of service is 0, 1 or 2",
+            "source[0].keep_alive: this is between `1s` and `65535s`",
+        ]
+    );
+    assert_eq!(of(&format!("{mqtt}password = \"x\"")), ["source[0].user: a password needs a `user`"]);
+    assert_eq!(of("type = \"http\"\nbody = \"form\"\nkey = \"a\""), none);
+    assert_eq!(
+        of("type = \"http\"\nbody = \"form\"\nformat = \"logfmt\""),
+        ["source[0].format: the fields of a form are its format: leave this out"]
+    );
+    assert_eq!(
+        of("type = \"http\"\nbdoy = \"whole\""),
+        ["source[0].bdoy: unknown key, did you mean `body`?"]
+    );
+    let tail = "type = \"taildir\"\npath = \"x\"\nformat = \"grok\"\n";
+    assert_eq!(of(&format!("{tail}grok = '%{{INT:n:int}} %{{OWN:o}}'\npatterns = {{ OWN = 'a' }}")), none);
+    assert_eq!(
+        of(&format!("{tail}grok = '%{{NUMBR:n}}'")),
+        ["source[0].grok: there is no pattern `NUMBR`, did you mean `NUMBER`?"]
+    );
+    assert_eq!(
+        of(&format!("{tail}grok = '%{{INT}}'")),
+        ["source[0].grok: no part of this pattern is a field: write `%{NAME:field}`"]
+    );
+    let found = of("type = \"syslog\"\ntpc = \"127.0.0.1:0\"");
+    assert!(found.contains(&"source[0].tpc: unknown key, did you mean `tcp`?".to_owned()), "{found:?}");
+}
+
+fn problems_or_none(text: &str) -> Vec<String> {
+    match parse(text) {
+        Ok(_) => Vec::new(),
+        Err(_) => problems(text),
+    }
 }

@@ -29,7 +29,7 @@ use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
 };
 use arrow::datatypes::SchemaRef;
-use tarn_log::{RecordView, Records};
+use tarn_log::{RecordRef, RecordView, Records};
 use tarn_model::columns::{Column, ColumnType, Columns};
 use tarn_model::config::UnknownFields;
 use tarn_model::{Error, Offset, PartitionId, RecordColumns, RecordPart, Result};
@@ -177,6 +177,13 @@ impl Decoder {
             "a record is a row, dead, or settled"
         );
         self.finish(partition)
+    }
+
+    /// Why `record` would be no row; `None` when it would be one. Nothing is kept of it.
+    pub fn misfit(&mut self, record: &RecordRef<'_>) -> Option<String> {
+        let failure = self.row(record).err();
+        self.take_back();
+        failure.map(|failure| failure.reason)
     }
 
     fn reserve(&mut self, records: usize) {
@@ -484,6 +491,28 @@ pub(crate) trait Record {
     fn value(&self) -> Option<&[u8]>;
     /// Names and values of its headers.
     fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)>;
+}
+
+impl Record for RecordRef<'_> {
+    fn offset(&self) -> Offset {
+        0
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        self.timestamp_ms
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.key
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        self.value
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.headers.iter().map(|(name, value)| (*name, Some(*value)))
+    }
 }
 
 impl Record for RecordView<'_> {

@@ -73,6 +73,15 @@ impl Fixture {
         self.open();
     }
 
+    /// Opens another log in place of this one, of which `make` has put the files into the folder that it is given.
+    pub(crate) fn replace_log(&mut self, make: impl FnOnce(&Path)) {
+        self.runtime.block_on(self.log().close()).unwrap();
+        self.log = None;
+        fs::remove_dir_all(self.path("log")).unwrap();
+        make(&self.path("log"));
+        self.open();
+    }
+
     pub(crate) fn log(&self) -> &Log {
         self.log.as_ref().unwrap()
     }

@@ -1,0 +1,34 @@
+"""Publishes numbered messages with paho-mqtt, through whatever happens to the broker meanwhile.
+
+mqtt_send.py PORT QOS COUNT RATE: `{"n": 0}` to `{"n": COUNT - 1}`, by turns to the topics s/0/celsius to s/3/celsius. Prints a
+line for every hundred that the broker has confirmed, and ends once it has confirmed them all.
+"""
+
+import json
+import sys
+import time
+
+import paho.mqtt.client as mqtt
+
+port, qos, count, rate = (int(word) for word in sys.argv[1:])
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"sender-{qos}", clean_session=False)
+client.max_queued_messages_set(0)
+client.reconnect_delay_set(min_delay=1, max_delay=1)
+client.connect("127.0.0.1", port, keepalive=5)
+client.loop_start()
+begin = time.monotonic()
+sent = []
+for n in range(count):
+    sent.append(client.publish(f"s/{n % 4}/celsius", json.dumps({"n": n, "qos": qos}), qos=qos))
+    ahead = begin + n / rate - time.monotonic()
+    if ahead > 0:
+        time.sleep(ahead)
+    if n % 100 == 99:
+        while not all(message.is_published() for message in sent):
+            time.sleep(0.005)
+        sent.clear()
+        print(n + 1, flush=True)
+while not all(message.is_published() for message in sent):
+    time.sleep(0.005)
+client.disconnect()
+client.loop_stop()
