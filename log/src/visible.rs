@@ -25,8 +25,11 @@ pub(crate) struct Visible {
     pub(crate) owners_of_new: OwnersOfNew,
 }
 
+/// Names of owners by the name of a topic.
+type OwnersOf = dyn Fn(&str) -> Vec<String> + Send + Sync;
+
 /// Who needs a topic that is not there yet, by its name.
-pub(crate) struct OwnersOfNew(pub(crate) Box<dyn Fn(&str) -> Vec<String> + Send + Sync>);
+pub(crate) struct OwnersOfNew(pub(crate) Box<OwnersOf>);
 
 impl Default for OwnersOfNew {
     fn default() -> OwnersOfNew {
