@@ -312,8 +312,12 @@ impl Database {
             .map(|(name, column_type)| Some(Column { name, column_type: column_type?, nullable: true }))
             .collect();
         let topic = source.topic_named(&name)?;
-        // A column without a type leaves the types to be inferred from the rows.
-        match known.map(Columns::new) {
+        // A column without a type leaves the types to be inferred from the rows; so does a name that no config could write.
+        let named = |columns: Columns| match Columns::parse(&columns.to_string()) {
+            Ok(read) if read == columns => Ok(columns),
+            _ => Err(Error::invalid("a column has a name that cannot be written down")),
+        };
+        match known.map(|known| Columns::new(known).and_then(named)) {
             Some(Ok(columns)) if topic.columns.as_ref() != Some(&columns) => {
                 source.log.set_topic_columns(&name, &columns)?;
             }

@@ -54,7 +54,8 @@ fn a_whole_database_of_postgresql_comes_cell_by_cell() {
          CREATE TABLE album (album_id INT PRIMARY KEY, title VARCHAR(160) NOT NULL, artist_id INT REFERENCES artist);
          CREATE TABLE track (track_id INT PRIMARY KEY, album_id INT, name TEXT, composer TEXT, unit_price NUMERIC(10,2), bytes BIGINT,
              added TIMESTAMP, seen TIMESTAMPTZ, day DATE, sold BOOLEAN, rating REAL, weight FLOAT8);
-         CREATE TABLE sales.\"Invoice Line\" (\"Line Id\" INT PRIMARY KEY, \"quote\"\"d\" TEXT);
+         CREATE TABLE sales.\"Invoice Line\" (\"Line Id\" INT PRIMARY KEY, \"Größe, cm\" TEXT);
+         CREATE TABLE odd_names (id INT PRIMARY KEY, \"quote\"\"d\" TEXT); INSERT INTO odd_names VALUES (1, 'one');
          CREATE TABLE sales.left_out (x INT);
          CREATE TABLE nothing (id INT PRIMARY KEY, word TEXT);
          CREATE TABLE parts (id INT, at DATE) PARTITION BY RANGE (at);
@@ -83,7 +84,7 @@ fn a_whole_database_of_postgresql_comes_cell_by_cell() {
         ("artist", "artist", "artist_id, name", "artist_id, name", "artist_id"),
         ("album", "album", "album_id, title, artist_id", "album_id, title, artist_id", "album_id"),
         ("track", "track", cells.as_str(), ours, "track_id"),
-        ("sales_invoice_line", "sales.\"Invoice Line\"", "*", "\"Line Id\", \"quote\"\"d\"", "\"Line Id\""),
+        ("sales_invoice_line", "sales.\"Invoice Line\"", "*", "\"Line Id\", \"Größe, cm\"", "\"Line Id\""),
         ("parts", "parts", "id, at", "id, at", "id"),
     ] {
         let expected = rows_of(&server, &format!("SELECT {wanted} FROM {theirs} ORDER BY {key}"));
@@ -101,15 +102,24 @@ fn a_whole_database_of_postgresql_comes_cell_by_cell() {
     for no_table in ["sales_left_out", "no_table", "parts_1"] {
         assert!(!tables.contains(&no_table), "{tables:?}");
     }
+    assert_eq!(
+        folder.sql("SELECT id, _rest FROM odd_names"),
+        [json!({"id": 1, "_rest": "{\"quote\\\"d\":\"one\"}"})]
+    );
     folder.drained();
     assert_eq!(folder.number("SELECT count(*) FROM track"), 3503, "without a schedule there is one run");
     folder.never_panicked();
 }
 
-/// Our NDJSON may leave out what is NULL.
+/// Cells by name, but for what is NULL, which our NDJSON may leave out; a number is one value however it is written.
 fn without_nulls(row: &Value) -> BTreeMap<String, Value> {
+    let same = |value: &Value| match (value.as_i64(), value.as_f64()) {
+        (None, Some(number)) if number.fract() == 0.0 => json!(format!("{number}")),
+        (Some(number), _) => json!(format!("{number}")),
+        _ => value.clone(),
+    };
     let cells = row.as_object().expect("an object").iter();
-    cells.filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect()
+    cells.filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), same(value))).collect()
 }
 
 /// A column: its type there, two values, its type here, and how they read here as text. `None` for the same text.
@@ -245,7 +255,7 @@ fn every_type_of_postgresql_comes_as_the_docs_say_and_reads_back_the_same() {
             .replace("BinaryView", "Binary");
         assert_eq!(here, typed.here, "{}", typed.declared);
         let as_text = match typed.here {
-            "Binary" => format!("CASE WHEN c{i} IS NOT NULL THEN octet_length(c{i}) END"),
+            "Binary" => format!("CASE id WHEN 0 THEN c{i} = X'00ff10' WHEN 1 THEN c{i} = X'' END"),
             "Timestamp(µs, \"UTC\")" => format!("c{i}"),
             _ => format!("CAST(c{i} AS VARCHAR)"),
         };
@@ -254,7 +264,7 @@ fn every_type_of_postgresql_comes_as_the_docs_say_and_reads_back_the_same() {
         for which in [0, 1] {
             let read = typed.read[which].unwrap_or(typed.given[which]);
             match typed.here {
-                "Binary" => assert_eq!(rows[which]["v"], json!([3, 0][which])),
+                "Binary" => assert_eq!(rows[which]["v"], json!(true)),
                 _ => assert_eq!(rows[which]["v"], json!(read), "{}", typed.declared),
             }
             // What reads as text here is the same value when it is given back.
@@ -526,8 +536,8 @@ fn a_certificate_is_checked_before_anything_is_said() {
     assert_eq!(ids(&folder), [1]);
     for (certificate, host) in [("other", "localhost"), ("server", "127.0.0.1")] {
         folder.configure(&at(certificate, host));
-        let running = folder.start();
-        let client = wait_for("the process", seconds(60), || running.address());
+        let mut running = folder.start();
+        let client = running.ready();
         waits_for(&client, "cannot be trusted");
         assert_eq!(running.stop().code, Some(0));
     }

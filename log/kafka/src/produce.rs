@@ -42,7 +42,7 @@ struct BegunTopic {
 enum Outcome {
     /// With the places of the records that are at fault, where single ones are.
     Refused(Code, Option<StrBytes>, Vec<i32>),
-    Valid(Append),
+    Valid(Box<Append>),
     Waiting(Submitted),
 }
 
@@ -108,7 +108,7 @@ fn validate(log: &Log, request: ProduceRequest, refusal: Option<Code>, enlists: 
             }
             let records = records.unwrap_or_default();
             match append.push_batch(info, index, &records) {
-                Ok(()) => Outcome::Valid(append),
+                Ok(()) => Outcome::Valid(Box::new(append)),
                 Err(error) => {
                     let code = code_of(&error);
                     let places =
@@ -173,7 +173,7 @@ async fn finish_partition(log: &Log, index: i32, outcome: Outcome) -> PartitionP
             };
             return refused(code, why).with_record_errors(places.into_iter().map(record).collect());
         }
-        Outcome::Valid(append) => log.append(append).await,
+        Outcome::Valid(append) => log.append(*append).await,
         Outcome::Waiting(submitted) => submitted.committed().await,
     };
     match appended {
