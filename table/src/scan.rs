@@ -117,7 +117,7 @@ impl TableScan {
     fn reads_lake(&self) -> bool {
         let Some(lake) = &self.table.lake else { return false };
         let is_above = self.from.is_at_least(&self.table.boundary.meet(&self.upto));
-        self.part != Part::Live && !lake.files.is_empty() && !(is_above && !self.table.boundary.is_empty())
+        self.part != Part::Live && !lake.files.is_empty() && (!is_above || self.table.boundary.is_empty())
     }
 
     fn lake_is_cut(&self) -> bool {
