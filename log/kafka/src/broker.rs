@@ -142,7 +142,7 @@ impl Broker {
         match key {
             ApiKey::Produce => self.produce(incoming).await,
             ApiKey::Fetch => self.fetch(incoming).await,
-            ApiKey::ListOffsets => serve!(ListOffsetsRequest, |r, v| self.list_offsets(r).await),
+            ApiKey::ListOffsets => serve!(ListOffsetsRequest, |r, v| self.list_offsets(r, v).await),
             ApiKey::Metadata => serve!(MetadataRequest, |r, v| self.metadata(r, v, peer).await),
             ApiKey::OffsetCommit => serve!(OffsetCommitRequest, |r, v| self.commit_offsets(r).await),
             ApiKey::OffsetFetch => serve!(OffsetFetchRequest, |r, v| self.committed_offsets(r, v).await),

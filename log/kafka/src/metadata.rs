@@ -21,12 +21,16 @@ use tarn_log::{TopicInfo, TopicOptions};
 use uuid::Uuid;
 
 use crate::broker::{BROKER_ID, Broker, CLUSTER_ID, Peer, SERVED, code_of, text};
+use crate::epochs::NO_EPOCH;
 
 /// The feature by which clients know that an end of a transaction renews the producer's epoch (KIP-890).
 const TRANSACTION_VERSION: &str = "transaction.version";
 
 /// The feature by which clients know that the broker shares out partitions (KIP-848).
 const GROUP_VERSION: &str = "group.version";
+
+/// From this version on, an answer tells epochs.
+const EPOCHS_FIRST_VERSION: i16 = 7;
 
 /// What is served, with `error`.
 pub(crate) fn api_versions(error: i16) -> ApiVersionsResponse {
@@ -94,6 +98,8 @@ impl Broker {
         let (host, port) = address(peer);
         let broker =
             MetadataResponseBroker::default().with_node_id(BROKER_ID.into()).with_host(host).with_port(port);
+        // Older versions have no room for it.
+        let epoch = if version >= EPOCHS_FIRST_VERSION { self.log.leader_epoch() } else { NO_EPOCH };
         let mut topics = Vec::new();
         match request.topics {
             // The oldest version asks for all topics with an empty list, the others with none.
@@ -103,7 +109,7 @@ impl Broker {
                     let found =
                         self.find_or_create(name, topic.topic_id, request.allow_auto_topic_creation).await;
                     topics.push(match found {
-                        Ok(info) => described(&info, self.log.leader_epoch()),
+                        Ok(info) => described(&info, epoch),
                         Err(code) => MetadataResponseTopic::default()
                             .with_error_code(code.code())
                             .with_name(topic.name.clone().or_else(|| (version < 12).then(TopicName::default)))
@@ -112,7 +118,6 @@ impl Broker {
                 }
             }
             _ => {
-                let epoch = self.log.leader_epoch();
                 topics.extend(self.log.topics().iter().map(|info| described(info, epoch)));
             }
         }

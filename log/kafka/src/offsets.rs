@@ -21,11 +21,17 @@ const EARLIEST: i64 = -2;
 const NEWEST: i64 = -3;
 /// The first record on a local disk; there are no others.
 const EARLIEST_LOCAL: i64 = -4;
+/// From this version on, an answer tells epochs.
+const EPOCHS_FIRST_VERSION: i16 = 4;
 /// Bytes that are read at once on the way to a timestamp.
 const STEP_BYTES: usize = 256 << 10;
 
 impl Broker {
-    pub(crate) async fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    pub(crate) async fn list_offsets(
+        &self,
+        request: ListOffsetsRequest,
+        version: i16,
+    ) -> ListOffsetsResponse {
         let (log, decided) = (self.log.clone(), request.isolation_level == READ_COMMITTED);
         let topics = blocking(move || {
             let topics = request.topics.into_iter().map(|topic| {
@@ -41,7 +47,11 @@ impl Broker {
                     }
                     match find(&log, &topic.name, index, at, decided) {
                         Ok(Some((offset, timestamp))) => {
-                            let epoch = log.epoch_at(&topic.name, index, offset).ok().flatten();
+                            // Older versions have no room for it.
+                            let told = version >= EPOCHS_FIRST_VERSION;
+                            let epoch = told
+                                .then(|| log.epoch_at(&topic.name, index, offset).ok().flatten())
+                                .flatten();
                             answer
                                 .with_offset(offset)
                                 .with_timestamp(timestamp)

@@ -297,6 +297,20 @@ async fn epochs_of_the_leader_are_told_and_others_are_refused() {
     let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(name("t")));
     let metadata = wire.ask(&MetadataRequest::default().with_topics(Some(vec![asked])), 9).await;
     assert_eq!(metadata.topics[0].partitions[0].leader_epoch, 0);
+    // Older versions of answers have no room for it, and are answered all the same.
+    let of = list_offsets_request::ListOffsetsPartition::default().with_timestamp(-1);
+    let of = list_offsets_request::ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![of]);
+    let list = ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![of]);
+    for version in 1..=10 {
+        let answer = wire.ask(&list, version).await;
+        let latest = &answer.topics[0].partitions[0];
+        let epoch = if version < 4 { -1 } else { 0 };
+        assert_eq!(
+            (latest.error_code, latest.offset, latest.leader_epoch),
+            (0, 2, epoch),
+            "version {version}"
+        );
+    }
     let ends = |current: i32, epoch: i32| {
         let of = offset_for_leader_epoch_request::OffsetForLeaderPartition::default()
             .with_current_leader_epoch(current)
