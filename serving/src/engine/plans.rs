@@ -178,10 +178,13 @@ fn meanings(names: &[TableReference], moment: &Moment) -> Option<Vec<Option<Arc<
     names.iter().map(one).collect()
 }
 
+/// What stands in the place of a table, if not the table itself.
+type Instead = Option<Arc<dyn TableProvider>>;
+
 /// `plan` with what `table` gives in the place of the table of each scan.
 fn each_scan(
     plan: &LogicalPlan,
-    table: &mut dyn FnMut(&ScanNode) -> DfResult<Option<Arc<dyn TableProvider>>>,
+    table: &mut dyn FnMut(&ScanNode) -> DfResult<Instead>,
 ) -> DfResult<LogicalPlan> {
     let filled = plan.clone().transform_up_with_subqueries(|node| match node {
         LogicalPlan::TableScan(scan) => Ok(match table(&scan)? {
