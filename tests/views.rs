@@ -155,7 +155,7 @@ fn after_a_kill_a_view_is_right_at_once_and_live_by_the_records_that_no_commit_h
     let mut running = folder.start();
     let client = running.ready();
     push(&client, 3_000, 250);
-    assert_eq!(count(&client, "events"), Some(3_250));
+    wait_for("all records", seconds(30), || (count(&client, "events") == Some(3_250)).then_some(()));
     for _ in 0..2 {
         running.kill();
         running = folder.start();
