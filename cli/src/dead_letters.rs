@@ -252,7 +252,7 @@ fn letters_of(batch: &RecordBatch) -> Result<Vec<(DeadLetter, String)>> {
             timestamp_ms: columns[2].as_primitive::<TimestampMicrosecondType>().value(row).div_euclid(1000),
             key: bytes(4, row),
             value: bytes(5, row),
-            headers: headers.is_valid(row).then(|| headers_of(headers.value(row))).unwrap_or_default(),
+            headers: if headers.is_valid(row) { headers_of(headers.value(row)) } else { Vec::new() },
         };
         (letter, columns[3].as_string::<i32>().value(row).to_owned())
     };
