@@ -37,7 +37,7 @@ use crate::statement::Statement;
 
 /// Plans that are kept; beyond it the one that was not used for longest goes.
 const MAX_PLANS: usize = 256;
-/// A longer statement is no panel's.
+/// A longer statement, its parameters included, is no panel's.
 const MAX_BYTES: usize = 8 << 10;
 
 /// Plans by what was asked.
@@ -68,7 +68,8 @@ pub(super) struct Plan {
 impl Key {
     /// Of a request whose plan may be kept.
     pub(super) fn of(request: &Request) -> Option<Key> {
-        if request.as_of.is_some() || request.sql.len() > MAX_BYTES {
+        let bytes = request.sql.len() + request.params.iter().map(ScalarValue::size).sum::<usize>();
+        if request.as_of.is_some() || bytes > MAX_BYTES {
             return None;
         }
         let visitor = request.visitor.as_ref().map(|visitor| {
