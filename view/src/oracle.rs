@@ -7,6 +7,7 @@
 
 mod data;
 mod grammar;
+mod ground;
 mod sketch;
 mod ways;
 
@@ -18,25 +19,22 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemTable, TableProvider};
-use datafusion::common::{Result as DfResult, ScalarValue};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, col, lit};
 use tarn_lake::{Advance, Commit, Lake, LakeFile, LakeOptions, LakeTable, NewTable};
-use tarn_model::columns::Columns;
 use tarn_model::{Boundary, OffsetRange, clock};
 use tarn_table::scan::{Part, TableScan, sql_schema};
 use tarn_table::{CutTable, Fragment};
 
-use self::data::{COLUMNS, Dice, dimension, rows};
+use self::data::{Dice, dimension, rows};
+use self::ground::{Block, Ground, Known, Question, Tables};
 use self::sketch::Sketches;
-use crate::definition::{Definition, Way, bind};
+use crate::definition::{Definition, Way};
 use crate::hub::ViewMoment;
 use crate::live::{LiveStates, State};
-use crate::planner::Planner;
 use crate::scan::{Inputs, StatesScan};
 use crate::split::Split;
 use crate::stamp::Stamp;
-use crate::tail_plan::TailPlan;
 use crate::versions::{Version, Versions};
 
 pub(crate) const TOPIC_ID: &str = "00000000-0000-0000-0000-000000000001";
@@ -48,197 +46,6 @@ const WHOLE_EVERY: u64 = 64;
 const BLOCK: u64 = 16;
 /// Definitions that they share.
 const DEFINITIONS: usize = 4;
-
-/// What the walks of one thread share: making it anew costs more than a walk.
-struct Ground {
-    lake: Lake,
-    /// Makes states, and answers from them.
-    planner: Planner,
-    /// The same where states are joined.
-    joining: Planner,
-    /// Makes the answers that these must be.
-    truth: Planner,
-    /// Whether everything is planned as in a process, with all rules of the optimizer and in several streams. Else the truth is
-    /// planned by next to none, over rows in one piece, and the rest by the few that have to do with states: planning costs far more than
-    /// running here.
-    is_whole: bool,
-}
-
-impl Ground {
-    async fn new() -> Ground {
-        let lake = memory_lake().await;
-        let planner = Planner::new(lake.store(), 1 << 30).expect("a planner");
-        Ground { lake, joining: planner.clone(), truth: planner.clone(), planner, is_whole: true }
-    }
-
-    /// The same with plain plans.
-    fn plain(&self) -> Ground {
-        // Without it some functions do not run.
-        let least = "simplify_expressions";
-        let logical = [least, "push_down_filter", "optimize_projections"];
-        // Without the first, at both ends, an order that nothing asks for is let go.
-        let joining = ["OutputRequirements", "join_selection", "EnsureRequirements"];
-        Ground {
-            lake: self.lake.clone(),
-            planner: self.planner.plain(&logical, &[]),
-            joining: self.planner.plain(&logical, &joining),
-            truth: self.planner.plain(&[least], &[]),
-            is_whole: false,
-        }
-    }
-}
-
-/// What walks of neighbouring seeds share: their definitions, and how these are planned. It follows from the seeds alone, so that one
-/// walk by itself is what it was among others.
-struct Block<'a> {
-    ground: &'a Ground,
-    number: u64,
-    schema: SchemaRef,
-    /// By their number within the block.
-    definitions: BTreeMap<usize, Known>,
-    /// Queries that were planned before.
-    plans: HashMap<String, Arc<Definition>>,
-    /// Optimized plans over states, by query and predicate.
-    over_states: HashMap<(String, String), LogicalPlan>,
-    /// Plans over all rows, by query and predicate; `None` where there is none that fits all rows.
-    over_rows: HashMap<(String, String), Option<Arc<TailPlan>>>,
-}
-
-/// A definition that is kept as states.
-#[derive(Clone)]
-struct Known {
-    sql: String,
-    sketches: Arc<Sketches>,
-    definition: Arc<Definition>,
-}
-
-impl<'a> Block<'a> {
-    fn new(ground: &'a Ground, number: u64) -> Block<'a> {
-        Block {
-            ground,
-            number,
-            schema: Columns::parse(COLUMNS).expect("columns").table_schema(false),
-            definitions: BTreeMap::new(),
-            plans: HashMap::new(),
-            over_states: HashMap::new(),
-            over_rows: HashMap::new(),
-        }
-    }
-
-    /// One of the block's definitions.
-    async fn definition(&mut self, at: usize) -> Known {
-        if let Some(known) = self.definitions.get(&at) {
-            return known.clone();
-        }
-        let mut dice =
-            Dice(self.number.wrapping_mul(0x9e37_79b9).wrapping_add(u64::try_from(at).expect("small")));
-        let (sql, sketches, definition) = keepable(self.ground, &mut dice, &self.schema).await;
-        self.plans.insert(sql.clone(), Arc::clone(&definition));
-        let known = Known { sql, sketches: Arc::new(sketches), definition };
-        self.definitions.insert(at, known.clone());
-        known
-    }
-
-    async fn planned(&mut self, query: &str) -> Arc<Definition> {
-        if let Some(known) = self.plans.get(query) {
-            return Arc::clone(known);
-        }
-        let planned = plan(self.ground, &self.schema, query).await;
-        self.plans.insert(query.to_owned(), Arc::clone(&planned));
-        planned
-    }
-
-    /// The optimized plan of `question` over states.
-    fn over_states(
-        &mut self,
-        question: &Question<'_>,
-        split: &Split,
-        states: Arc<dyn TableProvider>,
-        tables: Tables<'_>,
-        planner: &Planner,
-    ) -> LogicalPlan {
-        let key = question.key();
-        if let Some(known) = self.over_states.get(&key) {
-            let table = |name: &str| if name == "states" { Some(Arc::clone(&states)) } else { tables(name) };
-            return bind(known, &table).expect("the same plan");
-        }
-        let plan = question.definition.over_states(split, states, tables).expect("a plan over states");
-        let plan = question.optimized(plan, planner);
-        self.over_states.insert(key, plan.clone());
-        plan
-    }
-
-    /// The plan of `question` over whatever rows there are, if there is one.
-    async fn over_rows(&mut self, question: &Question<'_>, tables: Tables<'_>) -> Option<Arc<TailPlan>> {
-        let key = question.key();
-        if let Some(known) = self.over_rows.get(&key) {
-            return known.clone();
-        }
-        let truth = &self.ground.truth;
-        let plan = question.definition.over_rows(tables).expect("a plan over rows");
-        let plan = TailPlan::of(&question.optimized(plan, truth), truth.state()).await.map(Arc::new);
-        self.over_rows.insert(key, plan.clone());
-        plan
-    }
-}
-
-type Tables<'a> = &'a dyn Fn(&str) -> Option<Arc<dyn TableProvider>>;
-
-/// What a statement asks.
-struct Question<'a> {
-    definition: &'a Definition,
-    predicate: Option<&'a Expr>,
-    context: &'a str,
-}
-
-impl Question<'_> {
-    fn key(&self) -> (String, String) {
-        (self.definition.query.clone(), self.predicate.map(ToString::to_string).unwrap_or_default())
-    }
-
-    fn filtered(&self, plan: LogicalPlan) -> LogicalPlan {
-        let mut plan = LogicalPlanBuilder::from(plan);
-        if let Some(predicate) = self.predicate {
-            plan = plan.filter(predicate.clone()).unwrap_or_else(|error| panic!("{}: {error}", self.context));
-        }
-        plan.build().expect("a plan")
-    }
-
-    /// Analyzed it is already.
-    fn optimized(&self, plan: LogicalPlan, planner: &Planner) -> LogicalPlan {
-        let state = planner.state();
-        let optimized = state.optimizer().optimize(self.filtered(plan), state, |_, _| {});
-        optimized.unwrap_or_else(|error| panic!("{}: {error}", self.context))
-    }
-
-    /// The answer by all rules of the optimizer.
-    async fn answered(&self, plan: LogicalPlan, planner: &Planner) -> Vec<Vec<ScalarValue>> {
-        let physical = planner.state().create_physical_plan(&self.filtered(plan)).await;
-        self.run(physical, planner).await
-    }
-
-    /// The answer of a plan that is optimized.
-    async fn answered_as_it_is(&self, plan: &LogicalPlan, planner: &Planner) -> Vec<Vec<ScalarValue>> {
-        let state = planner.state();
-        self.run(state.query_planner().create_physical_plan(plan, state).await, planner).await
-    }
-
-    /// Rows in the order of their text, without the digits in which floats may differ.
-    async fn run(&self, plan: DfResult<Arc<dyn ExecutionPlan>>, planner: &Planner) -> Vec<Vec<ScalarValue>> {
-        let plan = plan.unwrap_or_else(|error| panic!("{}: {error}", self.context));
-        let batches = planner.run(plan).await.unwrap_or_else(|error| panic!("{}: {error:?}", self.context));
-        let mut rows = Vec::new();
-        for batch in batches {
-            for at in 0..batch.num_rows() {
-                let values =
-                    batch.columns().iter().map(|c| ScalarValue::try_from_array(c, at).expect("a value"));
-                rows.push(values.collect::<Vec<_>>());
-            }
-        }
-        rows.sort_by_key(|row| row.iter().map(sortable).collect::<Vec<_>>());
-        rows
-    }
-}
 
 /// A topic, its table, and one view on it.
 struct Walk<'a, 'g> {
@@ -661,33 +468,6 @@ fn predicate(dice: &mut Dice, schema: &SchemaRef) -> Option<Expr> {
         1 if is_text => Some(col("c0").eq(value(ScalarValue::from("a")))),
         2 if is_text => Some(col("c0").gt(value(ScalarValue::from("a"))).or(col("c0").is_null())),
         _ => None,
-    }
-}
-
-async fn plan(ground: &Ground, schema: &SchemaRef, sql: &str) -> Arc<Definition> {
-    let joined = dimension(&mut Dice(0)).schema();
-    let columns = |name: &str| match name {
-        "t" => Some(sql_schema(schema)),
-        _ => Some(Arc::clone(&joined)),
-    };
-    let planned = Definition::plan(&ground.planner, "v", sql, &columns).await;
-    Arc::new(planned.unwrap_or_else(|error| panic!("{sql}: {error:?}")))
-}
-
-/// A definition that is kept as states; joins of some functions are not, and say so.
-async fn keepable(
-    ground: &Ground,
-    dice: &mut Dice,
-    schema: &SchemaRef,
-) -> (String, Sketches, Arc<Definition>) {
-    loop {
-        let (sql, sketch) = grammar::query(dice);
-        let definition = plan(ground, schema, &sql).await;
-        match &definition.way {
-            Way::Rows { reason } if reason.contains("by the keys of a join") => {}
-            Way::Rows { reason } => panic!("{sql}: {reason}"),
-            Way::States(_) => return (sql, sketch, definition),
-        }
     }
 }
 
