@@ -14,7 +14,7 @@ const ASKED: [&str; 7] = [
     "SELECT * FROM by_day WHERE day >= '2026-01-02' ORDER BY clicks DESC, day LIMIT 2",
     "SELECT day, total / clicks AS each FROM by_day ORDER BY day NULLS FIRST",
     "SELECT * FROM middle ORDER BY 1",
-    "SELECT (SELECT sum(clicks) FROM by_day), (SELECT count(*) FROM clicks), (SELECT count(*) FROM lake.clicks)",
+    "SELECT (SELECT sum(clicks) FROM by_day) AS a, (SELECT count(*) FROM clicks) AS b, (SELECT count(*) FROM lake.clicks) AS c",
     "SELECT c.word, v.clicks FROM live.clicks AS c JOIN by_day AS v ON v.day = c.day ORDER BY c.n DESC LIMIT 3",
     "SELECT count(*) FROM by_day WHERE clicks > (SELECT avg(clicks) FROM by_day)",
 ];
