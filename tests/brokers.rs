@@ -173,9 +173,9 @@ fn no_message_is_lost_and_none_of_quality_two_is_there_twice_whatever_is_killed(
     publish("alarms", "no json");
     let mut running = folder.start();
     let client = running.ready();
-    wait_for("the alarm", seconds(60), || (count(&client, "alarms")? == 1).then_some(()));
+    wait_for("the alarm", seconds(60), || (count(&client, "lake.alarms")? == 1).then_some(()));
     wait_for("the dead letter", seconds(60), || {
-        (count(&client, "readings_dead_letters")? == 1).then_some(())
+        (count(&client, "lake.readings_dead_letters")? == 1).then_some(())
     });
     assert_eq!(
         client.sql("SELECT what, topic FROM alarms"),
