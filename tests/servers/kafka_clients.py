@@ -4,7 +4,7 @@
 usage: kafka_clients.py BOOTSTRAP CLIENT [CHECK...]
 
 CLIENT is confluent (librdkafka), confluent-consumer (the same with the groups of KIP-848) or kafka-python. Each CHECK is a function below; without one, all are run. Prints one line per
-check, and of a check that fails what was wrong. Exit code: 0 all passed, 1 some failed.
+check (`not there` of one for what the client has not), and of a check that fails what was wrong. Exit code: 0 all passed, 1 some failed.
 
        kafka_clients.py BOOTSTRAP CLIENT member GROUP TOPIC
 
@@ -526,7 +526,7 @@ def a_compacted_topic_keeps_the_last_of_every_key(client):
 
 def transactions_count_whole_or_not_at_all(client):
     if not hasattr(client, "transactional"):
-        return
+        return NOT_THERE
     topic, id = fresh("transactions"), fresh("id")
     client.create(topic, partitions=2)
     producer = client.transactional(id)
@@ -551,7 +551,7 @@ def transactions_count_whole_or_not_at_all(client):
 
 def what_is_read_is_processed_once(client):
     if not hasattr(client, "copy"):
-        return
+        return NOT_THERE
     source, target, group = fresh("source"), fresh("target"), fresh("group")
     client.create(source, partitions=2)
     client.create(target, partitions=2)
@@ -623,7 +623,7 @@ def assigned(consumer, count, seconds=60):
 
 def a_static_member_comes_back_to_what_it_had(client):
     if not hasattr(client, "static"):
-        return
+        return NOT_THERE
     topic, group = fresh("static"), fresh("group")
     client.create(topic, partitions=4)
     one, two = client.static(group, topic, "one"), client.static(group, topic, "two")
@@ -644,7 +644,7 @@ def a_static_member_comes_back_to_what_it_had(client):
 
 def an_expression_finds_topics_that_come_later(client):
     if not hasattr(client, "static"):
-        return
+        return NOT_THERE
     prefix, group = fresh("expression"), fresh("group")
     client.create(f"{prefix}.a", partitions=2)
     consumer = client.static(group, f"^{prefix}\\..*", "one")
@@ -654,6 +654,9 @@ def an_expression_finds_topics_that_come_later(client):
     assigned(consumer, 5)
     consumer.close()
 
+
+# Of a check for what a client, or what is written of it here, has not.
+NOT_THERE = "not there"
 
 CHECKS = [
     every_compression_with_keys_and_headers, acks_zero_one_and_all, idempotent_producer, offsets_by_time,
@@ -676,8 +679,8 @@ def main():
             continue
         begin = time.monotonic()
         try:
-            check(client)
-            print(f"passed {check.__name__} ({time.monotonic() - begin:.1f} s)", flush=True)
+            outcome = check(client) or "passed"
+            print(f"{outcome} {check.__name__} ({time.monotonic() - begin:.1f} s)", flush=True)
         except Exception:
             failed += 1
             print(f"FAILED {check.__name__}\n{traceback.format_exc()}", flush=True)

@@ -32,6 +32,7 @@ use self::sketch::Sketches;
 use crate::definition::{Definition, Way};
 use crate::hub::ViewMoment;
 use crate::live::{LiveStates, State};
+use crate::planner::Planner;
 use crate::scan::{Inputs, StatesScan};
 use crate::split::Split;
 use crate::stamp::Stamp;
@@ -365,7 +366,7 @@ impl<'a, 'g> Walk<'a, 'g> {
         let schema = sql_schema(&self.schema);
         let pieces = self.slice(&Boundary::new(), &upto);
         let pieces: Vec<RecordBatch> = pieces.iter().map(|rows| shown(rows, &schema)).collect();
-        let raw = Arc::new(MemTable::try_new(schema, vec![pieces.clone()]).expect("a table"));
+        let raw = Arc::new(MemTable::try_new(schema, vec![pieces]).expect("a table"));
         let dimension = MemTable::try_new(self.dimension.schema(), vec![vec![self.dimension.clone()]]);
         let dimension = Arc::new(dimension.expect("a table"));
         let rows = |name: &str| -> Option<Arc<dyn TableProvider>> {
@@ -403,9 +404,9 @@ impl<'a, 'g> Walk<'a, 'g> {
             let planner = if is_joined { &ground.joining } else { &ground.planner };
             let plan = self.block.over_states(&question, &split, states, &rows, planner);
             let found = question.answered_as_it_is(&plan, planner).await;
-            let wanted = self.truth(&question, &pieces, &rows).await;
+            let wanted = truth(&question, &rows, &ground.truth).await;
             let exact = match exactly {
-                Some(exactly) => self.truth(&exactly, &pieces, &rows).await,
+                Some(exactly) => truth(&exactly, &rows, &ground.truth).await,
                 None => Vec::new(),
             };
             (found, wanted, exact)
@@ -428,23 +429,10 @@ impl<'a, 'g> Walk<'a, 'g> {
     }
 }
 
-impl Walk<'_, '_> {
-    /// The answer over all rows, `pieces` of the one table where it reads no other.
-    async fn truth(
-        &mut self,
-        question: &Question<'_>,
-        pieces: &[RecordBatch],
-        tables: Tables<'_>,
-    ) -> Vec<Vec<ScalarValue>> {
-        let planner = &self.ground.truth;
-        match self.block.over_rows(question, tables).await {
-            Some(plan) => question.run(plan.over(pieces.to_vec(), 1), planner).await,
-            None => {
-                let plan = question.definition.over_rows(tables).expect("a plan over rows");
-                question.answered_as_it_is(&question.optimized(plan, planner), planner).await
-            }
-        }
-    }
+/// The answer over all rows, by nothing but DataFusion.
+async fn truth(question: &Question<'_>, tables: Tables<'_>, planner: &Planner) -> Vec<Vec<ScalarValue>> {
+    let plan = question.definition.over_rows(tables).expect("a plan over rows");
+    question.answered_as_it_is(&question.optimized(plan, planner), planner).await
 }
 
 /// Rows as SQL shows them.

@@ -18,7 +18,6 @@ use super::{grammar, memory_lake, sortable};
 use crate::definition::{Definition, Way, bind};
 use crate::planner::Planner;
 use crate::split::Split;
-use crate::tail_plan::TailPlan;
 
 /// What the walks of one thread share: making it anew costs more than a walk.
 pub(super) struct Ground {
@@ -71,8 +70,6 @@ pub(super) struct Block<'a> {
     pub(super) plans: HashMap<String, Arc<Definition>>,
     /// Optimized plans over states, by query and predicate.
     pub(super) over_states: HashMap<(String, String), LogicalPlan>,
-    /// Plans over all rows, by query and predicate; `None` where there is none that fits all rows.
-    pub(super) over_rows: HashMap<(String, String), Option<Arc<TailPlan>>>,
 }
 
 /// A definition that is kept as states.
@@ -92,7 +89,6 @@ impl<'a> Block<'a> {
             definitions: BTreeMap::new(),
             plans: HashMap::new(),
             over_states: HashMap::new(),
-            over_rows: HashMap::new(),
         }
     }
 
@@ -136,23 +132,6 @@ impl<'a> Block<'a> {
         let plan = question.definition.over_states(split, states, tables).expect("a plan over states");
         let plan = question.optimized(plan, planner);
         self.over_states.insert(key, plan.clone());
-        plan
-    }
-
-    /// The plan of `question` over whatever rows there are, if there is one.
-    pub(super) async fn over_rows(
-        &mut self,
-        question: &Question<'_>,
-        tables: Tables<'_>,
-    ) -> Option<Arc<TailPlan>> {
-        let key = question.key();
-        if let Some(known) = self.over_rows.get(&key) {
-            return known.clone();
-        }
-        let truth = &self.ground.truth;
-        let plan = question.definition.over_rows(tables).expect("a plan over rows");
-        let plan = TailPlan::of(&question.optimized(plan, truth), truth.state()).await.map(Arc::new);
-        self.over_rows.insert(key, plan.clone());
         plan
     }
 }
