@@ -46,7 +46,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::counts::{Counts, Running};
 use self::memory::{StatementPool, TAIL};
-use self::plans::{Key, Plan, Plans};
+use self::plans::{Key, Lasting, Plan, Plans};
 use self::rows::{OnDrop, Pump, Rows, late};
 use crate::distinct::CountDistinctByKey;
 use crate::error::{between, from_datafusion, nearest};
@@ -219,6 +219,7 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|error| Error::unavailable("no threads for statements").with_source(error))?;
+        let plans = Plans::new(state.config_options());
         Ok(Engine {
             shared: Arc::new(Shared {
                 catalog,
@@ -230,7 +231,7 @@ impl Engine {
                 options,
                 working: Arc::new(Semaphore::new(MAX_WORKING)),
                 open: Arc::new(Semaphore::new(MAX_OPEN)),
-                plans: Plans::default(),
+                plans,
                 counts: Counts::default(),
             }),
         })
@@ -400,8 +401,16 @@ impl Shared {
             plan = plan.with_param_values(ParamValues::from(request.params.clone())).map_err(explain)?;
         }
         let optimized = state.optimize(&plan).map_err(explain)?;
-        if let Some(key) = key.filter(|_| !is_told && plans::is_lasting(&statement, &plan)) {
-            self.plans.keep(key, names, &optimized, moment);
+        if let Some(key) = key.filter(|_| !is_told) {
+            match plans::lasting(&statement, &plan) {
+                Lasting::All => self.plans.keep(key, names, &optimized, Lasting::All, moment),
+                // Once more by a session that was not told the time.
+                Lasting::ButTheTime => {
+                    let open = self.state.optimize(&plan).map_err(explain)?;
+                    self.plans.keep(key, names, &open, Lasting::ButTheTime, moment);
+                }
+                Lasting::Nothing => {}
+            }
         }
         let task = TaskContext::from(state).with_runtime(runtime_env);
         let rows = run(&optimized, state, task).await.map_err(explain)?;
@@ -412,10 +421,10 @@ impl Shared {
     async fn plan_again(&self, known: &Plan, request: &Request) -> Result<Option<Planned>> {
         let views = SeenViews::take(&self.views, &self.catalog).await;
         let moment = Moment::take(&self.catalog, views, &known.names, &[], None)?;
-        let Some(plan) = known.bind(&moment).map_err(from_datafusion)? else { return Ok(None) };
+        let Some(plan) = self.plans.bind(known, &moment).map_err(from_datafusion)? else { return Ok(None) };
         let runtime_env = self.runtime_env();
         let pinned = pin(&moment, &known.names, &runtime_env)?;
-        // Its functions stand in the plan, and none of them asks for the time.
+        // Its functions stand in the plan, and the time as well.
         let (id, config) = (self.state.session_id().to_owned(), self.state.config().clone());
         let none = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
         let task = TaskContext::new(None, id, config, none.0, none.1, none.2, none.3, runtime_env);

@@ -3,8 +3,9 @@
 //! *Why*: a page asks the same question again and again, and planning it costs more than answering it from a view.
 //!
 //! *Invariants*
-//! - A plan is kept only if all that it takes of its moment are tables: no function but immutable ones, no vector of its own, no
-//!   watermark, no catalogs.
+//! - A plan is kept only if all that it takes of its moment are tables and the time of day: no function but immutable ones and
+//!   those, no vector of its own, no watermark, no catalogs.
+//! - The time stands open in it, and is put in when it is used: the filters that follow from it are folded and pushed down anew.
 //! - It is used again only where each name means what it meant, the same part of a table with the same columns, or a view with the
 //!   same definition. Everything else is planned anew.
 //! - What is kept holds on to no rows, files or states.
@@ -20,10 +21,14 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as DfResult, ScalarValue, TableReference, internal_err};
+use datafusion::config::ConfigOptions;
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{
     Expr, LogicalPlan, TableProviderFilterPushDown, TableScan as ScanNode, TableType, Volatility,
 };
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
@@ -39,12 +44,17 @@ use crate::statement::Statement;
 const MAX_PLANS: usize = 256;
 /// A longer statement, its parameters included, is no panel's.
 const MAX_BYTES: usize = 8 << 10;
+/// Functions whose value is the time at which their statement began.
+const OF_THE_TIME: [&str; 3] = ["now", "current_date", "current_time"];
 
 /// Plans by what was asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Plans {
     known: Mutex<HashMap<Key, Arc<Plan>>>,
     uses: AtomicU64,
+    /// Puts the time into a plan: one pass of what folds it, and of what carries the filters that come of it to the tables.
+    timing: Optimizer,
+    options: Arc<ConfigOptions>,
 }
 
 /// What was asked, and by whom as far as it matters.
@@ -62,7 +72,19 @@ pub(super) struct Plan {
     /// What each of the names is planned as, where it is a view.
     meanings: Vec<Option<Arc<Definition>>>,
     plan: LogicalPlan,
+    lasts: Lasting,
     used: AtomicU64,
+}
+
+/// What of a plan stays true at another moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lasting {
+    /// Nothing that could be relied on.
+    Nothing,
+    /// All but the time of day.
+    ButTheTime,
+    /// All but the rows.
+    All,
 }
 
 impl Key {
@@ -81,14 +103,36 @@ impl Key {
 }
 
 impl Plans {
+    /// None yet; `options` are those of all sessions.
+    pub(super) fn new(options: &ConfigOptions) -> Plans {
+        let mut options = options.clone();
+        options.optimizer.max_passes = 1;
+        let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> =
+            vec![Arc::new(SimplifyExpressions::new()), Arc::new(PushDownFilter::new())];
+        Plans {
+            known: Mutex::default(),
+            uses: AtomicU64::default(),
+            timing: Optimizer::with_rules(rules),
+            options: Arc::new(options),
+        }
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Plan>> {
         let plan = self.known.lock().get(key).cloned()?;
         plan.used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         Some(plan)
     }
 
-    /// Keeps `plan`, the optimized form of a statement over the tables `names` of `moment`, if it may be.
-    pub(super) fn keep(&self, key: Key, names: &[TableReference], plan: &LogicalPlan, moment: &Moment) {
+    /// Keeps `plan`, the optimized form of a statement over the tables `names` of `moment`, if it may be. The time stands open in
+    /// it, where it asks for it.
+    pub(super) fn keep(
+        &self,
+        key: Key,
+        names: &[TableReference],
+        plan: &LogicalPlan,
+        lasts: Lasting,
+        moment: &Moment,
+    ) {
         let Some(meanings) = meanings(names, moment) else { return };
         let mut is_bindable = true;
         let slots = each_scan(plan, &mut |scan| {
@@ -98,8 +142,8 @@ impl Plans {
         });
         let Some(slots) = slots.ok().filter(|_| is_bindable) else { return };
         let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
-        let plan = Plan { names: names.to_vec(), meanings, plan: slots, used };
-        if !matches!(plan.bind(moment), Ok(Some(_))) {
+        let plan = Plan { names: names.to_vec(), meanings, plan: slots, lasts, used };
+        if !matches!(self.bind(&plan, moment), Ok(Some(_))) {
             return;
         }
         let mut known = self.known.lock();
@@ -112,6 +156,17 @@ impl Plans {
         known.insert(key, Arc::new(plan));
     }
 
+    /// `plan` over the tables of `moment`, which is now; `None` where one of them means something else.
+    pub(super) fn bind(&self, plan: &Plan, moment: &Moment) -> DfResult<Option<LogicalPlan>> {
+        match (plan.filled(moment)?, plan.lasts) {
+            (Some(open), Lasting::ButTheTime) => {
+                let now = OptimizerContext::new_with_config_options(Arc::clone(&self.options));
+                self.timing.optimize(open, &now, |_, _| {}).map(Some)
+            }
+            (filled, _) => Ok(filled),
+        }
+    }
+
     /// Forgets what means something else now.
     pub(super) fn forget(&self, key: &Key) {
         self.known.lock().remove(key);
@@ -120,7 +175,7 @@ impl Plans {
 
 impl Plan {
     /// The plan over the tables of `moment`; `None` where one of them means something else now.
-    pub(super) fn bind(&self, moment: &Moment) -> DfResult<Option<LogicalPlan>> {
+    fn filled(&self, moment: &Moment) -> DfResult<Option<LogicalPlan>> {
         let is_one = |(a, b): (&Option<Arc<Definition>>, &Option<Arc<Definition>>)| match (a, b) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
@@ -143,28 +198,35 @@ impl Plan {
     }
 }
 
-/// Whether the plan of `statement` depends on nothing but its tables. `plan` is as it was before anything was put in the place of
-/// a function.
-pub(super) fn is_lasting(statement: &Statement, plan: &LogicalPlan) -> bool {
+/// What the plan of `statement` depends on besides its tables. `plan` is as it was before anything was put in the place of a
+/// function.
+pub(super) fn lasting(statement: &Statement, plan: &LogicalPlan) -> Lasting {
     let is_query =
         matches!(&statement.ast, DfStatement::Statement(ast) if matches!(**ast, SqlStatement::Query(_)));
     if !is_query || !statement.versions.is_empty() || statement.explained.is_some() {
-        return false;
+        return Lasting::Nothing;
     }
-    let mut is_lasting = true;
+    let mut lasts = Lasting::All;
     let walked = plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
-                is_lasting &= match expr {
-                    Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,
-                    Expr::ScalarVariable(..) => false,
-                    _ => true,
+                lasts = match expr {
+                    Expr::ScalarFunction(call) if OF_THE_TIME.contains(&call.func.name()) => {
+                        lasts.min(Lasting::ButTheTime)
+                    }
+                    Expr::ScalarFunction(call)
+                        if call.func.signature().volatility != Volatility::Immutable =>
+                    {
+                        Lasting::Nothing
+                    }
+                    Expr::ScalarVariable(..) => Lasting::Nothing,
+                    _ => lasts,
                 };
                 Ok(TreeNodeRecursion::Continue)
             })
         })
     });
-    walked.is_ok() && is_lasting
+    if walked.is_ok() { lasts } else { Lasting::Nothing }
 }
 
 /// What each of `names` is planned as, where it is a view; `None` when one is a table of many topics, whose parts may change.

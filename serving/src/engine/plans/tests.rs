@@ -64,7 +64,6 @@ async fn what_depends_on_more_than_its_tables_is_planned_each_time() {
     let shop = Shop::open().await.with_views();
     shop.publish(0, 10);
     for sql in [
-        "SELECT now() > TIMESTAMP '2020-01-01', count(*) FROM clicks",
         "SELECT count(*) FROM clicks WHERE n > random()",
         "SELECT count(*) FROM clicks VERSION AS OF 'clicks:0=4'",
         "EXPLAIN SELECT count(*) FROM clicks",
@@ -86,6 +85,38 @@ async fn what_depends_on_more_than_its_tables_is_planned_each_time() {
     assert_eq!(before(&shop), 1);
     shop.rows("SELECT count(*) FROM clcks", None).await.expect_err("no such table");
     shop.rows("SELECT count(*) FROM clcks", None).await.expect_err("nor now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_is_that_of_each_statement() {
+    let shop = Shop::open().await.with_views();
+    let asked = [
+        "SELECT count(*) FROM clicks WHERE day < CAST(current_date AS VARCHAR) AND to_timestamp(n) < now() - INTERVAL '5 minutes'",
+        "SELECT day, clicks FROM by_day WHERE day < CAST(now() AS VARCHAR) ORDER BY 1",
+        "SELECT count(*) FROM clicks WHERE now() < TIMESTAMP '2020-01-01'",
+        "SELECT count(*) FROM clicks WHERE n > (SELECT count(*) FROM by_day WHERE now() > TIMESTAMP '2020-01-01')",
+        "SELECT current_timestamp > TIMESTAMP '2020-01-01' AS later, today() > DATE '2020-01-01' AS today, sum(n) FROM clicks GROUP BY 1, 2",
+    ];
+    for round in 0..4 {
+        shop.publish(round % 2, 5 + i64::from(round));
+        if round == 2 {
+            shop.commit(|| shop.publish(1, 3)).await;
+        }
+        for sql in asked {
+            let known = before(&shop);
+            let again = rows_of(&shop.engine, sql, None).await.expect("an answer");
+            assert_eq!(before(&shop), known + u64::from(round > 0), "{sql}, round {round}");
+            let anew = rows_of(&shop.engine, &format!("{sql} -- {round}"), None).await.expect("an answer");
+            assert_eq!(again, anew, "{sql}, round {round}");
+        }
+    }
+    let sql = "SELECT CAST(now() AS BIGINT) FROM clicks LIMIT 1";
+    let mut last = 0;
+    for _ in 0..3 {
+        let at = shop.numbers(sql, None).await[0];
+        assert!(at > last, "the time stands still");
+        last = at;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
