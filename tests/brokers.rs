@@ -2,10 +2,10 @@
 //!
 //! `tests/servers/run` brings them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::json;
 
@@ -99,11 +99,38 @@ fn python() -> Command {
     command
 }
 
-/// A sender of numbered messages; each line that it prints is a hundred more that the broker has confirmed.
-fn sender(port: u16, qos: u8, count: u32, rate: u32) -> Child {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/mqtt_send.py");
-    let words = [u32::from(port), u32::from(qos), count, rate].map(|word| word.to_string());
-    python().arg(script).args(words).stdout(Stdio::piped()).spawn().expect("python")
+/// A sender of numbered messages, which asks after each hundred whether it may go on.
+struct Sender {
+    child: Child,
+    told: Lines<BufReader<ChildStdout>>,
+}
+
+impl Sender {
+    fn start(port: u16, qos: u8, count: u32, rate: u32) -> Sender {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/mqtt_send.py");
+        let words = [u32::from(port), u32::from(qos), count, rate].map(|word| word.to_string());
+        let mut command = python();
+        command.arg(script).args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python");
+        let told = BufReader::new(child.stdout.take().expect("its output")).lines();
+        Sender { child, told }
+    }
+
+    /// Once the broker has confirmed a hundred more.
+    fn pauses(&mut self) {
+        self.told.next().expect("a line").expect("its output");
+    }
+
+    fn goes_on(&mut self) {
+        self.child.stdin.as_mut().expect("its input").write_all(b"\n").expect("it reads");
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 fn connected(client: &Client) {
@@ -124,22 +151,21 @@ fn no_message_is_lost_and_none_of_quality_two_is_there_twice_whatever_is_killed(
     // The subscription is there before anything is sent.
     let mut running = folder.start();
     connected(&running.ready());
-    let mut senders = [sender(port, 2, MESSAGES, 400), sender(port, 1, MESSAGES, 400)];
-    let told = senders[0].stdout.take().expect("its output");
-    for (hundred, line) in BufReader::new(told).lines().enumerate() {
-        line.expect("a line");
-        match hundred {
-            2 | 5 | 11 | 15 => {
-                running.kill();
-                running = folder.start();
-            }
-            8 => broker = broker.restarted(),
-            _ => {}
+    let mut senders = [1, 2].map(|qos| Sender::start(port, qos, MESSAGES, 400));
+    for hundred in 1..=MESSAGES / 100 {
+        senders.iter_mut().for_each(Sender::pauses);
+        if hundred == 9 {
+            broker = broker.restarted();
+        }
+        senders.iter_mut().for_each(Sender::goes_on);
+        // While they send.
+        if [3, 6, 12, 16].contains(&hundred) {
+            running.kill();
+            running = folder.start();
         }
     }
     for sender in &mut senders {
-        // Nothing stands in a pipe that nobody reads: what it prints is little.
-        assert!(sender.wait().expect("its end").success());
+        assert!(sender.child.wait().expect("its end").success());
     }
     let client = running.ready();
     let of = |qos: u8, what: &str| {

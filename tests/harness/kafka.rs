@@ -34,7 +34,7 @@ fn topic_name(name: &str) -> TopicName {
 impl Kafka {
     pub(crate) fn connect(address: &str) -> Option<Kafka> {
         let stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(seconds(30))).ok()?;
+        stream.set_read_timeout(Some(seconds(180))).ok()?;
         stream.set_nodelay(true).ok()?;
         Some(Kafka { stream, correlation: 0 })
     }

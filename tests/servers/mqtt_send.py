@@ -1,7 +1,9 @@
 """Publishes numbered messages with paho-mqtt, through whatever happens to the broker meanwhile.
 
 mqtt_send.py PORT QOS COUNT RATE: `{"n": 0}` to `{"n": COUNT - 1}`, by turns to the topics s/0/celsius to s/3/celsius. Prints a
-line for every hundred that the broker has confirmed, and ends once it has confirmed them all.
+line for every hundred that the broker has confirmed, waits for a line, and goes on once it is connected; ends once the broker
+has confirmed them all. Whoever restarts the broker does it while this waits: what is in flight between the two then is not
+what is tested.
 """
 
 import json
@@ -36,6 +38,10 @@ for n in range(count):
         while confirmed <= n:
             time.sleep(0.005)
         print(n + 1, flush=True)
+        sys.stdin.readline()
+        while not client.is_connected():
+            time.sleep(0.005)
+        begin = time.monotonic() - n / rate
 while confirmed < count:
     time.sleep(0.005)
 client.disconnect()
