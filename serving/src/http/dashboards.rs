@@ -36,8 +36,8 @@ use crate::dashboards::{Choices, questions};
 use crate::error::nearest;
 use crate::feeds::{FeedState, Feeds};
 
-/// Feeds tick together; answers that come this close to each other are shown together.
-const GATHER: Duration = Duration::from_millis(30);
+/// Feeds tick together; what comes this long after the first answer is shown with it. Nobody waits once all have answered.
+const GATHER: Duration = Duration::from_millis(60);
 /// A page that hears nothing for longer than this doubts that what it shows is new.
 const BEAT: Duration = Duration::from_secs(5);
 /// Time after which a question that had no answer is asked again.
@@ -82,7 +82,7 @@ pub(super) async fn stream(
         variables.chain(panels).map(|(part, sql)| Watched::new(doors.feeds.clone(), part, sql).next());
     let mut begin = String::new();
     event(&mut begin, "dashboard", None, &json!(dashboard).to_string());
-    let page = Page { watched: watched.collect(), refresh: dashboard.refresh.0, shown: Instant::now() };
+    let page = Page { watched: watched.collect(), refresh: dashboard.refresh.0, least: Instant::now() };
     let events = futures::stream::unfold(page, |mut page| async move {
         let text = page.next().await;
         Some((Ok::<_, Infallible>(Bytes::from(text)), page))
@@ -113,8 +113,8 @@ struct Page {
     watched: FuturesUnordered<BoxFuture<'static, (Watched, String)>>,
     /// Shortest time between two progresses.
     refresh: Duration,
-    /// When the last one was.
-    shown: Instant,
+    /// When the next one may be. It counts from the first answer of the last one: one that took long makes no later one late.
+    least: Instant,
 }
 
 impl Page {
@@ -125,13 +125,16 @@ impl Page {
             event(&mut text, "beat", None, &json!({ "at": clock::system().now_ms() }).to_string());
             return text;
         };
+        let (begin, least) = (Instant::now(), self.least);
         let mut text = self.go_on(first).await;
-        let until = (Instant::now() + GATHER).max(self.shown + self.refresh);
-        while let Ok(more) = timeout_at(until, self.watched.next()).await {
-            let more = self.go_on(more).await;
-            text.push_str(&more);
+        let mut answers = 1;
+        loop {
+            let until = if answers < self.watched.len() { least.max(begin + GATHER) } else { least };
+            let Ok(more) = timeout_at(until, self.watched.next()).await else { break };
+            text.push_str(&self.go_on(more).await);
+            answers += 1;
         }
-        self.shown = Instant::now();
+        self.least = begin + self.refresh;
         event(&mut text, "progress", None, &json!({ "at": clock::system().now_ms() }).to_string());
         text
     }
