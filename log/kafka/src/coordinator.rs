@@ -5,6 +5,7 @@
 //! Whoever is told something of a group waits until the group is stored as it was then (`membership.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use kafka_protocol::error::ResponseError as Code;
@@ -30,6 +31,7 @@ pub(crate) struct Coordinator {
     /// Groups that have changed, and are to be stored.
     unsaved: Mutex<BTreeSet<String>>,
     has_unsaved: Notify,
+    changes: AtomicU64,
     /// Counts how often groups were stored, or could not be.
     rounds: watch::Sender<u64>,
 }
@@ -39,12 +41,17 @@ struct Watched {
     group: Kind,
     /// Since when nobody is in it, ms since 1970 UTC.
     emptied_ms: Option<i64>,
-    /// How often it has changed; how often when it was stored last, and when it could not be stored last.
-    changes: u64,
-    stored: u64,
-    refused: u64,
+    progress: Progress,
     /// The deadline that a task waits for, and how it is told of an earlier one.
     watch: Option<(Instant, Arc<Notify>)>,
+}
+
+/// Numbers of changes, which count through all groups: a group's last; the last that is stored; the last that could not be.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    change: u64,
+    stored: u64,
+    refused: u64,
 }
 
 /// A group of either protocol.
@@ -60,7 +67,7 @@ pub(crate) struct Row {
     pub(crate) name: String,
     /// Nothing: it is gone.
     pub(crate) text: Option<String>,
-    changes: u64,
+    change: u64,
 }
 
 /// A group as it is stored.
@@ -142,7 +149,7 @@ impl Kind {
 
 impl Watched {
     fn new(group: Kind) -> Watched {
-        Watched { group, emptied_ms: None, changes: 0, stored: 0, refused: 0, watch: None }
+        Watched { group, emptied_ms: None, progress: Progress::default(), watch: None }
     }
 }
 
@@ -154,6 +161,7 @@ impl Coordinator {
             clock,
             unsaved: Mutex::default(),
             has_unsaved: Notify::new(),
+            changes: AtomicU64::new(0),
             rounds: watch::Sender::new(0),
         }
     }
@@ -325,19 +333,22 @@ impl Coordinator {
     /// Waits until a group is stored as it is now; an error is for a client that may try again.
     pub(crate) async fn stored(&self, name: &str) -> Result<(), Code> {
         let mut rounds = self.rounds.subscribe();
-        let changes = match self.groups.lock().get(name) {
-            Some(watched) if watched.stored < watched.changes => watched.changes,
-            _ => return Ok(()),
-        };
+        let Some(Progress { change, stored, .. }) = self.progress(name) else { return Ok(()) };
+        if stored >= change {
+            return Ok(());
+        }
         while rounds.changed().await.is_ok() {
-            match self.groups.lock().get(name) {
-                Some(watched) if watched.stored >= changes => return Ok(()),
-                Some(watched) if watched.refused >= changes => break,
-                Some(_) => {}
-                None => return Ok(()),
+            match self.progress(name) {
+                Some(now) if now.stored < change && now.refused >= change => break,
+                Some(now) if now.stored < change => {}
+                _ => return Ok(()),
             }
         }
         Err(Code::CoordinatorNotAvailable)
+    }
+
+    fn progress(&self, name: &str) -> Option<Progress> {
+        self.groups.lock().get(name).map(|watched| watched.progress)
     }
 
     /// Waits for groups that have changed.
@@ -354,21 +365,22 @@ impl Coordinator {
     /// What is to be stored of a group as it is.
     pub(crate) fn row(&self, name: String) -> Row {
         let groups = self.groups.lock();
-        let Some(watched) = groups.get(&name) else { return Row { name, text: None, changes: 0 } };
+        let Some(watched) = groups.get(&name) else { return Row { name, text: None, change: 0 } };
         let group = match &watched.group {
             Kind::Classic(group) => KeptKind::Classic(group.kept()),
             Kind::Consumer(group) => KeptKind::Consumer(group),
         };
         let text = serde_json::to_string(&Kept { emptied_ms: watched.emptied_ms, group }).ok();
-        Row { name, text, changes: watched.changes }
+        Row { name, text, change: watched.progress.change }
     }
 
     /// These rows are stored, or could not be: answers that waited for that go out.
     pub(crate) fn done(&self, rows: &[Row], is_stored: bool) {
         let mut groups = self.groups.lock();
         for row in rows {
-            if let Some(watched) = groups.get_mut(&row.name) {
-                *(if is_stored { &mut watched.stored } else { &mut watched.refused }) = row.changes;
+            if let Some(Watched { progress, .. }) = groups.get_mut(&row.name) {
+                let last = if is_stored { &mut progress.stored } else { &mut progress.refused };
+                *last = row.change.max(*last);
             }
         }
         drop(groups);
@@ -390,7 +402,7 @@ impl Coordinator {
         }
         self.watch(name, watched);
         if watched.group.take_unsaved() {
-            watched.changes += 1;
+            watched.progress.change = self.changes.fetch_add(1, Ordering::Relaxed) + 1;
             self.store_soon(name);
         }
     }

@@ -1,5 +1,7 @@
 use super::*;
 
+mod kills;
+
 const SESSION: Duration = Duration::from_secs(10);
 const REBALANCE: Duration = Duration::from_secs(60);
 
