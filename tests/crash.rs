@@ -3,7 +3,7 @@
 //! A case feeds files to a running process until the armed point is hit, so a point that is never reached fails its case.
 //! A killed process is started again without faults (one that was killed at a view's step must have the view right within
 //! seconds); one that was told of an error must mend itself or end with an error, and only the log may choose to end. Then a
-//! drain, and the proof. Points that only Kafka's clients reach have their cases in `transactions` and `compaction`.
+//! drain, and the proof. Points that only Kafka's clients reach have their cases in `transactions`, `compaction` and `groups`.
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tarn_model::fault::POINTS;
 
 use crate::harness::{Folder, Running, count, exactly_once, seconds, wait_for};
-use crate::{compaction, transactions};
+use crate::{compaction, groups, transactions};
 
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -149,6 +149,9 @@ fn killed(point: &str, passes: u32) {
     if point.starts_with("log.compact.") {
         return compaction::killed(point, passes);
     }
+    if point.starts_with("kafka.groups.") {
+        return groups::killed(point, passes);
+    }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0, more: "" };
     (0..3).for_each(|_| feeder.feed());
@@ -181,6 +184,9 @@ fn told_of_an_error(point: &str, passes: u32) {
     }
     if point.starts_with("log.compact.") {
         return compaction::told_of_an_error(point, passes);
+    }
+    if point.starts_with("kafka.groups.") {
+        return groups::told_of_an_error(point, passes);
     }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0, more: "" };

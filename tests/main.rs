@@ -16,6 +16,7 @@ mod database;
 mod exactly_once;
 mod examples;
 mod flights;
+mod groups;
 mod many_topics;
 mod messages;
 mod serving;

@@ -29,6 +29,8 @@ pub const POINTS: &[&str] = &[
     "log.compact.after",
     "log.delete_topic.before",
     "log.delete_topic.after",
+    "kafka.groups.before",
+    "kafka.groups.after",
     "spool.rename.before",
     "spool.rename.after",
     "lake.upload.before",

@@ -190,6 +190,78 @@ impl Kafka {
         Some(partition.committed_offset)
     }
 
+    /// Joins a group, as its member `id` (empty: a new one): the id and the generation; refused with 79, the id to come with.
+    pub(crate) fn join_group(
+        &mut self,
+        group: &str,
+        id: &StrBytes,
+    ) -> Option<Result<(StrBytes, i32), (i16, StrBytes)>> {
+        let protocol = join_group_request::JoinGroupRequestProtocol::default().with_name(text("range"));
+        let request = JoinGroupRequest::default()
+            .with_group_id(GroupId(text(group)))
+            .with_session_timeout_ms(60_000)
+            .with_rebalance_timeout_ms(60_000)
+            .with_member_id(id.clone())
+            .with_protocol_type(text("consumer"))
+            .with_protocols(vec![protocol]);
+        let answer = self.ask(&request, 9)?;
+        Some(match answer.error_code {
+            0 => Ok((answer.member_id, answer.generation_id)),
+            code => Err((code, answer.member_id)),
+        })
+    }
+
+    /// The leader of a group of one brings its assignment; what it is told to have.
+    pub(crate) fn sync_group(
+        &mut self,
+        group: &str,
+        id: &StrBytes,
+        generation: i32,
+        assignment: &str,
+    ) -> Option<Result<Bytes, i16>> {
+        let mine = sync_group_request::SyncGroupRequestAssignment::default()
+            .with_member_id(id.clone())
+            .with_assignment(Bytes::copy_from_slice(assignment.as_bytes()));
+        let request = SyncGroupRequest::default()
+            .with_group_id(GroupId(text(group)))
+            .with_generation_id(generation)
+            .with_member_id(id.clone())
+            .with_assignments(vec![mine]);
+        let answer = self.ask(&request, 5)?;
+        Some(coded(answer.error_code, answer.assignment))
+    }
+
+    /// A member is alive.
+    pub(crate) fn heartbeat(&mut self, group: &str, id: &StrBytes, generation: i32) -> Option<i16> {
+        let request = HeartbeatRequest::default()
+            .with_group_id(GroupId(text(group)))
+            .with_generation_id(generation)
+            .with_member_id(id.clone());
+        Some(self.ask(&request, 4)?.error_code)
+    }
+
+    /// A member commits an offset of partition 0 of a topic.
+    pub(crate) fn commit(
+        &mut self,
+        group: &str,
+        (id, generation): (&StrBytes, i32),
+        topic: &str,
+        offset: i64,
+    ) -> Option<Result<(), i16>> {
+        let of = offset_commit_request::OffsetCommitRequestPartition::default()
+            .with_committed_offset(offset)
+            .with_committed_metadata(Some(text("")));
+        let of = offset_commit_request::OffsetCommitRequestTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(vec![of]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(text(group)))
+            .with_generation_id_or_member_epoch(generation)
+            .with_member_id(id.clone())
+            .with_topics(vec![of]);
+        Some(coded(self.ask(&request, 8)?.topics[0].partitions[0].error_code, ()))
+    }
+
     /// Creates a topic of one partition.
     pub(crate) fn create_topic(&mut self, name: &str) -> Option<i16> {
         let topic = create_topics_request::CreatableTopic::default()

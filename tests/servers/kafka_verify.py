@@ -12,12 +12,14 @@ were sent. Transactional: records come in transactions of 20, of which every fou
 transaction is committed; no transaction is found in part, and none that was aborted. Prints what it found. Exit code: 0 all holds, 1 not.
 
 `follow` reads as a member of a group, meanwhile, and commits what it has read; each record it reads is a line `PARTITION OFFSET NUMBER` in
-READ_FILE. After SIGTERM it reads on to the ends. It checks that it never reads below an offset whose commit was acknowledged, and tells how often
-it was given partitions. `consume` then checks that it has read every record that was acknowledged.
+READ_FILE. After SIGTERM it reads on to the ends. It checks that it never reads below an offset whose commit was acknowledged, that it is given
+partitions once and keeps them to the end, and that a commit fails only because the broker is not there. If not, it prints what its client said of
+the group last. `consume` then checks that it has read every record that was acknowledged.
 """
 
 import collections
 import json
+import logging
 import signal
 import sys
 import time
@@ -25,6 +27,11 @@ import time
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 IN_ONE_TRANSACTION = 20
+# A commit that fails so was not refused: nobody was there to answer it.
+NOT_THERE = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._WAIT_COORD, KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE,
+             KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE}
+# A member that has not reached its coordinator for so long gives up its partitions by itself: none of these runs keeps it away as long.
+PATIENCE_MS = 600000
 RECONNECT = {"reconnect.backoff.max.ms": 200, "retry.backoff.ms": 50}
 
 
@@ -109,15 +116,31 @@ def follow(bootstrap, topic, path, protocol):
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(time.monotonic()))
     wrong, committed, next_offset, given = [], {}, {}, []
+    said = collections.deque(maxlen=300)
+    class Said(logging.Handler):
+        def emit(self, record):
+            said.append(f"{time.strftime('%H:%M:%S')} {record.getMessage()}")
+    logger = logging.Logger("librdkafka", logging.DEBUG)
+    logger.addHandler(Said())
+    # The broker says how long a member of the new protocol may be silent.
+    patience = {"session.timeout.ms": PATIENCE_MS, "max.poll.interval.ms": PATIENCE_MS} if protocol == "classic" else {}
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": f"followers-{protocol}", "auto.offset.reset": "earliest",
         "enable.auto.commit": False, "isolation.level": "read_committed", "enable.partition.eof": True, "group.protocol": protocol,
-        **RECONNECT})
+        "debug": "cgrp", **patience, **RECONNECT}, logger=logger)
+    closing = []
     def assigned(_, partitions):
         # It goes on where it has committed.
         given.append(len(partitions))
         next_offset.clear()
-    consumer.subscribe([topic], on_assign=assigned)
+        if len(given) > 1:
+            wrong.append(f"it is given {len(partitions)} partitions again")
+    def taken(what):
+        def told(_, partitions):
+            if not closing:
+                wrong.append(f"{len(partitions)} partitions are {what}")
+        return told
+    consumer.subscribe([topic], on_assign=assigned, on_revoke=taken("revoked"), on_lost=taken("lost"))
     failed, at_end, count = 0, set(), 0
     with open(path, "w") as read:
         while not stop or not given or len(at_end) < given[-1]:
@@ -149,9 +172,14 @@ def follow(bootstrap, topic, path, protocol):
                         if done.error:
                             raise KafkaException(done.error)
                         committed[done.partition] = done.offset
-                except KafkaException:
+                except KafkaException as error:
                     # The process was killed under it.
                     failed += 1
+                    if error.args[0].code() not in NOT_THERE:
+                        wrong.append(f"a commit is refused: {error.args[0]}")
+    if wrong:
+        print("\n".join(said))
+    closing.append(True)
     consumer.close()
     print(f"{protocol}: {count} followed, given partitions {len(given)} times, {failed} commits failed;", "; ".join(wrong[:5]) or "all holds")
     return 1 if wrong else 0

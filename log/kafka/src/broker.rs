@@ -17,7 +17,7 @@ use tarn_model::{Error, Kind};
 use crate::KafkaOptions;
 use crate::coordinator::Coordinator;
 use crate::frame::{Answer, Header};
-use crate::{inventory, shape};
+use crate::{by_id, inventory, shape};
 
 /// The number of this broker, the only one.
 pub(crate) const BROKER_ID: i32 = 1;
@@ -31,8 +31,8 @@ pub(crate) const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::Fetch, 4, 18),
     (ApiKey::ListOffsets, 1, 10),
     (ApiKey::Metadata, 0, 13),
-    (ApiKey::OffsetCommit, 2, 9),
-    (ApiKey::OffsetFetch, 1, 9),
+    (ApiKey::OffsetCommit, 2, 10),
+    (ApiKey::OffsetFetch, 1, 10),
     (ApiKey::FindCoordinator, 0, 6),
     (ApiKey::JoinGroup, 0, 9),
     (ApiKey::Heartbeat, 0, 4),
@@ -79,8 +79,6 @@ pub(crate) struct Broker {
     pub(crate) coordinator: Arc<Coordinator>,
     /// Topics are created, changed and deleted one after the other.
     pub(crate) admin: tokio::sync::Mutex<()>,
-    /// Groups are stored one after the other.
-    pub(crate) storing: tokio::sync::Mutex<()>,
 }
 
 /// Who asks.
@@ -108,7 +106,9 @@ impl Incoming {
         let told =
             |what: &dyn std::fmt::Display| format!("a request of {key:?} {version} cannot be read: {what}");
         shape::check(key, version, &self.body).map_err(|what| told(&what))?;
-        T::decode(&mut self.body.clone(), version).map_err(|error| told(&error))
+        let (version, mut body) =
+            by_id::known(key, version, self.body.clone()).map_err(|what| told(&what))?;
+        T::decode(&mut body, version).map_err(|error| told(&error))
     }
 }
 
@@ -144,7 +144,7 @@ impl Broker {
             ApiKey::Fetch => self.fetch(incoming).await,
             ApiKey::ListOffsets => serve!(ListOffsetsRequest, |r, v| self.list_offsets(r, v).await),
             ApiKey::Metadata => serve!(MetadataRequest, |r, v| self.metadata(r, v, peer).await),
-            ApiKey::OffsetCommit => serve!(OffsetCommitRequest, |r, v| self.commit_offsets(r).await),
+            ApiKey::OffsetCommit => serve!(OffsetCommitRequest, |r, v| self.commit_offsets(r, v).await),
             ApiKey::OffsetFetch => serve!(OffsetFetchRequest, |r, v| self.committed_offsets(r, v).await),
             ApiKey::FindCoordinator => {
                 serve!(FindCoordinatorRequest, |r, v| Broker::find_coordinator(&r, v, peer))

@@ -1,6 +1,7 @@
 //! What groups have reached: OffsetCommit, OffsetFetch, OffsetDelete.
 //!
-//! Offsets are stored by the log's own commit; a commit is answered when it is durable as records are.
+//! Offsets are stored by the log's own commit; a commit is answered when it is durable as records are. From version 10 on, topics are named
+//! by id (`by_id.rs`), so that an offset of a topic that was deleted is not committed to another that has its name.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -22,8 +23,10 @@ use kafka_protocol::messages::{
 };
 use tarn_log::{Append, CommittedOffset, GroupOffset};
 use tarn_model::{Error, PartitionId};
+use uuid::Uuid;
 
 use crate::broker::{Broker, blocking, code_of, text};
+use crate::by_id::{IDS_VERSION, id_in};
 use crate::coordinator::Members;
 use crate::group::Sender;
 
@@ -40,7 +43,11 @@ enum Stored {
 }
 
 impl Broker {
-    pub(crate) async fn commit_offsets(&self, request: OffsetCommitRequest) -> OffsetCommitResponse {
+    pub(crate) async fn commit_offsets(
+        &self,
+        request: OffsetCommitRequest,
+        version: i16,
+    ) -> OffsetCommitResponse {
         let group = request.group_id.to_string();
         let instance = request.group_instance_id.as_ref().map(ToString::to_string);
         let sender = Sender {
@@ -60,21 +67,24 @@ impl Broker {
         let (mut append, at_ms) = (Append::new(), self.clock.now_ms());
         let mut answer = OffsetCommitResponse::default();
         for topic in &request.topics {
-            let info = self.log.topic(&topic.name);
+            let (name, id) = named(&topic.name, version);
+            let found = self.find_topic(name, id);
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let (index, metadata) = (partition.partition_index, &partition.committed_metadata);
-                let known = info.as_ref().is_some_and(|info| (0..info.partitions).contains(&index));
-                let code = match refusal {
-                    Some(code) => code.code(),
-                    None if !known => Code::UnknownTopicOrPartition.code(),
-                    None if metadata.as_ref().is_some_and(|m| m.len() > LONGEST_METADATA) => {
+                let code = match (refusal, &found) {
+                    (Some(code), _) => code.code(),
+                    (None, Err(code)) => code.code(),
+                    (None, Ok(info)) if !(0..info.partitions).contains(&index) => {
+                        Code::UnknownTopicOrPartition.code()
+                    }
+                    _ if metadata.as_ref().is_some_and(|m| m.len() > LONGEST_METADATA) => {
                         Code::OffsetMetadataTooLarge.code()
                     }
-                    None => {
+                    (None, Ok(info)) => {
                         append.group_offset(GroupOffset {
                             group: group.clone(),
-                            topic: topic.name.to_string(),
+                            topic: info.name.clone(),
                             partition: index,
                             committed: Some(CommittedOffset {
                                 offset: partition.committed_offset,
@@ -95,6 +105,7 @@ impl Broker {
             answer.topics.push(
                 OffsetCommitResponseTopic::default()
                     .with_name(topic.name.clone())
+                    .with_topic_id(id)
                     .with_partitions(partitions),
             );
         }
@@ -130,11 +141,21 @@ impl Broker {
         if version >= 8 {
             let mut answer = OffsetFetchResponse::default();
             for group in request.groups {
+                let mut unknown = Vec::new();
                 let asked = group.topics.map(|topics| {
-                    topics
-                        .into_iter()
-                        .map(|topic| (topic.name.to_string(), topic.partition_indexes))
-                        .collect()
+                    let asked = topics.into_iter().filter_map(|topic| {
+                        let (name, id) = named(&topic.name, version);
+                        match self.find_topic(name, id) {
+                            Ok(info) => Some((info.name.clone(), topic.partition_indexes)),
+                            // Of a name there may be offsets whatever became of the topic.
+                            Err(_) if id.is_nil() => Some((name.to_owned(), topic.partition_indexes)),
+                            Err(code) => {
+                                unknown.push(not_found(id, code, topic.partition_indexes));
+                                None
+                            }
+                        }
+                    });
+                    asked.collect()
                 });
                 let mut answered = OffsetFetchResponseGroup::default();
                 let member = group.member_id.as_ref().map(|id| id.as_str()).unwrap_or_default();
@@ -154,9 +175,11 @@ impl Broker {
                         let undecided = undecided(&group.group_id);
                         answered.topics = select(committed, asked, &undecided, |name, partitions| {
                             OffsetFetchResponseTopics::default()
+                                .with_topic_id(self.log.topic(&name).map_or(Uuid::nil(), |info| info.id))
                                 .with_name(name)
                                 .with_partitions(partitions.into_iter().map(new_partition).collect())
                         });
+                        answered.topics.extend(unknown);
                     }
                 }
                 answer.groups.push(answered.with_group_id(group.group_id));
@@ -231,6 +254,19 @@ impl Broker {
             Err(error) => OffsetDeleteResponse::default().with_error_code(code_of(&error).code()),
         }
     }
+}
+
+/// Name or id of a topic, as a request names it; the other is empty.
+fn named(name: &TopicName, version: i16) -> (&str, Uuid) {
+    if version >= IDS_VERSION { ("", id_in(name)) } else { (name.as_str(), Uuid::nil()) }
+}
+
+/// Of a topic that is not there, no offsets.
+fn not_found(id: Uuid, code: Code, partitions: Vec<PartitionId>) -> OffsetFetchResponseTopics {
+    let partition = |index| new_partition((index, Stored::Offset(None))).with_error_code(code.code());
+    OffsetFetchResponseTopics::default()
+        .with_topic_id(id)
+        .with_partitions(partitions.into_iter().map(partition).collect())
 }
 
 /// The offsets that were asked for (`None`: all), per topic; `None` for a partition that has none.

@@ -2,15 +2,17 @@
 //!
 //! *Invariants*: a group is touched under one lock and never across a wait; a group with a deadline has one task that waits for
 //! it, and a group without has none, so that idle groups cost nothing. A group changes its protocol only while nobody is in it.
+//! Whoever is told something of a group waits until the group is stored as it was then (`membership.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use kafka_protocol::error::ResponseError as Code;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tarn_model::clock::Clock;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::consumers::{ConsumerGroup, DescribedConsumer};
@@ -18,15 +20,20 @@ use crate::group::{Described, Group, KeptGroup, Reply, Sender};
 
 /// Most groups that are known at once.
 const MOST_GROUPS: usize = 20_000;
+/// Longest name of a group, in bytes: the log's.
+const LONGEST_NAME: usize = 4 << 10;
 
 /// All groups, by name.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
     groups: Mutex<BTreeMap<String, Watched>>,
     clock: Arc<dyn Clock>,
-    /// Groups that have changed by themselves, and are to be stored.
+    /// Groups that have changed, and are to be stored.
     unsaved: Mutex<BTreeSet<String>>,
     has_unsaved: Notify,
+    changes: AtomicU64,
+    /// Counts how often groups were stored, or could not be.
+    rounds: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -34,8 +41,17 @@ struct Watched {
     group: Kind,
     /// Since when nobody is in it, ms since 1970 UTC.
     emptied_ms: Option<i64>,
+    progress: Progress,
     /// The deadline that a task waits for, and how it is told of an earlier one.
     watch: Option<(Instant, Arc<Notify>)>,
+}
+
+/// Numbers of changes, which count through all groups: a group's last; the last that is stored; the last that could not be.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    change: u64,
+    stored: u64,
+    refused: u64,
 }
 
 /// A group of either protocol.
@@ -43,6 +59,15 @@ struct Watched {
 enum Kind {
     Classic(Group),
     Consumer(ConsumerGroup),
+}
+
+/// A group as it is to be stored.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    /// Nothing: it is gone.
+    pub(crate) text: Option<String>,
+    change: u64,
 }
 
 /// A group as it is stored.
@@ -122,10 +147,23 @@ impl Kind {
     }
 }
 
+impl Watched {
+    fn new(group: Kind) -> Watched {
+        Watched { group, emptied_ms: None, progress: Progress::default(), watch: None }
+    }
+}
+
 impl Coordinator {
     /// No groups yet.
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Coordinator {
-        Coordinator { groups: Mutex::default(), clock, unsaved: Mutex::default(), has_unsaved: Notify::new() }
+        Coordinator {
+            groups: Mutex::default(),
+            clock,
+            unsaved: Mutex::default(),
+            has_unsaved: Notify::new(),
+            changes: AtomicU64::new(0),
+            rounds: watch::Sender::new(0),
+        }
     }
 
     /// Takes over the groups that were stored before the process began; one that cannot be read is as one that is new.
@@ -140,7 +178,7 @@ impl Coordinator {
                         Kind::Consumer(group)
                     }
                 };
-                Some(Watched { group, emptied_ms: kept.emptied_ms, watch: None })
+                Some(Watched { emptied_ms: kept.emptied_ms, ..Watched::new(group) })
             });
             let Some(mut watched) = woken else {
                 tracing::warn!(
@@ -190,7 +228,7 @@ impl Coordinator {
         }
         let Kind::Consumer(group) = &mut watched.group else { return Err(Code::UnknownServerError) };
         let result = act(group, Instant::now());
-        self.settle_but_for_storing(name, watched);
+        self.settle(name, watched);
         Ok(result)
     }
 
@@ -205,7 +243,7 @@ impl Coordinator {
         let watched = groups.get_mut(name).ok_or(Code::UnknownMemberId)?;
         let Kind::Consumer(group) = &mut watched.group else { return Err(Code::UnknownMemberId) };
         let result = act(group, Instant::now());
-        self.settle_but_for_storing(name, watched);
+        self.settle(name, watched);
         Ok(result)
     }
 
@@ -214,14 +252,16 @@ impl Coordinator {
         name: &str,
         new: impl FnOnce() -> Kind,
     ) -> Result<&'a mut Watched, Code> {
+        if name.len() > LONGEST_NAME {
+            return Err(Code::InvalidGroupId);
+        }
         if !groups.contains_key(name) && groups.len() >= MOST_GROUPS {
             groups.retain(|_, watched| !watched.group.is_empty());
             if groups.len() >= MOST_GROUPS {
                 return Err(Code::CoordinatorNotAvailable);
             }
         }
-        let new = || Watched { group: new(), emptied_ms: None, watch: None };
-        Ok(groups.entry(name.to_owned()).or_insert_with(new))
+        Ok(groups.entry(name.to_owned()).or_insert_with(|| Watched::new(new())))
     }
 
     /// Does something with a classic group that is there.
@@ -290,19 +330,28 @@ impl Coordinator {
         empty.map(|(name, watched)| (name.clone(), watched.emptied_ms)).collect()
     }
 
-    /// What is to be stored of a group as it is: nothing when it is not there. `Err` while that is not decided.
-    pub(crate) fn kept(&self, name: &str) -> Result<Option<String>, Undecided> {
-        let groups = self.groups.lock();
-        let Some(watched) = groups.get(name) else { return Ok(None) };
-        let emptied_ms = watched.emptied_ms;
-        let group = match &watched.group {
-            Kind::Classic(group) => KeptKind::Classic(group.kept().ok_or(Undecided)?),
-            Kind::Consumer(group) => KeptKind::Consumer(group),
-        };
-        written(&Kept { emptied_ms, group }).map(Some)
+    /// Waits until a group is stored as it is now; an error is for a client that may try again.
+    pub(crate) async fn stored(&self, name: &str) -> Result<(), Code> {
+        let mut rounds = self.rounds.subscribe();
+        let Some(Progress { change, stored, .. }) = self.progress(name) else { return Ok(()) };
+        if stored >= change {
+            return Ok(());
+        }
+        while rounds.changed().await.is_ok() {
+            match self.progress(name) {
+                Some(now) if now.stored < change && now.refused >= change => break,
+                Some(now) if now.stored < change => {}
+                _ => return Ok(()),
+            }
+        }
+        Err(Code::CoordinatorNotAvailable)
     }
 
-    /// Waits for groups that have changed by themselves.
+    fn progress(&self, name: &str) -> Option<Progress> {
+        self.groups.lock().get(name).map(|watched| watched.progress)
+    }
+
+    /// Waits for groups that have changed.
     pub(crate) async fn unsaved(&self) -> BTreeSet<String> {
         loop {
             let unsaved = std::mem::take(&mut *self.unsaved.lock());
@@ -313,6 +362,31 @@ impl Coordinator {
         }
     }
 
+    /// What is to be stored of a group as it is.
+    pub(crate) fn row(&self, name: String) -> Row {
+        let groups = self.groups.lock();
+        let Some(watched) = groups.get(&name) else { return Row { name, text: None, change: 0 } };
+        let group = match &watched.group {
+            Kind::Classic(group) => KeptKind::Classic(group.kept()),
+            Kind::Consumer(group) => KeptKind::Consumer(group),
+        };
+        let text = serde_json::to_string(&Kept { emptied_ms: watched.emptied_ms, group }).ok();
+        Row { name, text, change: watched.progress.change }
+    }
+
+    /// These rows are stored, or could not be: answers that waited for that go out.
+    pub(crate) fn done(&self, rows: &[Row], is_stored: bool) {
+        let mut groups = self.groups.lock();
+        for row in rows {
+            if let Some(Watched { progress, .. }) = groups.get_mut(&row.name) {
+                let last = if is_stored { &mut progress.stored } else { &mut progress.refused };
+                *last = row.change.max(*last);
+            }
+        }
+        drop(groups);
+        self.rounds.send_modify(|rounds| *rounds += 1);
+    }
+
     /// A group is to be stored, soon.
     pub(crate) fn store_soon(&self, name: &str) {
         self.unsaved.lock().insert(name.to_owned());
@@ -321,19 +395,16 @@ impl Coordinator {
 
     /// After every change: what follows from it.
     fn settle(self: &Arc<Coordinator>, name: &str, watched: &mut Watched) {
-        self.settle_but_for_storing(name, watched);
-        if watched.group.take_unsaved() {
-            self.store_soon(name);
-        }
-    }
-
-    fn settle_but_for_storing(self: &Arc<Coordinator>, name: &str, watched: &mut Watched) {
         if !watched.group.is_empty() {
             watched.emptied_ms = None;
         } else if watched.emptied_ms.is_none() {
             watched.emptied_ms = Some(self.clock.now_ms());
         }
         self.watch(name, watched);
+        if watched.group.take_unsaved() {
+            watched.progress.change = self.changes.fetch_add(1, Ordering::Relaxed) + 1;
+            self.store_soon(name);
+        }
     }
 
     fn watch(self: &Arc<Coordinator>, name: &str, watched: &mut Watched) {
@@ -365,19 +436,6 @@ impl Coordinator {
         self.settle(name, watched);
         next
     }
-}
-
-/// A group that is between two generations.
-#[derive(Debug)]
-pub(crate) struct Undecided;
-
-/// A classic group as it is stored.
-pub(crate) fn written_classic(group: KeptGroup) -> Result<String, Undecided> {
-    written(&Kept::<ConsumerGroup> { emptied_ms: None, group: KeptKind::Classic(group) })
-}
-
-fn written<C: Serialize>(kept: &Kept<C>) -> Result<String, Undecided> {
-    serde_json::to_string(kept).map_err(|_| Undecided)
 }
 
 /// Waits for a group's deadlines, one after the other, as long as there are any.

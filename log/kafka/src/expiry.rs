@@ -59,8 +59,8 @@ impl Broker {
         // What is left has nobody and nothing.
         for (group, emptied_ms) in empty {
             if emptied_ms.is_some_and(|at_ms| at_ms < before_ms) && self.coordinator.forget(&group) {
-                // In the order of all that is stored of groups: somebody may have joined since.
-                let _ = self.store_group(&group).await;
+                // As it is then: somebody may have joined since.
+                self.coordinator.store_soon(&group);
             }
         }
         Ok(expired)

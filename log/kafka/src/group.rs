@@ -14,8 +14,8 @@
 //! of a member that is gone, or of a static member that was replaced changes nothing; whoever waits is answered when what it
 //! waits for can no longer come.
 //!
-//! *Failure*: a generation is stored before its members get their assignments, and is there again after a restart: members go on
-//! as if nothing had been (`kept`, `membership.rs`).
+//! *Failure*: a generation is stored before anybody is told its number, and again before its members get their assignments; it is
+//! there after a restart as far as it had come, and members go on as if nothing had been (`kept`, `membership.rs`).
 //!
 //! *Not here*: offsets (`committed.rs`), time (`coordinator.rs` calls [`Group::expire`] when it has come).
 
@@ -125,6 +125,8 @@ struct Member {
     assignment: Bytes,
     /// When it is given up unless it is heard of.
     deadline: Instant,
+    /// Whether it has joined this generation and has not named it yet, so that it may not know of it.
+    unheard: bool,
     joining: Option<oneshot::Sender<Joined>>,
     syncing: Option<oneshot::Sender<Synced>>,
 }
@@ -147,7 +149,7 @@ pub(crate) struct Group {
     /// A new group's first generation does not begin before.
     not_before: Option<Instant>,
     next_number: u64,
-    /// Whether something has changed that must outlive the process, and is not stored by who changed it.
+    /// Whether something has changed that must outlive the process.
     unsaved: bool,
 }
 
@@ -284,6 +286,7 @@ impl Group {
             protocols: Vec::new(),
             assignment: Bytes::new(),
             deadline: now,
+            unheard: false,
             joining: None,
             syncing: None,
         };
@@ -359,8 +362,9 @@ impl Group {
         gone.iter().for_each(|id| self.forget(id));
         self.not_before = None;
         self.generation += 1;
+        self.unsaved = true;
         if self.members.is_empty() {
-            (self.phase, self.unsaved) = (Phase::Empty, true);
+            self.phase = Phase::Empty;
             (self.protocol, self.deadline) = (None, None);
             return;
         }
@@ -378,7 +382,9 @@ impl Group {
             let told = self.told(&id, false);
             let member = self.members.get_mut(&id).expect("listed above");
             member.deadline = now + member.session_timeout;
-            if let Some(joining) = member.joining.take() {
+            let joining = member.joining.take();
+            member.unheard = joining.is_some();
+            if let Some(joining) = joining {
                 let _ = joining.send(told);
             }
         }
@@ -453,9 +459,19 @@ impl Group {
         if self.members.contains_key(member) { Ok(()) } else { Err(Code::UnknownMemberId) }
     }
 
-    fn check(&self, sender: Sender<'_>) -> Result<(), Code> {
+    /// The member of this generation that sends a request: it is alive.
+    fn hear(&mut self, sender: Sender<'_>, now: Instant) -> Result<&mut Member, Code> {
         self.check_identity(sender.member, sender.instance)?;
-        if sender.generation == self.generation { Ok(()) } else { Err(Code::IllegalGeneration) }
+        let generation = self.generation;
+        let member = self.members.get_mut(sender.member).expect("its identity was checked");
+        if sender.generation == generation {
+            member.unheard = false;
+            member.deadline = now + member.session_timeout;
+            return Ok(member);
+        }
+        // It joined and was not reached: nobody has taken anything from it, and when it joins again it is told.
+        let is_behind = member.unheard && sender.generation < generation;
+        Err(if is_behind { Code::RebalanceInProgress } else { Code::IllegalGeneration })
     }
 
     /// A member asks for its assignment; the leader brings everybody's.
@@ -466,7 +482,7 @@ impl Group {
         assignments: Vec<(String, Bytes)>,
         now: Instant,
     ) -> Reply<Synced> {
-        if let Err(code) = self.check(sender) {
+        if let Err(code) = self.hear(sender, now) {
             return Reply::Now(Synced::refused(code));
         }
         let other = |said: Option<&str>, is: &Option<String>| said.is_some() && said != is.as_deref();
@@ -476,15 +492,10 @@ impl Group {
         match self.phase {
             Phase::Empty => Reply::Now(Synced::refused(Code::UnknownMemberId)),
             Phase::Preparing => Reply::Now(Synced::refused(Code::RebalanceInProgress)),
-            Phase::Stable => {
-                let member = self.members.get_mut(sender.member).expect("its identity was checked");
-                member.deadline = now + member.session_timeout;
-                Reply::Now(self.synced(sender.member))
-            }
+            Phase::Stable => Reply::Now(self.synced(sender.member)),
             Phase::Completing => {
                 let (answer, answered) = oneshot::channel();
-                let member = self.members.get_mut(sender.member).expect("its identity was checked");
-                member.deadline = now + member.session_timeout;
+                let member = self.members.get_mut(sender.member).expect("it was heard of");
                 member.syncing = Some(answer);
                 if self.leader.as_deref() == Some(sender.member) {
                     self.assign(assignments, now);
@@ -503,7 +514,7 @@ impl Group {
                 member.assignment = assignment;
             }
         }
-        self.phase = Phase::Stable;
+        (self.phase, self.unsaved) = (Phase::Stable, true);
         self.deadline = None;
         let ids: Vec<String> = self.members.keys().cloned().collect();
         for id in ids {
@@ -527,9 +538,7 @@ impl Group {
 
     /// A member is alive.
     pub(crate) fn heartbeat(&mut self, sender: Sender<'_>, now: Instant) -> Result<(), Code> {
-        self.check(sender)?;
-        let member = self.members.get_mut(sender.member).expect("its identity was checked");
-        member.deadline = now + member.session_timeout;
+        self.hear(sender, now)?;
         if self.phase == Phase::Preparing { Err(Code::RebalanceInProgress) } else { Ok(()) }
     }
 
@@ -558,6 +567,7 @@ impl Group {
 
     fn forget(&mut self, id: &str) {
         let Some(mut member) = self.members.remove(id) else { return };
+        self.unsaved = true;
         if let Some(joining) = member.joining.take() {
             let _ = joining.send(Joined::refused(Code::UnknownMemberId, id));
         }
@@ -578,9 +588,7 @@ impl Group {
         if sender.generation < 0 && sender.member.is_empty() && self.members.is_empty() {
             return Ok(());
         }
-        self.check(sender)?;
-        let member = self.members.get_mut(sender.member).expect("its identity was checked");
-        member.deadline = now + member.session_timeout;
+        self.hear(sender, now)?;
         if self.phase == Phase::Completing { Err(Code::RebalanceInProgress) } else { Ok(()) }
     }
 

@@ -16,8 +16,8 @@ use kafka_protocol::messages::{
 use tarn_model::Error;
 
 use crate::broker::{Broker, Peer, blocking, code_of, text};
-use crate::coordinator::{Members, Summary, written_classic};
-use crate::group::{Group, Join, Joined, Sender, Synced};
+use crate::coordinator::{Members, Summary};
+use crate::group::{Join, Joined, Sender, Synced};
 
 /// Shortest and longest session, as in Kafka.
 const SESSION_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
@@ -60,6 +60,8 @@ impl Broker {
                 Err(code) => refused(code),
             }
         };
+        let stored = if joined.error == 0 { self.coordinator.stored(&group).await } else { Ok(()) };
+        let joined = stored.map_or_else(refused, |()| joined);
         let old_protocol = || (version < 7).then(|| text(""));
         let members = joined.members.into_iter().map(|(id, instance, metadata)| {
             JoinGroupResponseMember::default()
@@ -91,24 +93,18 @@ impl Broker {
         );
         let assignments: Vec<_> =
             request.assignments.iter().map(|a| (a.member_id.to_string(), a.assignment.clone())).collect();
-        let decided = || {
-            let kept = |group: &mut Group, _| group.kept_when_assigned(sender, &assignments);
-            written_classic(self.coordinator.with_known(&request.group_id, kept)??).ok()
-        };
         let refused = |code: Code| Synced { error: code.code(), ..Synced::default() };
-        let synced = match self.store_row(&request.group_id, decided).await {
-            Err(code) => refused(code),
-            Ok(()) => {
-                let reply = self.coordinator.with_known(&request.group_id, |group, now| {
-                    group.sync(sender, protocol, assignments, now)
-                });
-                let synced = match reply {
-                    Some(reply) => reply.wait().await,
-                    None => None,
-                };
-                synced.unwrap_or_else(|| refused(Code::UnknownMemberId))
-            }
+        let reply = self
+            .coordinator
+            .with_known(&request.group_id, |group, now| group.sync(sender, protocol, assignments, now));
+        let synced = match reply {
+            Some(reply) => reply.wait().await,
+            None => None,
         };
+        let synced = synced.unwrap_or_else(|| refused(Code::UnknownMemberId));
+        let stored =
+            if synced.error == 0 { self.coordinator.stored(&request.group_id).await } else { Ok(()) };
+        let synced = stored.map_or_else(refused, |()| synced);
         SyncGroupResponse::default()
             .with_error_code(synced.error)
             .with_protocol_type(synced.protocol_type.map(text))
@@ -226,7 +222,10 @@ impl Broker {
             } else if !self.coordinator.forget(&name) {
                 Code::NonEmptyGroup.code()
             } else {
-                self.log.forget_group(&name).await.map_or_else(|error| code_of(&error).code(), |()| 0)
+                let forgotten = self.log.forget_group(&name).await;
+                // It may just have been stored as it was.
+                self.coordinator.store_soon(&name);
+                forgotten.map_or_else(|error| code_of(&error).code(), |()| 0)
             };
             results.push(DeletableGroupResult::default().with_group_id(name).with_error_code(code));
         }

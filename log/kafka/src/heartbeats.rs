@@ -59,24 +59,16 @@ impl Broker {
         let group = request.group_id.to_string();
         let beat = beat_of(request, client_id, peer);
         let joins = beat.epoch == 0;
-        let act = |group: &mut crate::consumers::ConsumerGroup, now| {
-            let beaten = group.beat(beat, &self.log, now);
-            (beaten, group.take_unsaved())
-        };
+        let act = |group: &mut crate::consumers::ConsumerGroup, now| group.beat(beat, &self.log, now);
         let done = if joins {
             self.coordinator.with_consumers(&group, act)
         } else {
             self.coordinator.with_known_consumers(&group, act)
         };
-        let (beaten, is_unsaved) = match done {
-            Ok(done) => done,
-            Err(code) => return refused(code, told_why(code)),
-        };
-        if is_unsaved && let Err(code) = self.store_group(&group).await {
-            self.coordinator.store_soon(&group);
+        if let Err(code) = self.coordinator.stored(&group).await {
             return refused(code, "the group could not be stored");
         }
-        match beaten {
+        match done.flatten() {
             Err(code) => refused(code, told_why(code)),
             Ok(beaten) => ConsumerGroupHeartbeatResponse::default()
                 .with_error_message(None)

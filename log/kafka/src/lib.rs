@@ -15,6 +15,7 @@
 mod assignment;
 mod assignor;
 mod broker;
+mod by_id;
 pub mod client;
 mod committed;
 mod configs;
@@ -95,7 +96,6 @@ impl KafkaServer {
             coordinator: Arc::new(Coordinator::new(Arc::clone(&clock))),
             clock,
             admin: tokio::sync::Mutex::new(()),
-            storing: tokio::sync::Mutex::new(()),
         };
         let task = tokio::spawn(accept(listener, Arc::new(broker), stopped));
         Ok(KafkaServer { address, stop, task })
@@ -140,6 +140,6 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
     }
     overdue.abort();
     expiry.abort();
-    storing.abort();
     while connections.join_next().await.is_some() {}
+    storing.abort();
 }

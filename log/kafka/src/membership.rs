@@ -3,19 +3,25 @@
 //! *Why*: after a restart a member sends its next heartbeat, with the generation or epoch that it knows. If nobody knew it, it
 //! would give up its partitions, and its user would see an error.
 //!
-//! *Invariant*: what is stored of a group follows the order in which it changed.
+//! *Invariants*: an answer that tells a member a generation, an epoch or partitions leaves when the group is stored as it was then, or as it
+//! has become since; what is stored of a group follows the order in which it changed.
+//!
+//! *Failure*: while groups cannot be stored, members are told to try again. A group that was changed in that time has changed, and is
+//! stored as soon as one can be.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_protocol::error::ResponseError as Code;
-use tarn_log::{Append, Submitted};
-use tarn_model::{Error, clock};
+use tarn_log::Append;
+use tarn_model::{Result, clock, fault};
 
 use crate::broker::{Broker, blocking};
+use crate::coordinator::Row;
 
 /// Longest text of one group; members of a larger one join again after a restart.
 const LONGEST_ROW: usize = 8 << 20;
+/// Groups are stored together up to this many bytes.
+const ROUND_BYTES: usize = LONGEST_ROW;
 /// What could not be stored is stored again after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -29,61 +35,45 @@ impl Broker {
         }
     }
 
-    /// Stores a group as it is; an error is for a client that may try again.
-    pub(crate) async fn store_group(&self, name: &str) -> Result<(), Code> {
-        let told = |error: Error| not_stored(name, &error);
-        let submitted = {
-            let _in_order = self.storing.lock().await;
-            // What is undecided will be stored when it is decided.
-            let Ok(row) = self.coordinator.kept(name) else { return Ok(()) };
-            self.submit_members(name, row).await.map_err(told)?
-        };
-        submitted.committed().await.map(|_| ()).map_err(told)
-    }
-
-    /// Stores `row` of a group, as long as what it was made of is in this very state.
-    pub(crate) async fn store_row(
-        &self,
-        name: &str,
-        row: impl FnOnce() -> Option<String>,
-    ) -> Result<(), Code> {
-        let told = |error: Error| not_stored(name, &error);
-        let submitted = {
-            let _in_order = self.storing.lock().await;
-            let Some(row) = row() else { return Ok(()) };
-            self.submit_members(name, Some(row)).await.map_err(told)?
-        };
-        submitted.committed().await.map(|_| ()).map_err(told)
-    }
-
-    async fn submit_members(&self, name: &str, row: Option<String>) -> Result<Submitted, Error> {
-        let row = row.filter(|row| {
-            let fits = row.len() <= LONGEST_ROW;
-            if !fits {
-                tracing::warn!(group = name, bytes = row.len(), "a group is too large to be stored");
-            }
-            fits
-        });
+    async fn store(&self, rows: &[Row]) -> Result<()> {
         let mut append = Append::new();
-        append.group_members(name, row);
-        Ok(self.log.submit(self.log.pack(append).await?))
+        for Row { name, text, .. } in rows {
+            let text = text.clone().filter(|text| {
+                let fits = text.len() <= LONGEST_ROW;
+                if !fits {
+                    tracing::warn!(group = name, bytes = text.len(), "a group is too large to be stored");
+                }
+                fits
+            });
+            append.group_members(name, text);
+        }
+        fault::point("kafka.groups.before")?;
+        self.log.append(append).await?;
+        fault::point("kafka.groups.after")
     }
 }
 
-/// What a client is told when a group could not be stored: to try again.
-fn not_stored(group: &str, error: &Error) -> Code {
-    tracing::warn!(group, error = ?error, "a group was not stored");
-    Code::CoordinatorNotAvailable
-}
-
-/// Stores groups that change by themselves, as members go; never completes.
+/// Stores groups as they change, all that have changed together; never completes.
 pub(crate) async fn store_changes(broker: Arc<Broker>) {
+    let coordinator = &broker.coordinator;
     loop {
-        for name in broker.coordinator.unsaved().await {
-            if broker.store_group(&name).await.is_err() {
-                broker.coordinator.store_soon(&name);
-                clock::pause(AGAIN_AFTER).await;
+        let mut unsaved = coordinator.unsaved().await.into_iter();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for name in unsaved.by_ref() {
+            let row = coordinator.row(name);
+            bytes += row.text.as_ref().map_or(0, String::len);
+            rows.push(row);
+            if bytes >= ROUND_BYTES {
+                break;
             }
+        }
+        unsaved.for_each(|name| coordinator.store_soon(&name));
+        let stored = broker.store(&rows).await;
+        coordinator.done(&rows, stored.is_ok());
+        if let Err(error) = stored {
+            tracing::warn!(groups = rows.len(), error = ?error, "groups were not stored; it is tried again");
+            rows.iter().for_each(|row| coordinator.store_soon(&row.name));
+            clock::pause(AGAIN_AFTER).await;
         }
     }
 }

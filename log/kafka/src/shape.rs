@@ -18,6 +18,8 @@ use kafka_protocol::messages::ApiKey;
 
 /// Most elements of all arrays of one request together, tagged fields included.
 const MOST_ELEMENTS: usize = 200_000;
+/// Bytes of a topic's id; nothing else in a request is as long.
+pub(crate) const ID_BYTES: usize = 16;
 
 /// API, first flexible version, shape.
 const SHAPES: &[(ApiKey, i16, &str)] = &[
@@ -35,8 +37,8 @@ const SHAPES: &[(ApiKey, i16, &str)] = &[
     (ApiKey::AddOffsetsToTxn, 3, "s 8 2 s"),
     (ApiKey::EndTxn, 3, "s 8 2 1"),
     (ApiKey::TxnOffsetCommit, 3, "s s 8 2 4:3+ s:3+ s:3+ [ s [ 4 8 4:2+ s ] ]"),
-    (ApiKey::OffsetCommit, 8, "s 4 s s:7+ 8:-4 [ s [ 4 8 4:6+ s ] ]"),
-    (ApiKey::OffsetFetch, 6, "s:-7 [:-7 s <4> ] [:8+ s s:9+ 4:9+ [ s <4> ] ] 1:7+"),
+    (ApiKey::OffsetCommit, 8, "s 4 s s:7+ 8:-4 [ s:-9 16:10+ [ 4 8 4:6+ s ] ]"),
+    (ApiKey::OffsetFetch, 6, "s:-7 [:-7 s <4> ] [:8+ s s:9+ 4:9+ [ s:-9 16:10+ <4> ] ] 1:7+"),
     (ApiKey::FindCoordinator, 3, "s:-3 1:1+ <s>:4+"),
     (ApiKey::JoinGroup, 6, "s 4 4:1+ s s:5+ s [ s b ] s:8+"),
     (ApiKey::Heartbeat, 4, "s 4 s s:3+"),
@@ -127,10 +129,17 @@ fn parse_fields<'a>(words: &mut impl Iterator<Item = &'a str>) -> Vec<Field> {
 
 /// Whether `body`, a request of `key` in `version`, has the shape that it should, within bounds. The error says what is wrong.
 pub(crate) fn check(key: ApiKey, version: i16, body: &[u8]) -> Result<(), &'static str> {
+    ids(key, version, body).map(|_| ())
+}
+
+/// As [`check`]: where in `body` the ids stand, each of [`ID_BYTES`].
+pub(crate) fn ids(key: ApiKey, version: i16, body: &[u8]) -> Result<Vec<usize>, &'static str> {
     let shape = PARSED.get(&(key as i16)).ok_or("a request without a shape")?;
-    let mut walk = Walk { rest: body, version, flexible: version >= shape.flexible_from, elements: 0 };
+    let flexible = version >= shape.flexible_from;
+    let mut walk = Walk { rest: body, version, flexible, elements: 0, left_at_ids: Vec::new() };
     // librdkafka leaves bytes behind the end of some requests; nobody reads them.
-    walk.structure(&shape.fields)
+    walk.structure(&shape.fields)?;
+    Ok(walk.left_at_ids.iter().map(|left| body.len() - left).collect())
 }
 
 struct Walk<'a> {
@@ -138,6 +147,8 @@ struct Walk<'a> {
     version: i16,
     flexible: bool,
     elements: usize,
+    /// How many bytes were left where each id began.
+    left_at_ids: Vec<usize>,
 }
 
 impl<'a> Walk<'a> {
@@ -145,7 +156,12 @@ impl<'a> Walk<'a> {
         let version = self.version;
         for field in fields.iter().filter(|field| field.versions.contains(&version)) {
             match &field.kind {
-                Kind::Fixed(bytes) => self.skip(*bytes)?,
+                Kind::Fixed(bytes) => {
+                    if *bytes == ID_BYTES {
+                        self.left_at_ids.push(self.rest.len());
+                    }
+                    self.skip(*bytes)?;
+                }
                 Kind::Text => {
                     let length = self.text_length()?;
                     self.skip(length)?;

@@ -1,25 +1,38 @@
-//! What of a classic group outlives the process: a generation once its members have their assignments, and an empty group's number
-//! of generations. A rebalance that is under way does not; its members are in the generation before it then, and join again.
+//! What of a classic group outlives the process: its generation, how far that has come, and who is in it. Who waits for what does not:
+//! whoever was answered goes on, and whoever was not asks again.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Group, Member, Phase, Sender};
+use super::{Group, Member, Phase};
 
 /// A group as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct KeptGroup {
     generation: i32,
+    /// Rows of older versions are of stable groups.
+    #[serde(default)]
+    phase: KeptPhase,
     protocol_type: Option<String>,
     protocol: Option<String>,
     leader: Option<String>,
     members: Vec<KeptMember>,
+}
+
+/// How far a generation that has members has come.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KeptPhase {
+    /// The next is about to begin.
+    Preparing,
+    /// The leader has not assigned yet.
+    Completing,
+    #[default]
+    Stable,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,34 +46,15 @@ struct KeptMember {
     /// Names and metadata, in base64.
     protocols: Vec<(String, String)>,
     assignment: String,
+    #[serde(default)]
+    unheard: bool,
 }
 
 impl Group {
-    /// What is to be stored of the group as it is; `None` while that is not decided.
-    pub(crate) fn kept(&self) -> Option<KeptGroup> {
-        match self.phase {
-            Phase::Empty | Phase::Stable => Some(self.kept_with(None)),
-            Phase::Preparing | Phase::Completing => None,
-        }
-    }
-
-    /// What is to be stored before the leader's assignments are given out; `None` when `sender` does not bring them now.
-    pub(crate) fn kept_when_assigned(
-        &self,
-        sender: Sender<'_>,
-        assignments: &[(String, Bytes)],
-    ) -> Option<KeptGroup> {
-        let leads = self.leader.as_deref() == Some(sender.member);
-        let is_due = self.phase == Phase::Completing && leads && self.check(sender).is_ok();
-        is_due.then(|| self.kept_with(Some(assignments)))
-    }
-
-    fn kept_with(&self, assignments: Option<&[(String, Bytes)]>) -> KeptGroup {
-        let coming: Option<HashMap<&String, &Bytes>> =
-            assignments.map(|all| all.iter().map(|(id, assignment)| (id, assignment)).collect());
+    /// What is to be stored of the group as it is.
+    pub(crate) fn kept(&self) -> KeptGroup {
         let mut members: Vec<_> = self.members.iter().collect();
         members.sort_by_key(|(_, member)| member.number);
-        let nothing = Bytes::new();
         let kept = |(id, member): (&String, &Member)| KeptMember {
             id: id.clone(),
             instance: member.instance.clone(),
@@ -69,13 +63,16 @@ impl Group {
             session_timeout: member.session_timeout,
             rebalance_timeout: member.rebalance_timeout,
             protocols: member.protocols.iter().map(|(n, data)| (n.clone(), STANDARD.encode(data))).collect(),
-            assignment: STANDARD.encode(match &coming {
-                Some(coming) => coming.get(id).copied().unwrap_or(&nothing),
-                None => &member.assignment,
-            }),
+            assignment: STANDARD.encode(&member.assignment),
+            unheard: member.unheard,
         };
         KeptGroup {
             generation: self.generation,
+            phase: match self.phase {
+                Phase::Preparing => KeptPhase::Preparing,
+                Phase::Completing => KeptPhase::Completing,
+                Phase::Empty | Phase::Stable => KeptPhase::Stable,
+            },
             protocol_type: self.protocol_type.clone(),
             protocol: self.protocol.clone(),
             leader: self.leader.clone().filter(|_| !self.members.is_empty()),
@@ -85,8 +82,14 @@ impl Group {
 
     /// The group as it was stored; its members have a whole session to be heard of. `None` when it cannot be read.
     pub(crate) fn woken(kept: KeptGroup, now: Instant) -> Option<Group> {
+        let phase = match kept.phase {
+            _ if kept.members.is_empty() => Phase::Empty,
+            KeptPhase::Preparing => Phase::Preparing,
+            KeptPhase::Completing => Phase::Completing,
+            KeptPhase::Stable => Phase::Stable,
+        };
         let mut group = Group {
-            phase: if kept.members.is_empty() { Phase::Empty } else { Phase::Stable },
+            phase,
             generation: kept.generation,
             protocol_type: kept.protocol_type,
             protocol: kept.protocol,
@@ -105,6 +108,7 @@ impl Group {
                 protocols: member.protocols.into_iter().map(decoded).collect::<Option<_>>()?,
                 assignment: STANDARD.decode(member.assignment).ok()?.into(),
                 deadline: now + member.session_timeout,
+                unheard: member.unheard,
                 joining: None,
                 syncing: None,
             };
@@ -113,6 +117,9 @@ impl Group {
                 group.instances.insert(instance, member.id.clone());
             }
             group.members.insert(member.id, woken);
+        }
+        if matches!(phase, Phase::Preparing | Phase::Completing) {
+            group.deadline = Some(now + group.longest_rebalance());
         }
         Some(group)
     }
@@ -127,7 +134,7 @@ impl Group {
         self.generation
     }
 
-    /// Whether something has changed since the last call that nobody has stored.
+    /// Whether something has changed since the last call that must outlive the process.
     pub(crate) fn take_unsaved(&mut self) -> bool {
         std::mem::take(&mut self.unsaved)
     }

@@ -1,5 +1,7 @@
 use super::*;
 
+mod kills;
+
 const SESSION: Duration = Duration::from_secs(10);
 const REBALANCE: Duration = Duration::from_secs(60);
 
@@ -221,4 +223,90 @@ fn a_member_that_hung_up_while_it_joined_is_given_up() {
     assert_eq!(group.heartbeat(sender(&ids[0], 1), at + SESSION / 2), Err(Code::RebalanceInProgress));
     group.expire(at + SESSION);
     assert_eq!(group.describe().len(), 1);
+}
+
+/// The group as another process finds it.
+fn woken(group: &Group, at: Instant) -> Group {
+    let row = serde_json::to_string(&group.kept()).expect("a row");
+    Group::woken(serde_json::from_str(&row).expect("a row"), at).expect("a group")
+}
+
+#[test]
+fn what_must_outlive_the_process_is_said_to() {
+    let (mut group, ids, at) = stable(2);
+    assert!(group.take_unsaved());
+    let _third = later(group.join(join(""), at));
+    assert!(!group.take_unsaved(), "nobody was told anything");
+    let _first = later(group.join(join(&ids[0]), at));
+    assert!(!group.take_unsaved());
+    let _second = later(group.join(join(&ids[1]), at));
+    assert_eq!(group.state(), "CompletingRebalance");
+    assert!(group.take_unsaved(), "a new generation");
+    let _leader = later(group.sync(sender(&ids[0], 2), (None, None), Vec::new(), at));
+    assert!(group.take_unsaved(), "assignments");
+    assert_eq!(group.heartbeat(sender(&ids[1], 2), at), Ok(()));
+    assert!(!group.take_unsaved());
+    assert_eq!(group.leave(&ids[1], None, at), Ok(()));
+    assert!(group.take_unsaved(), "somebody has gone");
+}
+
+#[test]
+fn a_generation_whose_members_have_joined_goes_on_in_another_process() {
+    let (mut group, ids, at) = stable(2);
+    let mut first = later(group.join(join(&ids[0]), at));
+    let mut second = later(group.join(join(&ids[1]), at));
+    assert_eq!(first.try_recv().expect("joined").generation, 2);
+    // The other is not reached any more.
+    assert_eq!(second.try_recv().expect("joined").generation, 2);
+    let mut group = woken(&group, at);
+    let behind = sender(&ids[1], 1);
+    assert_eq!(group.heartbeat(behind, at), Err(Code::RebalanceInProgress));
+    assert_eq!(group.may_commit(behind, at), Err(Code::RebalanceInProgress));
+    let again = now(group.join(join(&ids[1]), at));
+    assert_eq!((again.error, again.generation, again.leader.as_str()), (0, 2, ids[0].as_str()));
+    sync_all(&mut group, &ids, 2, at);
+    assert_eq!(group.heartbeat(behind, at), Err(Code::IllegalGeneration), "it knows better now");
+    let mut group = woken(&group, at);
+    assert_eq!(now(group.sync(sender(&ids[1], 2), (None, None), Vec::new(), at)).assignment, "1");
+}
+
+#[test]
+fn a_rebalance_goes_on_in_another_process_without_those_who_do_not_come_back() {
+    let (mut group, ids, at) = stable(3);
+    assert_eq!(group.leave(&ids[2], None, at), Ok(()));
+    let mut group = woken(&group, at);
+    assert_eq!(group.state(), "PreparingRebalance");
+    assert_eq!(group.heartbeat(sender(&ids[0], 1), at), Err(Code::RebalanceInProgress));
+    assert_eq!(group.heartbeat(sender(&ids[2], 1), at), Err(Code::UnknownMemberId), "it has left");
+    let mut first = later(group.join(join(&ids[0]), at));
+    assert!(first.try_recv().is_err(), "one is missing");
+    group.expire(at + SESSION);
+    let joined = first.try_recv().expect("joined");
+    assert_eq!((joined.generation, joined.members.len()), (2, 1));
+}
+
+#[test]
+fn a_leader_that_does_not_come_back_from_a_kill_is_given_up() {
+    let (mut group, ids, at) = stable(2);
+    for id in &ids {
+        let _joins = later(group.join(join(id), at));
+    }
+    let mut group = woken(&group, at);
+    assert_eq!(group.state(), "CompletingRebalance");
+    let mut follower = later(group.sync(sender(&ids[1], 2), (None, None), Vec::new(), at));
+    group.expire(at + SESSION);
+    assert_eq!(follower.try_recv().expect("answered").error, Code::RebalanceInProgress.code());
+    let joined = now(group.join(join(&ids[1]), at + SESSION));
+    assert_eq!((joined.generation, joined.leader.as_str()), (3, ids[1].as_str()));
+}
+
+#[test]
+fn rows_of_an_older_version_are_of_stable_groups() {
+    let row = r#"{"generation": 7, "protocol_type": "consumer", "protocol": "range", "leader": "a", "members": [{"id": "a",
+        "instance": null, "client_id": "c", "client_host": "/h", "session_timeout": {"secs": 10, "nanos": 0},
+        "rebalance_timeout": {"secs": 60, "nanos": 0}, "protocols": [["range", ""]], "assignment": "bWluZQ=="}]}"#;
+    let at = Instant::now();
+    let mut group = Group::woken(serde_json::from_str(row).expect("a row"), at).expect("a group");
+    let synced = now(group.sync(sender("a", 7), (None, None), Vec::new(), at));
+    assert_eq!((synced.error, &synced.assignment[..]), (0, &b"mine"[..]));
 }

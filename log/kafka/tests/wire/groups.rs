@@ -84,6 +84,66 @@ async fn committed(wire: &mut Wire, name: &str) -> (i16, i64, String) {
     (found.error_code, found.committed_offset, metadata)
 }
 
+/// Sends a request of version 9 as one of version 10: with `id` in the place of the topic `t`.
+async fn ask_by_id<R: Request>(wire: &mut Wire, request: &R, id: uuid::Uuid) -> R::Response {
+    let mut body = BytesMut::new();
+    request.encode(&mut body, 9).expect("a request");
+    if let Some(at) = body.windows(2).rposition(|bytes| bytes == b"\x02t") {
+        body = BytesMut::from(&[&body[..at], id.as_bytes(), &body[at + 2..]].concat()[..]);
+    }
+    wire.correlation += 1;
+    let mut frame = BytesMut::new();
+    let header = RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(10)
+        .with_correlation_id(wire.correlation)
+        .with_client_id(Some(StrBytes::from_static_str("wire")));
+    header.encode(&mut frame, 2).expect("a header");
+    frame.extend_from_slice(&body);
+    wire.send_raw(&frame).await;
+    wire.receive::<R::Response>(10).await.1
+}
+
+#[tokio::test]
+async fn offsets_are_committed_and_fetched_by_the_ids_of_topics() {
+    let bench = Bench::new().await;
+    let t = bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let nobody = StrBytes::new();
+    let stranger = uuid::Uuid::from_u128(7);
+    for (id, want) in [(t.id, 0), (stranger, 100)] {
+        let answer = ask_by_id(&mut wire, &commit("g", &nobody, -1, 5), id).await;
+        assert_eq!((answer.topics[0].topic_id, answer.topics[0].partitions[0].error_code), (id, want));
+    }
+    assert_eq!(committed(&mut wire, "g").await, (0, 5, "note".to_owned()));
+    let of = |topics| {
+        let of = offset_fetch_request::OffsetFetchRequestGroup::default()
+            .with_group_id(group("g"))
+            .with_member_epoch(-1)
+            .with_topics(topics);
+        OffsetFetchRequest::default().with_groups(vec![of])
+    };
+    let topic = offset_fetch_request::OffsetFetchRequestTopics::default()
+        .with_name(super::name("t"))
+        .with_partition_indexes(vec![0]);
+    let named = of(Some(vec![topic]));
+    for (request, id, want) in
+        [(&named, t.id, (0, 5)), (&named, stranger, (100, -1)), (&of(None), t.id, (0, 5))]
+    {
+        let answer = ask_by_id(&mut wire, request, id).await;
+        let found = &answer.groups[0].topics[0];
+        let partition = &found.partitions[0];
+        assert_eq!((found.topic_id, partition.error_code, partition.committed_offset), (id, want.0, want.1));
+    }
+    // Its name is another's now.
+    bench.log.delete_topic("t").await.expect("deleted");
+    let other = bench.topic("t", 1).await;
+    let answer = ask_by_id(&mut wire, &commit("g", &nobody, -1, 6), t.id).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, 100);
+    let answer = ask_by_id(&mut wire, &named, other.id).await;
+    assert_eq!(answer.groups[0].topics[0].partitions[0].committed_offset, -1);
+}
+
 /// Name, state, protocol type and kind of all groups.
 async fn listed(wire: &mut Wire) -> Vec<(String, String, String, String)> {
     let answer = wire.ask(&ListGroupsRequest::default(), 5).await;
@@ -167,6 +227,112 @@ async fn members_of_a_classic_group_go_on_after_a_restart_as_if_nothing_had_been
     let again = wire.ask(&join("left", StrBytes::new(), None), 9).await;
     let again = wire.ask(&join("left", again.member_id, None), 9).await;
     assert!(again.generation_id > 2, "generation {}", again.generation_id);
+}
+
+/// A member's id, given before it joins.
+async fn id(wire: &mut Wire, name: &str) -> StrBytes {
+    let given = wire.ask(&join(name, StrBytes::new(), None), 9).await;
+    assert_eq!(given.error_code, 79);
+    given.member_id
+}
+
+fn assigned(member: &StrBytes, what: &'static [u8]) -> sync_group_request::SyncGroupRequestAssignment {
+    sync_group_request::SyncGroupRequestAssignment::default()
+        .with_member_id(member.clone())
+        .with_assignment(Bytes::from_static(what))
+}
+
+/// Waits until a member hears that its group is rebalancing.
+async fn rebalancing(wire: &mut Wire, name: &str, member: &StrBytes, generation: i32) {
+    let heard = async { while wire.ask(&heartbeat(name, member, generation), 4).await.error_code != 27 {} };
+    tokio::time::timeout(Duration::from_secs(20), heard).await.expect("it is told to join again");
+}
+
+#[tokio::test]
+async fn whoever_was_told_a_generation_is_in_it_after_a_restart() {
+    let bench = Bench::new().await;
+    let mut one = bench.connect().await;
+    let first = id(&mut one, "g").await;
+    assert_eq!(one.ask(&join("g", first.clone(), None), 9).await.generation_id, 1);
+
+    // Killed before the leader has assigned.
+    let bench = bench.restarted().await;
+    let (mut one, mut two) = (bench.connect().await, bench.connect().await);
+    assert_eq!(one.ask(&heartbeat("g", &first, 1), 4).await.error_code, 0);
+    let synced = one.ask(&sync("g", &first, 1, vec![assigned(&first, b"all")]), 5).await;
+    assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"all"[..]));
+    let second = id(&mut two, "g").await;
+    two.send(&join("g", second.clone(), None), 9).await;
+    rebalancing(&mut one, "g", &first, 1).await;
+    let led = one.ask(&join("g", first.clone(), None), 9).await;
+    assert_eq!((led.error_code, led.generation_id, led.members.len()), (0, 2, 2));
+    let (_, follows) = two.receive::<JoinGroupResponse>(9).await;
+    assert_eq!((follows.error_code, follows.generation_id), (0, 2));
+
+    // And in the midst of a rebalance of two.
+    let bench = bench.restarted().await;
+    let (mut one, mut two) = (bench.connect().await, bench.connect().await);
+    two.send(&sync("g", &second, 2, Vec::new()), 5).await;
+    let both = vec![assigned(&first, b"one half"), assigned(&second, b"the other")];
+    let synced = one.ask(&sync("g", &first, 2, both), 5).await;
+    assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"one half"[..]));
+    let (_, synced) = two.receive::<SyncGroupResponse>(5).await;
+    assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"the other"[..]));
+
+    let bench = bench.restarted().await;
+    let mut wire = bench.connect().await;
+    for member in [&first, &second] {
+        assert_eq!(wire.ask(&heartbeat("g", member, 2), 4).await.error_code, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_static_member_that_came_back_is_known_after_a_restart() {
+    let bench = Bench::new().await;
+    let mut wire = bench.connect().await;
+    let former = alone(&mut wire, "g", Some("i")).await;
+    let back = wire.ask(&join("g", StrBytes::new(), Some("i")), 9).await;
+    assert_eq!((back.error_code, back.generation_id), (0, 1));
+
+    let bench = bench.restarted().await;
+    let mut wire = bench.connect().await;
+    let instance = Some(StrBytes::from_static_str("i"));
+    let of = |member: &StrBytes| heartbeat("g", member, 1).with_group_instance_id(instance.clone());
+    assert_eq!(wire.ask(&of(&back.member_id), 4).await.error_code, 0);
+    assert_eq!(wire.ask(&of(&former), 4).await.error_code, 82, "its former self is fenced");
+}
+
+#[tokio::test]
+async fn a_member_that_a_kill_kept_from_hearing_of_its_generation_joins_again_and_loses_nothing() {
+    let bench = Bench::new().await;
+    bench.topic("t", 1).await;
+    let (mut one, mut two) = (bench.connect().await, bench.connect().await);
+    let first = alone(&mut one, "g", None).await;
+    let second = id(&mut two, "g").await;
+    two.send(&join("g", second.clone(), None), 9).await;
+    rebalancing(&mut one, "g", &first, 1).await;
+    // Its answer never comes: killed behind the step that stores the generation.
+    one.send(&join("g", first.clone(), None), 9).await;
+    let stored = async {
+        while !bench.log.group_members().expect("groups")[0].1.contains("\"generation\":2") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), stored).await.expect("the generation is stored");
+
+    let bench = bench.restarted().await;
+    let (mut one, mut two) = (bench.connect().await, bench.connect().await);
+    assert_eq!(one.ask(&heartbeat("g", &first, 1), 4).await.error_code, 27);
+    assert_eq!(one.ask(&commit("g", &first, 1, 0), 8).await.topics[0].partitions[0].error_code, 27);
+    for (wire, member) in [(&mut one, &first), (&mut two, &second)] {
+        let told = wire.ask(&join("g", member.clone(), None), 9).await;
+        assert_eq!((told.error_code, told.generation_id, &told.member_id), (0, 2, member));
+    }
+    let all = vec![assigned(&first, b"mine"), assigned(&second, b"")];
+    let synced = one.ask(&sync("g", &first, 2, all), 5).await;
+    assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"mine"[..]));
+    assert_eq!(one.ask(&commit("g", &first, 2, 1), 8).await.topics[0].partitions[0].error_code, 0);
+    assert_eq!(one.ask(&heartbeat("g", &first, 1), 4).await.error_code, 22, "it knows better now");
 }
 
 /// A heartbeat of the new protocol; the first one subscribes to `t`.
