@@ -12,6 +12,9 @@ use crate::harness::{Folder, committed, exactly_once, push, seconds, table_statu
 
 mod databases;
 mod flight_views;
+mod mariadb;
+mod mariadb_server;
+mod mariadb_types;
 mod postgres_server;
 mod s3;
 

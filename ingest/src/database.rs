@@ -5,7 +5,7 @@
 //! | mode | what a table's position says | after a crash |
 //! |---|---|---|
 //! | `full`, a query | which run was staged, how far the staged file was read | the staged file is read on |
-//! | `append` of SQLite | the last cursor, and hashes of the rows that have it | the table is read on from there |
+//! | `append` of SQLite, MySQL | the last cursor, and hashes of the rows that have it | the table is read on from there |
 //! | `append` of PostgreSQL | the same as `full`, and below which transaction the rows are taken | the staged file is read on |
 //!
 //! *Why staged*: two reads of a table need not give the same rows in the same order, so a run that broke off could not be
@@ -15,10 +15,14 @@
 //! *Ties*: rows that come later with the cursor of the last one would be lost by "above the last" and doubled by "at or
 //! above": they are read again, and those that were taken before are known by their hashes.
 //!
+//! *Late commits*: a cursor is no bound where a transaction can commit rows below it later; `settling` finds one for MySQL, and
+//! PostgreSQL needs none.
+//!
 //! *Failure*: a database that is missing, locked or lost is waited for. Of a whole database, a table that is dropped meanwhile
 //! is left out.
 //!
-//! *Not here*: one kind of database. [`Rows`] is all that a run asks of it; [`sqlite`] and [`postgres`] give it.
+//! *Not here*: one kind of database. [`Rows`] is all that a run asks of it; [`sqlite`], [`postgres`] and
+//! [`mysql`] give it; [`link`] is the connection that the latter two stand on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,22 +42,30 @@ use crate::collectors::create_topic;
 use crate::monitor::State;
 use crate::source::{Collector, Source, Stop};
 
+mod address;
 mod appending;
 mod explorer;
+mod link;
+mod mysql;
 mod postgres;
 mod row;
+mod settling;
 mod sqlite;
 mod staging;
 #[cfg(test)]
 mod tests;
 
+use address::{Address, Speaks};
 pub use explorer::{ExploredColumn, Explorer, forget};
 use row::{Cursor, Value};
+use settling::Unsettled;
 
 /// Position key of the run.
 const RUN: &str = "run";
 /// What a query is called where tables have names.
 const QUERY: &str = "query";
+/// SQLSTATE of a table that is not there.
+const NO_SUCH_TABLE: &str = "42P01";
 
 /// A database, as far as a run needs one.
 trait Rows {
@@ -73,6 +85,11 @@ trait Rows {
 
     /// Ends the snapshot, which begins with whatever is asked first.
     fn release(&mut self) -> Result<()>;
+
+    /// What is known of transactions, where a row can come with a smaller cursor than those that are there.
+    fn unsettled(&mut self) -> Option<&mut dyn Unsettled> {
+        None
+    }
 }
 
 /// Which rows are read.
@@ -129,13 +146,25 @@ impl Selection {
 /// Where a database is.
 enum Kind {
     Sqlite(PathBuf),
-    Postgres(postgres::Address),
+    Postgres(Address),
+    Mysql(Address),
 }
 
 /// Rows in the order of a column, from a value on.
 struct After<'a> {
     column: &'a str,
     from: Option<&'a Cursor>,
+    until: &'a Until,
+}
+
+/// Up to where rows are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Until {
+    End,
+    /// This one's rows are read, too.
+    Cursor(Cursor),
+    /// There were no rows.
+    Nothing,
 }
 
 /// The run under way, or the last one.
@@ -156,6 +185,8 @@ pub(crate) struct Database {
     staging: PathBuf,
     /// In a drain there is one run.
     drained: bool,
+    /// It was said that transactions cannot be seen.
+    warned: bool,
 }
 
 impl Database {
@@ -163,9 +194,10 @@ impl Database {
         if config.table.is_some() == config.query.is_some() {
             return Err(Error::invalid("a `database` source has either `table` or `query`"));
         }
-        let kind = match config.is_postgres() {
-            true => Kind::Postgres(postgres::address_of(&config)?),
-            false => Kind::Sqlite(sqlite::path_of(&config)?),
+        let kind = match &config {
+            config if config.is_postgres() => Kind::Postgres(Address::of(config, Speaks::Postgres)?),
+            config if config.is_mysql() => Kind::Mysql(Address::of(config, Speaks::Mysql)?),
+            config => Kind::Sqlite(sqlite::path_of(config)?),
         };
         if config.mode != DatabaseMode::Full && config.cursor.is_none() && !config.is_postgres() {
             return Err(Error::invalid("this `mode` needs a `cursor`: the column that grows"));
@@ -177,7 +209,15 @@ impl Database {
             .transpose()
             .map_err(|error| Error::invalid("`cron` is no cron expression").with_source(error))?;
         let staging = staging::folder_of(whole_config);
-        Ok(Database { config, kind, cron, whole_config: whole_config.clone(), staging, drained: false })
+        Ok(Database {
+            config,
+            kind,
+            cron,
+            whole_config: whole_config.clone(),
+            staging,
+            drained: false,
+            warned: false,
+        })
     }
 
     fn is_scheduled(&self) -> bool {
@@ -231,9 +271,10 @@ impl Database {
         let selections = self.selections(&mut *database)?;
         self.mark(source, run)?;
         info!(source = source.name, run = run.number, tables = selections.len(), "run begins");
-        for what in selections {
-            match self.read(source, run, &what, &mut *database) {
-                Err(error) if self.is_whole() && error.sqlstate() == Some(postgres::NO_SUCH_TABLE) => {
+        let Some(bounds) = self.bounds(source, &selections, &mut *database)? else { return Ok(()) };
+        for (what, until) in selections.iter().zip(&bounds) {
+            match self.read(source, run, what, until, &mut *database) {
+                Err(error) if self.is_whole() && error.sqlstate() == Some(NO_SUCH_TABLE) => {
                     warn!(source = source.name, table = what.name(), "the table was dropped meanwhile");
                     database.release()?;
                 }
@@ -253,6 +294,7 @@ impl Database {
         Ok(match &self.kind {
             Kind::Sqlite(path) => Box::new(sqlite::open(path)?),
             Kind::Postgres(address) => Box::new(postgres::open(address, stop)?),
+            Kind::Mysql(address) => Box::new(mysql::open(address, stop)?),
         })
     }
 
@@ -283,12 +325,35 @@ impl Database {
         Ok(tables.into_iter().map(|table| select(Named::Table(table))).collect())
     }
 
+    /// Up to where a run reads each of `selections`; `None` when the source is to stop.
+    fn bounds(
+        &mut self,
+        source: &Source,
+        selections: &[Selection],
+        database: &mut dyn Rows,
+    ) -> Result<Option<Vec<Until>>> {
+        match &self.config.cursor {
+            Some(cursor) if self.config.mode != DatabaseMode::Full => {
+                let lag = self.config.lag().0;
+                settling::settle(source, database, selections, cursor, lag, &mut self.warned)
+            }
+            _ => Ok(Some(vec![Until::End; selections.len()])),
+        }
+    }
+
     /// Brings what a run takes of `what` into the log.
-    fn read(&self, source: &Source, run: Run, what: &Selection, database: &mut dyn Rows) -> Result<()> {
+    fn read(
+        &self,
+        source: &Source,
+        run: Run,
+        what: &Selection,
+        until: &Until,
+        database: &mut dyn Rows,
+    ) -> Result<()> {
         let topic = self.topic_of(source, what, database)?;
         let only_new = self.config.mode != DatabaseMode::Full;
         match &self.config.cursor {
-            Some(cursor) if only_new => appending::run(source, &topic, database, what, cursor),
+            Some(cursor) if only_new => appending::run(source, &topic, database, what, cursor, until),
             _ => {
                 let job = staging::Job { run: run.number, only_new, folder: &self.staging };
                 staging::run(source, &topic, database, what, &job)

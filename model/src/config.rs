@@ -433,14 +433,14 @@ pub enum BodyKind {
 /// `type = "database"`: tables of a database.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DatabaseConfig {
-    /// `sqlite:PATH`, or `postgres://USER@HOST:PORT/DATABASE`, with `?sslmode=verify-full` (the default, but for this machine) or
-    /// `?sslmode=disable`, and `sslrootcert=FILE`.
+    /// `sqlite:PATH`, `postgres://USER@HOST:PORT/DATABASE` or `mysql://USER@HOST:PORT/DATABASE` (MySQL and MariaDB); the latter two
+    /// with `?sslmode=verify-full` (the default, but for this machine) or `?sslmode=disable`, and `sslrootcert=FILE`.
     pub url: Secret,
-    /// Password for PostgreSQL, instead of one in `url`: `"${PG_PASSWORD}"`, `"${file:/run/secrets/pg}"`. Default: none.
+    /// Password for PostgreSQL or MySQL, instead of one in `url`: `"${PG_PASSWORD}"`, `"${file:/run/secrets/pg}"`. Default: none.
     #[serde(default)]
     pub password: Option<Secret>,
     /// Table to read, `*` for every table (then `topic` needs `{table}`). PostgreSQL's are found by the search path, or as
-    /// `schema.table`. Either this or `query`.
+    /// `schema.table`, MySQL's in the database of `url`, or as `database.table`. Either this or `query`.
     #[serde(default)]
     pub table: Option<String>,
     /// With `table = "*"`: only tables whose name fits one of these, with `*` for anything, e.g. `["sales.*"]`. Default: all.
@@ -462,10 +462,14 @@ pub struct DatabaseConfig {
     /// `last_modified`: new and changed rows. Default: `full`.
     #[serde(default)]
     pub mode: DatabaseMode,
-    /// SQLite's column that grows with new rows (or `rowid`), or with changes. Rows where it is NULL are not read; the source's
-    /// last error tells of them. PostgreSQL tells new rows by itself and takes no cursor.
+    /// Column of SQLite (or its `rowid`) or of MySQL that grows with new rows, or with changes. Rows where it is NULL are not read;
+    /// the source's last error tells of them. PostgreSQL tells new rows by itself and takes no cursor.
     #[serde(default)]
     pub cursor: Option<String>,
+    /// With a `cursor` of MySQL: how long a row may take from getting its cursor to being committed, where the server does not show
+    /// its transactions; a run takes at least so long. Default: `5s`.
+    #[serde(default)]
+    pub lag: Option<Span>,
     /// Time between two runs. Default: one run.
     #[serde(default)]
     pub every: Option<Span>,
@@ -492,6 +496,17 @@ impl DatabaseConfig {
     pub fn is_postgres(&self) -> bool {
         let url = self.url.reveal();
         url.starts_with("postgres://") || url.starts_with("postgresql://")
+    }
+
+    /// Whether it is a server of MySQL or MariaDB.
+    pub fn is_mysql(&self) -> bool {
+        let url = self.url.reveal();
+        url.starts_with("mysql://") || url.starts_with("mariadb://")
+    }
+
+    /// How long a row of MySQL may take to be committed.
+    pub fn lag(&self) -> Span {
+        self.lag.unwrap_or(Span::from_millis(5_000))
     }
 }
 

@@ -9,7 +9,7 @@ use super::call;
 use super::postgres_server::Server;
 use crate::harness::{Client, Folder, count, exactly_once, seconds, verified, wait_for};
 
-const HEAD: &str = r#"
+pub(super) const HEAD: &str = r#"
 data_dir = "data"
 [lake]
 url = "file:lake"
@@ -33,11 +33,11 @@ fn rows_of(server: &Server, sql: &str) -> Vec<Value> {
 }
 
 /// What the source says of itself.
-fn source_status(client: &Client) -> Option<Value> {
+pub(super) fn source_status(client: &Client) -> Option<Value> {
     Some(client.get("/v1/status").ok()?.json()["sources"][0].clone())
 }
 
-fn waits_for(client: &Client, what: &str) {
+pub(super) fn waits_for(client: &Client, what: &str) {
     wait_for(what, seconds(60), || {
         let source = source_status(client)?;
         let told = source["last_error"]["message"].as_str()?;
@@ -112,7 +112,7 @@ fn a_whole_database_of_postgresql_comes_cell_by_cell() {
 }
 
 /// Cells by name, but for what is NULL, which our NDJSON may leave out; a number is one value however it is written.
-fn without_nulls(row: &Value) -> BTreeMap<String, Value> {
+pub(super) fn without_nulls(row: &Value) -> BTreeMap<String, Value> {
     let same = |value: &Value| match (value.as_i64(), value.as_f64()) {
         (None, Some(number)) if number.fract() == 0.0 => json!(format!("{number}")),
         (Some(number), _) => json!(format!("{number}")),
@@ -125,9 +125,9 @@ fn without_nulls(row: &Value) -> BTreeMap<String, Value> {
 /// A column: its type there, two values, its type here, and how they read here as text. `None` for the same text.
 pub(super) struct Typed {
     pub(super) declared: &'static str,
-    given: [&'static str; 2],
-    here: &'static str,
-    read: [Option<&'static str>; 2],
+    pub(super) given: [&'static str; 2],
+    pub(super) here: &'static str,
+    pub(super) read: [Option<&'static str>; 2],
 }
 
 const fn typed(

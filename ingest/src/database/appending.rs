@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tarn_log::TopicInfo;
+use tarn_model::columns::ColumnType;
 use tarn_model::{Error, Result};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::row::{Cursor, RowWriter};
-use super::{After, Part, Rows, Selection, from_json, to_json};
+use super::row::{Cursor, RowWriter, Value};
+use super::{After, Part, Rows, Selection, Until, from_json, to_json};
 use crate::appender::Appender;
 use crate::json;
 use crate::shaper::{Found, Place, Shaper};
@@ -25,6 +26,9 @@ struct Reached {
     cursor: Option<Cursor>,
     /// Hashes of the rows that have this cursor and were taken.
     ties: Vec<String>,
+    /// The columns that they are hashes of; none are all those that there are.
+    #[serde(default)]
+    columns: Vec<String>,
     rows: u64,
 }
 
@@ -35,6 +39,7 @@ pub(super) fn run(
     database: &mut dyn Rows,
     what: &Selection,
     column: &str,
+    until: &Until,
 ) -> Result<()> {
     let key = format!("append:{}", what.name());
     let mut reached: Reached =
@@ -44,19 +49,27 @@ pub(super) fn run(
     for tie in &reached.ties {
         *taken.entry(tie.clone()).or_default() += 1;
     }
-    let writer = RowWriter::new(&database.columns(what)?);
+    let columns = database.columns(what)?;
+    let writer = RowWriter::new(&columns);
+    let before = Before::of(&reached.columns, &columns);
+    let names: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
     let mut appender = Appender::new(source);
     let (mut shaper, seed) = (shaper(source, topic)?, xxh3_128(key.as_bytes()));
     let mut value = Vec::new();
     let mut stopped = false;
-    let part = Part::After(After { column, from: bound.as_ref() });
+    let part = Part::After(After { column, from: bound.as_ref(), until });
     let without_cursor = database.rows(what, &part, &mut |row, cursor| {
         let wrong = writer.write(row, &mut value).err();
-        let hash = format!("{:032x}", xxh3_128(&value));
         if cursor != reached.cursor {
             reached.ties.clear();
             reached.cursor = cursor;
-        } else if reached.cursor == bound
+            reached.columns.clone_from(&names);
+        }
+        let hash = match &before {
+            Some(before) if reached.cursor == bound => before.hash(row),
+            _ => format!("{:032x}", xxh3_128(&value)),
+        };
+        if reached.cursor == bound
             && let Some(count) = taken.get_mut(&hash).filter(|count| **count > 0)
         {
             *count -= 1;
@@ -102,6 +115,33 @@ pub(super) fn run(
         source.monitor.error(&error);
     }
     Ok(())
+}
+
+/// A row as it was before columns were added, so that it is known for the one that was taken then.
+struct Before {
+    columns: Vec<usize>,
+    writer: RowWriter,
+}
+
+impl Before {
+    /// `None` when the columns are the same, or when some are gone.
+    fn of(before: &[String], now: &[(String, Option<ColumnType>)]) -> Option<Before> {
+        if before.is_empty() || before.iter().eq(now.iter().map(|(name, _)| name)) {
+            return None;
+        }
+        let at = |name: &String| now.iter().position(|(now, _)| now == name);
+        let columns: Vec<usize> = before.iter().map(at).collect::<Option<_>>()?;
+        let described: Vec<_> = columns.iter().map(|column| now[*column].clone()).collect();
+        Some(Before { columns, writer: RowWriter::new(&described) })
+    }
+
+    fn hash(&self, row: &[Value<'_>]) -> String {
+        let (values, mut text): (Vec<_>, _) =
+            (self.columns.iter().map(|column| row[*column]).collect(), Vec::new());
+        // What is no text was none before, too.
+        let _ = self.writer.write(&values, &mut text);
+        format!("{:032x}", xxh3_128(&text))
+    }
 }
 
 /// The shaper of a table's rows.

@@ -22,23 +22,19 @@
 use std::sync::Arc;
 
 use tarn_model::columns::ColumnType;
-use tarn_model::config::DatabaseConfig;
 use tarn_model::{Error, Result};
 
-use super::{Each, Named, Part, Rows, Selection, Written};
+use super::address::Address;
+use super::{Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Written};
 use crate::source::Stop;
 
-mod address;
 mod connection;
 mod login;
 mod types;
 
-pub(super) use address::Address;
 use connection::{Connection, Taking};
 use types::{Field, row};
 
-/// SQLSTATE of a table that is not there.
-pub(super) const NO_SUCH_TABLE: &str = "42P01";
 /// What binary `COPY` begins with; flags and a length follow.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// All that a text depends on beside the value, said for one transaction: a connection may be shared by a pooler.
@@ -46,11 +42,6 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
      SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'iso_8601'; SET LOCAL timezone = 'UTC'; \
      SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'; SET LOCAL client_encoding = 'UTF8'; \
      SET LOCAL xmloption = 'content'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
-
-/// Where the database of `config` is.
-pub(super) fn address_of(config: &DatabaseConfig) -> Result<Address> {
-    Address::of(config)
-}
 
 /// Connects.
 pub(super) fn open(address: &Address, stop: Arc<Stop>) -> Result<Postgres> {

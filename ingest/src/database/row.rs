@@ -15,6 +15,8 @@ pub(super) enum Value<'a> {
     Null,
     Bool(bool),
     Int(i64),
+    /// A whole number that has no sign.
+    Unsigned(u64),
     Real(f32),
     Float(f64),
     /// Text that may not be UTF-8.
@@ -41,6 +43,10 @@ impl Cursor {
             Value::Null => return None,
             Value::Bool(is) => Cursor::Int(is.into()),
             Value::Int(number) => Cursor::Int(number),
+            Value::Unsigned(number) => match i64::try_from(number) {
+                Ok(number) => Cursor::Int(number),
+                Err(_) => Cursor::Text(number.to_string()),
+            },
             Value::Real(number) => Cursor::Float(format!("{:016x}", f64::from(number).to_bits())),
             Value::Float(number) => Cursor::Float(format!("{:016x}", number.to_bits())),
             Value::Text(text) => match std::str::from_utf8(text) {
@@ -49,6 +55,14 @@ impl Cursor {
             },
             Value::Bytes(bytes) => Cursor::Bytes(BASE64.encode(bytes)),
         })
+    }
+
+    /// The bytes of one that is bytes.
+    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
+        match self {
+            Cursor::Bytes(text) => BASE64.decode(text).ok(),
+            _ => None,
+        }
     }
 }
 
@@ -91,6 +105,12 @@ impl RowWriter {
                     let _ = write!(out, "\"{number}\"");
                 }
                 (Value::Int(number), _) => json::write_int(out, number),
+                (Value::Unsigned(number), Some(ColumnType::Decimal(..))) => {
+                    let _ = write!(out, "\"{number}\"");
+                }
+                (Value::Unsigned(number), _) => {
+                    let _ = write!(out, "{number}");
+                }
                 (Value::Float(number), Some(ColumnType::Decimal(..))) => {
                     let _ = write!(out, "\"{number}\"");
                 }
@@ -153,6 +173,8 @@ mod tests {
             (Some(ColumnType::Decimal(10, 2)), Value::Float(0.99), r#"{"a":"0.99"}"#),
             (Some(ColumnType::Decimal(38, 0)), Value::Float(1e21), r#"{"a":"1000000000000000000000"}"#),
             (Some(ColumnType::Decimal(10, 2)), Value::Int(5), r#"{"a":"5"}"#),
+            (Some(ColumnType::Decimal(20, 0)), Value::Unsigned(u64::MAX), r#"{"a":"18446744073709551615"}"#),
+            (Some(ColumnType::BigInt), Value::Unsigned(7), r#"{"a":7}"#),
             (Some(ColumnType::Double), Value::Float(0.1), r#"{"a":0.1}"#),
             (None, Value::Float(f64::NEG_INFINITY), r#"{"a":"-Infinity"}"#),
             (Some(ColumnType::Double), Value::Float(f64::NAN), r#"{"a":"NaN"}"#),

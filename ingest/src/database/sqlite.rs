@@ -101,7 +101,7 @@ impl Rows for Sqlite {
         let filter = what.filter.as_ref().map_or("TRUE".to_owned(), |filter| format!("(\n{filter}\n)"));
         let sql = match after {
             None => format!("SELECT {wanted} FROM {from_what} WHERE {filter}"),
-            Some(After { column, from }) => {
+            Some(After { column, from, .. }) => {
                 let cursor = cursor_expression(what, &all_columns, column)?;
                 let sql =
                     format!("SELECT EXISTS (SELECT 1 FROM {from_what} WHERE {cursor} IS NULL AND {filter})");

@@ -208,6 +208,25 @@ fn rows_without_a_cursor_are_told_of() {
 }
 
 #[test]
+fn a_column_that_is_added_does_not_double_the_rows_at_the_bound() {
+    let fixture = Fixture::new();
+    let connection = shop(&fixture);
+    (1..=3).for_each(|id| insert(&connection, id, Some(7)));
+    fixture.drain(&append("at")).unwrap();
+    connection.execute_batch("ALTER TABLE orders ADD COLUMN extra TEXT DEFAULT 'more'").unwrap();
+    connection.execute("INSERT INTO orders (id, at) VALUES (4, 7)", ()).unwrap();
+    fixture.drain(&append("at")).unwrap();
+    connection.execute("INSERT INTO orders (id, at) VALUES (5, 7)", ()).unwrap();
+    fixture.drain(&append("at")).unwrap();
+    connection.execute("INSERT INTO orders (id, at) VALUES (6, 8)", ()).unwrap();
+    connection.execute_batch("ALTER TABLE orders ADD COLUMN another INTEGER").unwrap();
+    fixture.drain(&append("at")).unwrap();
+    fixture.drain(&append("at")).unwrap();
+    assert_eq!(ids(&fixture), [1, 2, 3, 4, 5, 6]);
+    assert!(fixture.records("orders")[3].text().contains("\"extra\":\"more\""));
+}
+
+#[test]
 fn what_is_wrong_with_the_config_fails_and_what_passes_is_waited_for() {
     let fixture = Fixture::new();
     let collectors = fixture.start(&full(), RunMode::Continuous);

@@ -336,13 +336,21 @@ impl Checker<'_, '_> {
 
     fn database(&mut self, at: &str, database: &DatabaseConfig, topic: &str) {
         let url = database.url.reveal();
-        let is_postgres = database.is_postgres();
-        if !is_postgres && url.strip_prefix("sqlite:").is_none_or(|path| path.trim_matches('/').is_empty()) {
-            let message = "only PostgreSQL and SQLite can be read: write `postgres://USER@HOST/DATABASE` or `sqlite:PATH`";
+        let (is_postgres, is_mysql) = (database.is_postgres(), database.is_mysql());
+        let is_server = is_postgres || is_mysql;
+        if !is_server && url.strip_prefix("sqlite:").is_none_or(|path| path.trim_matches('/').is_empty()) {
+            let message = "only PostgreSQL, MySQL, MariaDB and SQLite can be read: write `postgres://USER@HOST/DATABASE`, \
+                `mysql://USER@HOST/DATABASE` or `sqlite:PATH`";
             self.wrong(&format!("{at}.url"), message);
         }
-        if !is_postgres && database.password.is_some() {
-            self.wrong(&format!("{at}.password"), "only PostgreSQL asks for a password");
+        if !is_server && database.password.is_some() {
+            self.wrong(&format!("{at}.password"), "only PostgreSQL and MySQL ask for a password");
+        }
+        if database.lag.is_some() && !(is_mysql && database.mode != DatabaseMode::Full) {
+            self.wrong(
+                &format!("{at}.lag"),
+                "only MySQL's `mode = \"append\"` and `mode = \"last_modified\"` use this",
+            );
         }
         let every_table = database.table.as_deref() == Some("*");
         match (&database.table, &database.query) {

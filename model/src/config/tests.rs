@@ -143,7 +143,8 @@ x = 1
         "30:1: source[1].null_values: unknown key: `spooldir` sources have it, `taildir` sources have not",
         "31:1: source[2].name: this key is missing: a string",
         "32:8: source[2].type: `spoldir` is not known, did you mean `spooldir`?",
-        "38:7: source[3].url: only PostgreSQL and SQLite can be read: write `postgres://USER@HOST/DATABASE` or `sqlite:PATH`",
+        "38:7: source[3].url: only PostgreSQL, MySQL, MariaDB and SQLite can be read: write `postgres://USER@HOST/DATABASE`, \
+         `mysql://USER@HOST/DATABASE` or `sqlite:PATH`",
         "35:1: source[3].cursor: this `mode` needs the growing column that tells new rows: `cursor`",
         "40:9: source[3].query: there is a `table` already: leave one of them out",
         "42:8: source[3].cron: `every day` is no cron expression (`minute hour day month weekday`)",
@@ -300,11 +301,20 @@ fn a_database_source_has_the_keys_that_its_database_and_its_tables_use() {
             "source[0].cursor: PostgreSQL tells new rows",
         ),
         ("sqlite:a", "table = \"a\"\nmode = \"last_modified\"", "source[0].cursor: this `mode` needs"),
-        ("sqlite:a", "table = \"a\"\npassword = \"hunter2\"", "source[0].password: only PostgreSQL"),
+        (
+            "sqlite:a",
+            "table = \"a\"\npassword = \"hunter2\"",
+            "source[0].password: only PostgreSQL and MySQL",
+        ),
         ("sqlite:a", "table = \"a\"\ninclude = [\"x\"]", "source[0].include: only `table = \"*\"`"),
         ("sqlite:a", "table = \"*\"\nwhere = \"x\"", "source[0].where: only a source of one `table`"),
         ("sqlite:a", "table = \"*\"\ncolumns = [\"x\"]", "source[0].columns: only a source of one `table`"),
-        ("mysql://a@b/c", "table = \"a\"", "source[0].url: only PostgreSQL and SQLite"),
+        ("oracle://a@b/c", "table = \"a\"", "source[0].url: only PostgreSQL, MySQL"),
+        ("mysql://a@b/c", "table = \"a\"\npassword = \"p\"", ""),
+        ("mariadb://a@b/c", "table = \"*\"\nmode = \"append\"\ncursor = \"id\"\nlag = \"1s\"", ""),
+        ("mysql://a@b/c", "table = \"a\"\nmode = \"append\"", "source[0].cursor: this `mode` needs"),
+        ("mysql://a@b/c", "table = \"a\"\nlag = \"1s\"", "source[0].lag: only MySQL's `mode"),
+        (postgres, "table = \"a\"\nmode = \"append\"\nlag = \"1s\"", "source[0].lag: only MySQL's `mode"),
     ] {
         let found = source(url, rest);
         assert!(found.contains(told) && told.is_empty() == found.is_empty(), "{rest}: {found}");

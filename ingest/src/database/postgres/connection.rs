@@ -1,44 +1,20 @@
 //! A connection that blocks: PostgreSQL's protocol 3.0, as far as reading needs it.
 //!
-//! *Why our own*: what is read must have a bound before it is in memory, and rows must reach their reader without being
-//! copied or passed between threads. The clients there are take a message of any size whole, and read on a runtime's threads.
-//!
-//! ```text
-//! server ──▶ one block of bytes ──▶ messages, each a slice of it ──▶ rows, each a slice of its message
-//! ```
-//!
-//! *Invariants*: no message is longer than [`MOST_MESSAGE_BYTES`]. Whoever waits for the server looks at the stop signal
-//! each half second.
-//!
-//! *Failure*: a connection that failed is dropped, never used again: the server ends what it did for it.
+//! *Not here*: the socket, TLS and the block that messages are slices of: [`Link`].
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use socket2::{SockRef, TcpKeepalive};
 use tarn_model::{Error, Kind, Result, clock};
 
-use super::address::{Address, Host, Tls};
 use super::login::{SCRAM, Scram, md5_answer};
+use crate::database::NO_SUCH_TABLE;
+use crate::database::address::Address;
+use crate::database::link::{Link, MOST_MESSAGE_BYTES, too_long};
 use crate::source::Stop;
 
-/// Longest message, and so the longest row.
-pub(super) const MOST_MESSAGE_BYTES: usize = 64 << 20;
-/// First size of the block, and the size that it has again after a long message.
-const BLOCK_BYTES: usize = 256 << 10;
-/// How long a server may take to be there and to know who asks.
-const LONGEST_LOGIN: Duration = Duration::from_secs(15);
-/// Time between two looks at the stop signal.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// After so long without an answer of its machine the server is gone.
-const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+/// What asks for TLS, in place of a protocol's version.
+const ASK_FOR_TLS: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// A column of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,70 +26,25 @@ pub(super) struct Described {
 
 /// A connection to a server.
 pub(super) struct Connection {
-    stream: Stream,
-    block: Vec<u8>,
-    start: usize,
-    end: usize,
-    stop: Arc<Stop>,
-    /// The login must be over by then.
-    until: Option<Instant>,
-    name: String,
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
-impl Stream {
-    fn as_reader(&mut self) -> &mut dyn Read {
-        match self {
-            Stream::Tcp(stream) => stream,
-            Stream::Unix(stream) => stream,
-            Stream::Tls(stream) => stream,
-        }
-    }
-
-    fn as_writer(&mut self) -> &mut dyn Write {
-        match self {
-            Stream::Tcp(stream) => stream,
-            Stream::Unix(stream) => stream,
-            Stream::Tls(stream) => stream,
-        }
-    }
+    link: Link,
 }
 
 impl Connection {
     /// Connects and logs in.
     pub(super) fn open(address: &Address, stop: Arc<Stop>) -> Result<Connection> {
-        let until = Instant::now() + LONGEST_LOGIN;
-        let stream = match &address.host {
-            Host::Unix(path) => UnixStream::connect(path)
-                .and_then(|stream| {
-                    stream.set_read_timeout(Some(LOOK_EVERY))?;
-                    Ok(Stream::Unix(stream))
-                })
-                .map_err(|error| unreachable(address, error))?,
-            Host::Tcp(host, port) => {
-                let stream = reach(host, *port, until).map_err(|error| unreachable(address, error))?;
-                match &address.tls {
-                    None => Stream::Tcp(stream),
-                    Some(tls) => secured(stream, host, tls, until, address)?,
-                }
+        let mut link = Link::open(address, stop)?;
+        if let Some(tls) = &address.tls {
+            link.send(&ASK_FOR_TLS)?;
+            if link.have(1)? != b"S" {
+                return Err(Error::invalid(format!("`{address}` speaks no TLS"))
+                    .with_hint("switch it on there (`ssl = on`), or go without with `sslmode=disable`"));
             }
-        };
-        let mut connection = Connection {
-            stream,
-            block: vec![0; BLOCK_BYTES],
-            start: 0,
-            end: 0,
-            stop,
-            until: Some(until),
-            name: address.to_string(),
-        };
+            link.take(1);
+            link = link.secure(&address.host, tls)?;
+        }
+        let mut connection = Connection { link };
         connection.log_in(address)?;
-        connection.until = None;
+        connection.link.logged_in();
         Ok(connection)
     }
 
@@ -137,7 +68,7 @@ impl Connection {
             let (kind, body) = self.message()?;
             match kind {
                 b'R' => {
-                    let body = self.block[body].to_vec();
+                    let body = self.link.bytes(body).to_vec();
                     self.authenticate(address, &body, &mut scram)?;
                 }
                 b'E' => return Err(self.refused(body, "log in")),
@@ -163,7 +94,7 @@ impl Connection {
         match body.get(..4).map(|code| i32::from_be_bytes([code[0], code[1], code[2], code[3]])) {
             Some(0) => Ok(()),
             Some(3) => {
-                if matches!(self.stream, Stream::Tcp(_)) && !is_near(&self.stream) {
+                if !self.link.is_secret() {
                     let message = format!("`{address}` wants the password as it is, without TLS");
                     return Err(Error::invalid(message).with_hint(
                         "switch TLS on with `?sslmode=verify-full`, or let the server use scram-sha-256",
@@ -208,7 +139,7 @@ impl Connection {
             let (kind, body) = self.message()?;
             match kind {
                 b'D' => {
-                    rows.push(texts(&self.block[body]).ok_or_else(|| self.broken("sends a row cut off"))?)
+                    rows.push(texts(self.link.bytes(body)).ok_or_else(|| self.broken("sends a row cut off"))?)
                 }
                 b'E' => failed = Some(self.refused(body, doing)),
                 b'Z' => return failed.map_or(Ok(rows), Err),
@@ -230,7 +161,7 @@ impl Connection {
             let (kind, body) = self.message()?;
             match kind {
                 b'T' => {
-                    columns = described(&self.block[body])
+                    columns = described(self.link.bytes(body))
                         .ok_or_else(|| self.broken("describes columns cut off"))?
                 }
                 b'E' => failed = Some(self.refused(body, doing)),
@@ -262,7 +193,7 @@ impl Connection {
         loop {
             let (kind, body) = self.message()?;
             match kind {
-                b'd' => return Ok(Some(&self.block[body])),
+                b'd' => return Ok(Some(self.link.bytes(body))),
                 b'E' => failed = Some(self.refused(body, doing)),
                 b'Z' => return failed.map_or(Ok(None), Err),
                 _ => {}
@@ -273,60 +204,17 @@ impl Connection {
     /// The next message's kind, and where in the block its body is until the next one is asked for.
     #[inline]
     fn message(&mut self) -> Result<(u8, Range<usize>)> {
-        while self.end - self.start < 5 {
-            self.fill(5)?;
-        }
-        let head = &self.block[self.start..self.start + 5];
+        let head = self.link.have(5)?;
         let (kind, size) = (head[0], u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize);
         if size < 4 {
             return Err(self.broken("sends a message shorter than itself"));
         }
         if size > MOST_MESSAGE_BYTES {
-            let message = format!("a row has {size} bytes: more than {MOST_MESSAGE_BYTES} are not read");
-            return Err(Error::invalid(message).with_hint(
-                "leave the column out with `columns`, leave the row out with `where`, or read a part of it with a `query`",
-            ));
+            return Err(too_long(size));
         }
-        while self.end - self.start < 1 + size {
-            self.fill(1 + size)?;
-        }
-        let body = self.start + 5..self.start + 1 + size;
-        self.start += 1 + size;
-        Ok((kind, body))
-    }
-
-    /// Reads more, so that the block has room for `whole` bytes from its start on.
-    #[cold]
-    fn fill(&mut self, whole: usize) -> Result<()> {
-        if self.start > 0 {
-            self.block.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.block.len() < whole {
-            self.block.resize(whole.next_power_of_two(), 0);
-        } else if self.block.len() > BLOCK_BYTES && whole <= BLOCK_BYTES && self.end <= BLOCK_BYTES {
-            self.block.truncate(BLOCK_BYTES);
-            self.block.shrink_to_fit();
-        }
-        loop {
-            match self.stream.as_reader().read(&mut self.block[self.end..]) {
-                Ok(0) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
-                Ok(count) => {
-                    self.end += count;
-                    return Ok(());
-                }
-                Err(error) if is_waiting(&error) => {
-                    if self.stop.is_set() {
-                        return Err(Error::unavailable("the source is to stop"));
-                    }
-                    if self.until.is_some_and(|until| Instant::now() > until) {
-                        return Err(self.lost(io::ErrorKind::TimedOut.into()));
-                    }
-                }
-                Err(error) => return Err(self.lost(error)),
-            }
-        }
+        self.link.have(1 + size)?;
+        let message = self.link.take(1 + size);
+        Ok((kind, message.start + 5..message.end))
     }
 
     fn send_text(&mut self, kind: u8, text: &str) -> Result<()> {
@@ -343,23 +231,16 @@ impl Connection {
         message.extend(kind);
         message.extend_from_slice(&length(body.len() + 4).to_be_bytes());
         message.extend_from_slice(body);
-        let writer = self.stream.as_writer();
-        writer.write_all(&message).and_then(|()| writer.flush()).map_err(|error| self.lost(error))
-    }
-
-    fn lost(&self, error: io::Error) -> Error {
-        Error::unavailable(format!("the connection to `{}` is lost", self.name))
-            .with_hint("look whether the server runs: it is tried again")
-            .with_source(error)
+        self.link.send(&message)
     }
 
     fn broken(&self, how: &str) -> Error {
-        Error::invalid(format!("`{}` {how}", self.name)).with_hint("is it a PostgreSQL server?")
+        Error::invalid(format!("`{}` {how}", self.link.name())).with_hint("is it a PostgreSQL server?")
     }
 
     /// What the server's error means.
     fn refused(&self, body: Range<usize>, doing: &str) -> Error {
-        refused(&self.block[body], doing)
+        refused(self.link.bytes(body), doing)
     }
 }
 
@@ -388,7 +269,7 @@ fn refused(body: &[u8], doing: &str) -> Error {
     }
     let error = Error::new(kind, format!("cannot {doing}")).with_source(format!("{told} [{code}]"));
     let error = error.with_hint(field(b'H').unwrap_or_else(|| hint.to_owned()));
-    if code == super::NO_SUCH_TABLE { error.with_sqlstate(super::NO_SUCH_TABLE) } else { error }
+    if code == NO_SUCH_TABLE { error.with_sqlstate(NO_SUCH_TABLE) } else { error }
 }
 
 /// The cells of a `DataRow` in text form.
@@ -469,109 +350,4 @@ fn push_text(out: &mut Vec<u8>, text: &str) {
 /// A length as the protocol has it; what we send is far below its limit.
 fn length(bytes: usize) -> i32 {
     i32::try_from(bytes).unwrap_or(i32::MAX)
-}
-
-fn is_waiting(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
-}
-
-fn is_near(stream: &Stream) -> bool {
-    match stream {
-        Stream::Tcp(stream) => stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()),
-        Stream::Unix(_) => true,
-        Stream::Tls(_) => false,
-    }
-}
-
-fn reach(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        let left = until.saturating_duration_since(Instant::now()).max(LOOK_EVERY);
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(LOOK_EVERY))?;
-                stream.set_write_timeout(Some(LONGEST_SILENCE))?;
-                let pace = LONGEST_SILENCE / 4;
-                let alive = TcpKeepalive::new().with_time(pace).with_interval(pace).with_retries(3);
-                SockRef::from(&stream).set_tcp_keepalive(&alive)?;
-                return Ok(stream);
-            }
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
-}
-
-/// Asks for TLS and speaks it from then on.
-fn secured(
-    mut stream: TcpStream,
-    host: &str,
-    tls: &Tls,
-    until: Instant,
-    address: &Address,
-) -> Result<Stream> {
-    /// What asks for TLS, in place of a protocol's version.
-    const REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-    let failed = |error: io::Error| unreachable(address, error);
-    let distrusted = |error: rustls::Error| {
-        Error::unavailable(format!("`{address}` cannot be trusted"))
-            .with_hint("name its authority's certificate with `sslrootcert=FILE`, or go without TLS with `sslmode=disable`")
-            .with_source(error)
-    };
-    stream.write_all(&REQUEST).map_err(failed)?;
-    let mut answer = [0];
-    loop {
-        match stream.read(&mut answer) {
-            Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => break,
-            Err(error) if is_waiting(&error) && Instant::now() < until => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    if answer != *b"S" {
-        return Err(Error::invalid(format!("`{address}` speaks no TLS"))
-            .with_hint("switch it on there (`ssl = on`), or go without with `sslmode=disable`"));
-    }
-    let mut roots = RootCertStore::empty();
-    match &tls.root {
-        Some(path) => {
-            let unreadable = |error| {
-                Error::invalid(format!("cannot read the certificates of `{}`", path.display()))
-                    .with_source(error)
-            };
-            for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-                roots.add(certificate.map_err(unreadable)?).map_err(distrusted)?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(distrusted)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|error| Error::invalid(format!("`{host}` is no name of a host")).with_source(error))?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(distrusted)?;
-    while connection.is_handshaking() {
-        match connection.complete_io(&mut stream) {
-            Ok(_) => {}
-            Err(error) if is_waiting(&error) && Instant::now() < until => {}
-            Err(error) => match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
-                Some(cause) => return Err(distrusted(cause.clone())),
-                None => return Err(failed(error)),
-            },
-        }
-    }
-    Ok(Stream::Tls(Box::new(StreamOwned::new(connection, stream))))
-}
-
-fn unreachable(address: &Address, error: io::Error) -> Error {
-    Error::unavailable(format!("cannot reach `{address}`"))
-        .with_hint("look whether the server runs and listens there: it is tried again")
-        .with_source(error)
 }

@@ -1,4 +1,4 @@
-//! `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=…`: where the server is, and who asks.
+//! `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=…`, `mysql://…`: where the server is, and who asks.
 //!
 //! *TLS*: `sslmode=disable` is without, `verify-full` checks the server's certificate and that it is this host's. Without
 //! `sslmode` it is `verify-full`, but for this machine (loopback, a socket's folder), where it is `disable`. There is no mode
@@ -12,13 +12,44 @@ use tarn_model::config::{DatabaseConfig, Secret};
 use tarn_model::{Error, Result};
 use url::Url;
 
-const DEFAULT_PORT: u16 = 5432;
-const SHAPE: &str =
-    "write `postgres://USER@HOST/DATABASE`, and the password as `password = \"${PG_PASSWORD}\"`";
+/// What speaks at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    Postgres,
+    Mysql,
+}
+
+impl Speaks {
+    fn port(self) -> u16 {
+        match self {
+            Speaks::Postgres => 5432,
+            Speaks::Mysql => 3306,
+        }
+    }
+
+    fn shape(self) -> &'static str {
+        match self {
+            Speaks::Postgres => {
+                "write `postgres://USER@HOST/DATABASE`, and the password as `password = \"${PG_PASSWORD}\"`"
+            }
+            Speaks::Mysql => {
+                "write `mysql://USER@HOST/DATABASE`, and the password as `password = \"${MYSQL_PASSWORD}\"`"
+            }
+        }
+    }
+
+    /// The parameter that names a socket: PostgreSQL's by its folder, MySQL's by its path.
+    fn socket(self) -> &'static str {
+        match self {
+            Speaks::Postgres => "host",
+            Speaks::Mysql => "socket",
+        }
+    }
+}
 
 /// A server, a database on it, and a role.
 #[derive(Debug, Clone)]
-pub(in crate::database) struct Address {
+pub(super) struct Address {
     pub(super) host: Host,
     pub(super) user: String,
     pub(super) password: Option<Secret>,
@@ -51,8 +82,8 @@ impl std::fmt::Display for Address {
 
 impl Address {
     /// Reads `url` and `password`.
-    pub(super) fn of(config: &DatabaseConfig) -> Result<Address> {
-        let wrong = |what: &str| Error::invalid(format!("`url` {what}")).with_hint(SHAPE);
+    pub(super) fn of(config: &DatabaseConfig, speaks: Speaks) -> Result<Address> {
+        let wrong = |what: &str| Error::invalid(format!("`url` {what}")).with_hint(speaks.shape());
         // The parser's error may show the password.
         let url =
             Url::parse(config.url.reveal()).map_err(|error| wrong(&format!("is no address: {error}")))?;
@@ -71,25 +102,26 @@ impl Address {
         let in_url = url.password().map(|password| decoded(password, "password")).transpose()?;
         let password = config.password.clone().or(in_url.map(Secret::new));
         let database = decoded(url.path().trim_start_matches('/'), "database")?;
-        let port = url.port().unwrap_or(DEFAULT_PORT);
+        let port = url.port().unwrap_or(speaks.port());
         let (mut mode, mut root) = (None, None);
         for (key, value) in url.query_pairs() {
             match &*key {
                 "sslmode" => mode = Some(value.into_owned()),
                 "sslrootcert" => root = Some(PathBuf::from(&*value)),
-                "host" => host = value.into_owned(),
+                key if key == speaks.socket() => host = value.into_owned(),
                 _ => {
                     return Err(Error::invalid(format!("`url` has the unknown parameter `{key}`"))
-                        .with_hint("known are `sslmode`, `sslrootcert` and `host`"));
+                        .with_hint(format!("known are `sslmode`, `sslrootcert` and `{}`", speaks.socket())));
                 }
             }
         }
         if host.is_empty() {
             return Err(wrong("names no host"));
         }
-        let host = match host.starts_with('/') {
-            true => Host::Unix(PathBuf::from(host).join(format!(".s.PGSQL.{port}"))),
-            false => Host::Tcp(host, port),
+        let host = match (host.starts_with('/'), speaks) {
+            (true, Speaks::Postgres) => Host::Unix(PathBuf::from(host).join(format!(".s.PGSQL.{port}"))),
+            (true, Speaks::Mysql) => Host::Unix(PathBuf::from(host)),
+            (false, _) => Host::Tcp(host, port),
         };
         let tls = match (mode.as_deref(), &host) {
             (Some("disable"), _) | (_, Host::Unix(_)) => None,
@@ -101,7 +133,11 @@ impl Address {
                     .with_hint("write `verify-full` or `disable`"));
             }
         };
-        let database = if database.is_empty() { user.clone() } else { database };
+        let database = match (database.is_empty(), speaks) {
+            (true, Speaks::Postgres) => user.clone(),
+            (true, Speaks::Mysql) => return Err(wrong("names no database")),
+            (false, _) => database,
+        };
         Ok(Address { host, user, password, database, tls })
     }
 }
@@ -116,7 +152,8 @@ mod tests {
 
     fn address(url: &str) -> Result<Address> {
         let config = format!("url = \"{url}\"\ntable = \"t\"");
-        Address::of(&toml::from_str(&config).unwrap())
+        let speaks = if url.starts_with("mysql") { Speaks::Mysql } else { Speaks::Postgres };
+        Address::of(&toml::from_str(&config).unwrap(), speaks)
     }
 
     #[test]
@@ -137,6 +174,10 @@ mod tests {
         let found = address("postgres://ada@localhost/x?sslmode=require&sslrootcert=/ca.pem").unwrap();
         assert_eq!(found.tls, Some(Tls { root: Some("/ca.pem".into()) }));
         assert_eq!(address("postgres://ada@db.example/x?sslmode=disable").unwrap().tls, None);
+        let found = address("mysql://ada@db.example/shop").unwrap();
+        assert_eq!((found.to_string().as_str(), found.tls.is_some()), ("db.example:3306/shop", true));
+        let found = address("mysql://ada@localhost/shop?socket=/run/mysqld/mysqld.sock").unwrap();
+        assert_eq!((found.host, found.tls), (Host::Unix("/run/mysqld/mysqld.sock".into()), None));
     }
 
     #[test]
@@ -147,6 +188,8 @@ mod tests {
             ("postgres://u:hunter2@h:99999999/db", "is no address"),
             ("postgres://u:hunter2@h/db?sslmode=prefer", "unknown `sslmode` `prefer`"),
             ("postgres://u:hunter2@h/db?options=x", "unknown parameter `options`"),
+            ("mysql://u:hunter2@h", "names no database"),
+            ("mysql://u:hunter2@h/db?host=/run/x", "unknown parameter `host`"),
         ] {
             let error = address(url).unwrap_err();
             assert!(error.to_string().contains(told), "{url}: {error}");
