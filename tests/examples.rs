@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::{Folder, count, seconds, wait_for};
+use crate::harness::{Folder, count, exactly_once, seconds, wait_for};
 
 /// An example as a folder's config, on a free port and with its data where tests look for it.
 fn example(name: &str) -> Folder {
@@ -106,6 +106,61 @@ fn access_is_taken_apart_filtered_hashed_and_routed() {
         reason.starts_with("line 4 of ") && reason.ends_with("the line ends before the field `host`"),
         "{reason}"
     );
+}
+
+/// A Parquet file of sales `from` to `to`, in row groups of 500.
+fn sales(from: i64, to: i64) -> Vec<u8> {
+    use arrow::array::{
+        ArrayRef, Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    };
+    use std::sync::Arc;
+
+    let mut writer = None;
+    for first in (from..to).step_by(500) {
+        let ids = first..to.min(first + 500);
+        let amounts = Decimal128Array::from_iter_values(ids.clone().map(|id| i128::from(id) * 101));
+        let times = TimestampMicrosecondArray::from_iter_values(ids.clone().map(|id| id * 1_000_001));
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("id", Arc::new(Int64Array::from_iter_values(ids.clone()))),
+            (
+                "region",
+                Arc::new(StringArray::from_iter_values(
+                    ids.map(|id| ["north", "south"][usize::from(id % 2 > 0)]),
+                )),
+            ),
+            ("amount", Arc::new(amounts.with_precision_and_scale(12, 2).expect("a decimal"))),
+            ("at", Arc::new(times.with_timezone("UTC"))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("rows");
+        let writer = writer.get_or_insert_with(|| {
+            parquet::arrow::ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer")
+        });
+        writer.write(&batch).expect("written");
+        writer.flush().expect("a row group");
+    }
+    writer.expect("rows").into_inner().expect("a file")
+}
+
+#[test]
+fn parquet_rows_come_with_their_types_once_whatever_is_killed() {
+    let folder = example("parquet");
+    // Slow enough to be killed in the middle.
+    let text = std::fs::read_to_string(folder.path("tarn.toml")).expect("the config");
+    folder.configure(&text.replace("records_per_second = 20000", "records_per_second = 2500"));
+    folder.put("exports/sales-1.parquet", sales(0, 9000));
+    for seen in [1, 2600, 4000] {
+        let mut running = folder.start();
+        let client = running.ready();
+        wait_for("rows", seconds(60), || count(&client, "sales").filter(|n| *n >= seen));
+        running.kill();
+    }
+    folder.drained();
+    exactly_once(&folder, "sales", 9000, 0);
+    let sums = "SELECT count(DISTINCT id) AS ids, CAST(sum(amount) AS VARCHAR) AS amount, CAST(min(amount) AS VARCHAR) AS least, \
+        count(_rest) AS rest, max(at) = TIMESTAMP '1970-01-01T02:29:59.008999Z' AS last FROM sales";
+    let wanted = json!({"ids": 9000, "amount": "40900455.00", "least": "0.00", "rest": 0, "last": true});
+    assert_eq!(folder.sql(sums), [wanted]);
+    assert!(folder.path("exports/sales-1.parquet.done").exists());
 }
 
 #[test]

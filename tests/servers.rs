@@ -10,6 +10,7 @@ use std::process::Command;
 
 use crate::harness::{Folder, committed, exactly_once, push, seconds, table_status, visible, wait_for};
 
+mod columnar;
 mod databases;
 mod flight_views;
 mod mariadb;

@@ -3,17 +3,23 @@
 //! *Invariant*: an append is committed only when the one before it is. Otherwise the first could fail and the second commit
 //! a position beyond it: the first one's records would be lost. No record is handed over without a position behind it.
 //! Whoever reads positions after an error must know how the last appends ended, so dropping an [`Appender`] waits for them.
+//!
+//! *A rate limit* is kept here: once a tenth of a second is owed an append is full, however small it is, and the first record of
+//! the next one waits until nothing is.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tarn_log::{Append, Appended, RecordRef, TopicInfo};
 use tarn_model::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::monitor::State;
 use crate::shaper::Sink;
 use crate::source::Source;
+use crate::throttle::Throttle;
 
 /// Size at which an append is handed to an idle log.
 pub(crate) const ENOUGH_BYTES: usize = 1 << 20;
@@ -21,6 +27,10 @@ pub(crate) const ENOUGH_BYTES: usize = 1 << 20;
 const MOST: usize = 4;
 /// Appends that were handed over and are not committed.
 const UNDER_WAY: usize = 2;
+/// An append is full when so much time is owed to the source's rate limit.
+const MOST_OWED: Duration = Duration::from_millis(100);
+/// Longest wait for the rate limit in one piece.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Builds and submits the appends of one source.
 pub(crate) struct Appender<'a> {
@@ -29,6 +39,8 @@ pub(crate) struct Appender<'a> {
     under_way: VecDeque<UnderWay>,
     /// Whether records were pushed since the last position.
     behind: bool,
+    /// Whether enough is owed to the rate limit to end the append.
+    owes: bool,
     /// Records that were dropped since the last append was handed over.
     dropped: u64,
     /// Appends that were handed over, and those of them that are committed.
@@ -40,7 +52,10 @@ impl Sink for Appender<'_> {
     #[inline]
     fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
         self.behind = true;
-        self.building.push(topic, record)
+        match &self.source.throttle {
+            None => self.building.push(topic, record),
+            Some(_) => self.push_limited(topic, record),
+        }
     }
 
     fn dropped(&mut self) {
@@ -68,15 +83,51 @@ enum Stage {
 impl<'a> Appender<'a> {
     pub(crate) fn new(source: &'a Source) -> Appender<'a> {
         let (building, under_way) = (Append::new(), VecDeque::new());
-        Appender { source, building, under_way, behind: false, dropped: 0, submitted: 0, committed: 0 }
+        let (submitted, committed) = (0, 0);
+        Appender { source, building, under_way, behind: false, owes: false, dropped: 0, submitted, committed }
+    }
+
+    /// Pushes a record, and charges it; the first of an append waits until nothing is owed.
+    fn push_limited(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
+        if self.building.records() == 0 {
+            while !self.keep_pace(LONGEST_WAIT)? {}
+        }
+        let before = self.building.bytes();
+        self.building.push(topic, record)?;
+        let grown = self.building.bytes() - before;
+        let owed = self.source.throttle.as_ref().map(|throttle| throttle.take(1, grown as u64));
+        self.owes = owed.is_some_and(|owed| owed >= MOST_OWED);
+        Ok(())
+    }
+
+    /// Waits for the rate limit, at most so long; what is under way is committed meanwhile. Whether nothing more is owed, or
+    /// nobody waits for it any more because the source is to stop.
+    pub(crate) fn keep_pace(&mut self, at_most: Duration) -> Result<bool> {
+        let source = self.source;
+        let debt = source.throttle.as_ref().map(Throttle::debt).unwrap_or_default();
+        if debt.is_zero() || source.stopping() {
+            return Ok(true);
+        }
+        self.settle()?;
+        source.monitor.state(State::Limited);
+        source.pause(debt.min(at_most));
+        source.monitor.state(State::Running);
+        Ok(debt <= at_most || source.stopping())
+    }
+
+    /// Whether enough is owed to the rate limit to end the append here.
+    #[inline]
+    pub(crate) fn owes(&self) -> bool {
+        self.owes
     }
 
     /// Whether it is time to set positions and [`Appender::submit`].
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         let (bytes, enough) = (self.building.bytes(), self.source.append_bytes);
-        bytes >= enough
-            && (bytes >= MOST * enough || self.under_way.iter().all(|append| append.task.is_finished()))
+        self.owes
+            || bytes >= enough
+                && (bytes >= MOST * enough || self.under_way.iter().all(|append| append.task.is_finished()))
     }
 
     /// Whether there is nothing to submit.
@@ -107,7 +158,7 @@ impl<'a> Appender<'a> {
     /// Forgets what was not handed over.
     pub(crate) fn discard(&mut self) {
         self.building = Append::new();
-        self.behind = false;
+        (self.behind, self.owes) = (false, false);
         self.dropped = 0;
     }
 
@@ -125,6 +176,7 @@ impl<'a> Appender<'a> {
             self.settle_first()?;
         }
         let append = std::mem::replace(&mut self.building, Append::new());
+        self.owes = false;
         let before = self.under_way.back().map(|append| append.stage.clone());
         let (reached, stage) = watch::channel(Stage::Packing);
         let log = self.source.log.clone();

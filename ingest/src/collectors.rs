@@ -21,6 +21,7 @@ use crate::mqtt::Mqtt;
 use crate::source::{Collector, Ended, Source, Stop, spawn};
 use crate::spooldir::Spooldir;
 use crate::taildir::Taildir;
+use crate::throttle::Throttle;
 
 /// How long collectors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +112,7 @@ impl Collectors {
                 mode,
                 runtime: runtime.clone(),
                 stop: collectors.stop.clone(),
+                throttle: source_config.rate_limit.as_ref().map(Throttle::new),
                 append_bytes,
             };
             collectors.start_source(config, source_config, source).map_err(in_source)?;
@@ -131,7 +133,7 @@ impl Collectors {
                 let door = Arc::get_mut(&mut self.door)
                     .ok_or_else(|| Error::internal("the door is in use before it has all its topics"))?;
                 source.monitor.state(State::Running);
-                door.open(&source.config, source.monitor)
+                door.open(&source.config, source.monitor, source.throttle)
             }
             SourceKind::Syslog(kind) => self.run(source, false, Listener::of_syslog(kind.clone())),
             SourceKind::Netcat(kind) => self.run(source, false, Listener::of_netcat(kind.clone())?),

@@ -12,7 +12,7 @@
 //! | `logfmt` | hand ([`logfmt`]) | at which character |
 //! | `syslog` | hand ([`syslog`]): RFC 3164 and RFC 5424, told apart by the version after the priority | what is missing |
 //!
-//! *Not here*: JSON lines, which pass as they are; CSV, whose rows may span lines (`rows`).
+//! *Not here*: JSON lines, which pass as they are; CSV, whose rows may span lines (`rows`); Avro and Parquet (`columnar`).
 
 use std::collections::BTreeMap;
 
@@ -129,7 +129,11 @@ impl Format {
     /// `None` for formats whose lines pass as they are.
     pub(crate) fn new(format: FileFormat, lines: &LineConfig) -> Result<Option<Format>> {
         let parser = match format {
-            FileFormat::Csv | FileFormat::Ndjson | FileFormat::Lines => return Ok(None),
+            FileFormat::Csv
+            | FileFormat::Ndjson
+            | FileFormat::Lines
+            | FileFormat::Avro
+            | FileFormat::Parquet => return Ok(None),
             FileFormat::Regex => {
                 let regex = lines.regex.as_deref();
                 let regex = regex.ok_or_else(|| Error::invalid("`format = \"regex\"` needs `regex`"))?;

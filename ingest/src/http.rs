@@ -16,7 +16,7 @@
 //! | 413 | the body, or one record of it, is too large |
 //! | 415 | a `Content-Encoding` that is not known |
 //! | 422 | the idempotency key came before with another body |
-//! | 429 | too many bytes under way; `Retry-After` |
+//! | 429 | too many bytes under way, or the source's rate limit owes time; `Retry-After` |
 //! | 503 | the log is not available; `Retry-After` |
 
 use std::collections::BTreeMap;
@@ -41,6 +41,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::monitor::{Monitor, tell};
 use crate::shaper::{Shaper, Sink};
+use crate::throttle::Throttle;
 
 mod body;
 mod bulk;
@@ -58,7 +59,8 @@ const LARGE_BODY_BYTES: usize = 256 << 10;
 /// A client that sends a body slower than this is let go.
 const LONGEST_UPLOAD: Duration = Duration::from_secs(60);
 const LONGEST_CLOSE: Duration = Duration::from_secs(5);
-const RETRY_AFTER_S: &str = "1";
+/// What a client is asked to wait when nobody knows how long it takes.
+const RETRY_AFTER_S: u64 = 1;
 
 /// The topics that take pushes.
 #[derive(Debug)]
@@ -81,16 +83,17 @@ struct Entrance {
     /// Shapers that no request uses; as many as there were requests at once.
     shapers: Arc<Mutex<Vec<Shaper>>>,
     monitor: Arc<Monitor>,
+    throttle: Option<Arc<Throttle>>,
 }
 
 impl Entrance {
-    fn new(config: &SourceConfig, monitor: Arc<Monitor>) -> Result<Entrance> {
+    fn new(config: &SourceConfig, monitor: Arc<Monitor>, throttle: Option<Throttle>) -> Result<Entrance> {
         let http = match &config.kind {
             SourceKind::Http(http) => http.clone(),
             _ => HttpConfig::default(),
         };
         let (config, shapers) = (Arc::new(config.clone()), Arc::default());
-        let entrance = Entrance { config, http, shapers, monitor };
+        let entrance = Entrance { config, http, shapers, monitor, throttle: throttle.map(Arc::new) };
         entrance.shapers.lock().push(entrance.new_shaper()?);
         Ok(entrance)
     }
@@ -105,6 +108,35 @@ impl Entrance {
             return Shaper::of_objects(&self.config);
         }
         Shaper::of_lines(&self.config, self.http.format, &self.http.lines)
+    }
+
+    /// Turns a request down while the source's rate limit owes time, before its body is read.
+    fn admit(&self) -> std::result::Result<(), Refusal> {
+        match self.throttle.as_ref().map(|throttle| throttle.debt()) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(debt) => Err(self.too_fast(debt)),
+        }
+    }
+
+    /// Charges a request's records, unless others were quicker.
+    fn charge(&self, charge: Charge) -> std::result::Result<(), Refusal> {
+        let Some(throttle) = &self.throttle else { return Ok(()) };
+        throttle.try_take(charge.records, charge.bytes).map_err(|debt| self.too_fast(debt))
+    }
+
+    /// Nothing came of a request that was charged.
+    fn refund(&self, charge: Charge) {
+        if let Some(throttle) = &self.throttle {
+            throttle.give_back(charge.records, charge.bytes);
+        }
+    }
+
+    fn too_fast(&self, debt: Duration) -> Refusal {
+        let seconds = debt.as_secs() + u64::from(debt.subsec_nanos() > 0);
+        let message = format!("the source `{}` takes no more for the moment", self.config.name);
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, message);
+        let hint = "wait as long as `Retry-After` says, or raise the source's `rate_limit`";
+        Refusal { retry_after_s: seconds.max(1), ..refusal.with_hint(hint) }
     }
 
     /// A shaper that knows the topics as they are now; whoever takes it gives it back to `shapers`.
@@ -136,17 +168,25 @@ impl Sink for Pushed {
     }
 }
 
+/// What is taken from a source's rate limit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Charge {
+    records: u64,
+    bytes: u64,
+}
+
 /// A request that is turned down.
 #[derive(Debug)]
 struct Refusal {
     status: StatusCode,
     message: String,
     hint: Option<String>,
+    retry_after_s: u64,
 }
 
 impl Refusal {
     fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
-        Refusal { status, message: message.into(), hint: None }
+        Refusal { status, message: message.into(), hint: None, retry_after_s: RETRY_AFTER_S }
     }
 
     fn with_hint(mut self, hint: impl Into<String>) -> Refusal {
@@ -160,7 +200,7 @@ impl IntoResponse for Refusal {
         let body = json!({"error": self.message, "hint": self.hint}).to_string();
         let mut response = json_response(self.status, body);
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_s));
         }
         response
     }
@@ -176,9 +216,14 @@ impl Door {
     }
 
     /// Lets records for `topic` in.
-    pub(crate) fn open(&mut self, config: &SourceConfig, monitor: Arc<Monitor>) -> Result<()> {
+    pub(crate) fn open(
+        &mut self,
+        config: &SourceConfig,
+        monitor: Arc<Monitor>,
+        throttle: Option<Throttle>,
+    ) -> Result<()> {
         let topic = &config.topic;
-        match self.entrances.insert(topic.clone(), Entrance::new(config, monitor)?) {
+        match self.entrances.insert(topic.clone(), Entrance::new(config, monitor, throttle)?) {
             None => Ok(()),
             Some(_) => Err(Error::invalid(format!("two `http` sources fill the topic `{topic}`"))
                 .with_hint("one is enough: any number of clients may post to it")),
@@ -345,6 +390,7 @@ async fn ingest(
     body: Body,
 ) -> std::result::Result<Response, Refusal> {
     let entrance = door.entrance(&topic)?;
+    entrance.admit()?;
     let (received, _room) = door.receive(&headers, body).await?;
     entrance.monitor.read(received.bytes.len() as u64);
     let building = entrance.clone();
@@ -359,16 +405,21 @@ async fn ingest(
             append_time_ms: None,
         }));
     }
+    let charge = Charge { records: append.records(), bytes: append.bytes() as u64 };
+    entrance.charge(charge)?;
     let appended = door.commit(append).await;
     match appended {
         Ok(appended) => {
-            if !appended.repeated {
+            if appended.repeated {
+                entrance.refund(charge);
+            } else {
                 entrance.monitor.committed(appended.records);
                 entrance.monitor.dropped(dropped);
             }
             Ok(answer(&appended))
         }
         Err(error) => {
+            entrance.refund(charge);
             entrance.monitor.waiting(&error);
             Err(refusal_of(&error))
         }
@@ -444,7 +495,7 @@ fn refusal_of(error: &Error) -> Refusal {
         Kind::Invalid => StatusCode::BAD_REQUEST,
         Kind::Corrupt | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    Refusal { status, message: tell(error), hint: None }
+    Refusal::new(status, tell(error))
 }
 
 fn json_response(status: StatusCode, body: String) -> Response {

@@ -162,6 +162,11 @@ impl Inlet {
             if ended || closed || self.arrivals.is_empty() {
                 self.commit(&mut appender)?;
             }
+            if !(ended || closed || appender.keep_pace(Duration::ZERO)?) {
+                // Who waits for an answer does not wait for what others owe.
+                self.commit(&mut appender)?;
+                while !appender.keep_pace(LOOK_EVERY)? {}
+            }
             self.release(&appender);
             match (ended, closed) {
                 (true, _) => return Ok(Pumped::Ended),
@@ -338,7 +343,7 @@ fn push(
     let now_ms = source.clock.now_ms();
     let header = held.peer.as_deref().map(|peer| ("peer", peer));
     for (number, message) in (held.first..).zip(held.messages.iter()) {
-        let place = Place { header, line: None, origin: (session, number) };
+        let place = Place { header, origin: (session, number), ..Place::default() };
         let found =
             Found { value: message.bytes, key: None, oversize: message.oversize, error: message.error };
         shaper.push(appender, now_ms, &place, &found)?;

@@ -10,7 +10,9 @@
 //! source     what a collector is given: topic, log, clock, monitor, stop signal; the retry loop around it
 //! appender   appends of about 1 MiB, the next one built while the last commits; never two under way
 //! feed       a reader's bytes in one growing block;  lines, rows: its lines and CSV rows;  unpack: gzip and zstd
+//! columnar   rows of Avro and Parquet files
 //! joiner     several lines that are one record;  format: a line's fields;  fields: those of one record
+//! throttle   how fast a source may be
 //! shaper     from what was found to records: format, interceptors, routes to topics
 //! framer     messages of a byte stream;  inlet: messages that cannot be asked for again, until they are committed
 //! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec, mqtt       the collectors
@@ -32,6 +34,7 @@
 
 mod appender;
 mod collectors;
+mod columnar;
 mod database;
 mod exec;
 mod feed;
@@ -56,6 +59,7 @@ mod shaper;
 mod source;
 mod spooldir;
 mod taildir;
+mod throttle;
 mod unpack;
 
 pub use collectors::{Collectors, RunMode};

@@ -18,6 +18,8 @@ pub(crate) enum State {
     Running,
     /// There is nothing to read.
     Idle,
+    /// It waits, for it was as fast as its rate limit lets it be.
+    Limited,
     /// Something is wrong; it tries again.
     Waiting,
     /// It has ended by itself.
@@ -31,6 +33,7 @@ impl State {
         match self {
             State::Running => "running",
             State::Idle => "idle",
+            State::Limited => "limited",
             State::Waiting => "waiting",
             State::Done => "done",
             State::Stopped => "stopped",

@@ -23,6 +23,7 @@
 //! *Not here*: TLS, shared subscriptions, MQTT 5.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tarn_model::config::MqttConfig;
@@ -47,6 +48,9 @@ use packet::{Message, Packet};
 const SESSION: &str = "session";
 /// Messages of one commit, however small they are.
 const MOST_MESSAGES: u64 = 10_000;
+
+/// Longest wait for the rate limit without a word to the broker.
+const LONGEST_SILENCE: Duration = Duration::from_millis(500);
 
 /// Follows the topics of one broker.
 pub(crate) struct Mqtt {
@@ -181,8 +185,8 @@ impl Mqtt {
         message: &Message,
     ) -> Result<()> {
         source.monitor.read(message.payload.len() as u64);
-        let place =
-            Place { header: Some(("topic", &message.topic)), line: None, origin: (self.seed, self.taken) };
+        let header = Some(("topic", message.topic.as_str()));
+        let place = Place { header, origin: (self.seed, self.taken), ..Place::default() };
         self.taken += 1;
         let found = Found { oversize: message.oversize, ..Found::value(&message.payload) };
         shaper.push(appender, source.clock.now_ms(), &place, &found).map(drop)
@@ -244,6 +248,9 @@ impl Collector for Mqtt {
             let stopping = source.stopping();
             if idle || stopping || appender.is_full() || batch.messages >= MOST_MESSAGES {
                 self.commit(&session, &mut appender, &mut link, &mut batch, false)?;
+                while !appender.keep_pace(LONGEST_SILENCE)? {
+                    link.say_alive()?;
+                }
             }
             if stopping {
                 self.shaper = Some(shaper);

@@ -13,17 +13,21 @@
 //! *Failure*: an append that failed, or whose outcome nobody knows, ends the replay; the next one begins with the marks that
 //! are committed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::json;
 use tarn_log::{Append, Log, OVERSIZE_HEADER, RecordRef, TopicInfo};
-use tarn_model::config::{Config, FileFormat, LineConfig, SourceConfig, SourceKind};
+use tarn_model::config::{Config, CsvConfig, FileFormat, LineConfig, SourceConfig, SourceKind};
 use tarn_model::{Error, Offset, PartitionId, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::appender::ENOUGH_BYTES;
-use crate::shaper::{ERROR_HEADER, Found, Place, Shaper, Sink};
+use crate::json;
+use crate::lines::Limits;
+use crate::rows::{RowCutter, Shape};
+use crate::shaper::{CSV_NAMES_HEADER, ERROR_HEADER, Found, Place, Shaper, Sink};
 
 /// Header of a record that was made of a dead letter: `<topic>/<partition>/<offset>` of that.
 pub const REPLAY_HEADER: &str = "tarn.replay_of";
@@ -157,6 +161,74 @@ pub struct Replay {
 struct Reader {
     source: String,
     shaper: Shaper,
+    /// Of a source whose files are not lines.
+    rows: Option<RowReader>,
+}
+
+/// Reads the rows of files that are no lines: CSV, Avro, Parquet.
+#[derive(Debug)]
+struct RowReader {
+    csv: Option<CsvConfig>,
+    key: Option<String>,
+}
+
+/// A row as its source would find it.
+struct Row {
+    key: Option<String>,
+    value: Vec<u8>,
+}
+
+impl RowReader {
+    fn of(source: &SourceConfig) -> Option<RowReader> {
+        let SourceKind::Spooldir(kind) = &source.kind else { return None };
+        let csv = Some(kind.csv.clone()).filter(|_| kind.format == FileFormat::Csv);
+        kind.format.is_whole_file().then(|| RowReader { csv, key: source.key.clone() })
+    }
+
+    /// What `value` is: the object that an interceptor refused, or a row of CSV that fits its header now. The error says why
+    /// it is none.
+    fn read(
+        &self,
+        value: &[u8],
+        names: Option<&str>,
+        line: u64,
+        limits: Limits,
+    ) -> std::result::Result<Row, String> {
+        match (&self.csv, names) {
+            (Some(csv), Some(names)) => self.read_csv(csv, value, names, line, limits),
+            _ => match json::field(value, self.key.as_deref().unwrap_or_default()) {
+                Ok(key) => {
+                    let key = key.filter(|_| self.key.is_some()).map(Cow::into_owned);
+                    Ok(Row { key, value: value.to_vec() })
+                }
+                Err(_) => Err("it is what could be read of a file that is damaged or was changed".to_owned()),
+            },
+        }
+    }
+
+    fn read_csv(
+        &self,
+        csv: &CsvConfig,
+        value: &[u8],
+        names: &str,
+        line: u64,
+        limits: Limits,
+    ) -> std::result::Result<Row, String> {
+        let shape = Shape::of_names(csv, names, self.key.as_deref());
+        let shape = shape.map_err(|error| format!("its header cannot be read: {error}"))?;
+        let delimiter = csv.delimiter.as_bytes().first().copied().unwrap_or(b',');
+        // Not at a file's start, where a byte order mark would be none of its cells'.
+        let mut cutter = RowCutter::new(value, 1, line.saturating_sub(1), delimiter, limits);
+        let mut encoded = Vec::new();
+        let key = match cutter.next() {
+            Ok(Some(row)) if row.oversize.is_none() => shape.encode(&row, &mut encoded)?.map(str::to_owned),
+            _ => return Err("it is no row".to_owned()),
+        };
+        match cutter.next() {
+            Ok(None) => Ok(Row { key, value: encoded }),
+            _ => Err("it is more than one row now".to_owned()),
+        }
+    }
 }
 
 impl Replay {
@@ -178,16 +250,14 @@ impl Replay {
             None => filling.first().copied(),
         };
         let reader = match chosen {
-            Some(source) => match shaper_of(source)? {
-                Ok(mut shaper) => {
-                    let named = |name: &str| {
-                        log.topic(name).ok_or_else(|| Error::invalid(format!("there is no topic `{name}`")))
-                    };
-                    shaper.begin_with(info.clone(), named)?;
-                    Ok(Reader { source: source.name.clone(), shaper })
-                }
-                Err(reason) => Err(reason),
-            },
+            Some(source) => {
+                let mut shaper = shaper_of(source)?;
+                let named = |name: &str| {
+                    log.topic(name).ok_or_else(|| Error::invalid(format!("there is no topic `{name}`")))
+                };
+                shaper.begin_with(info.clone(), named)?;
+                Ok(Reader { source: source.name.clone(), shaper, rows: RowReader::of(source) })
+            }
             None => Err(format!("no source fills the topic `{topic}`, so nothing can read it again")),
         };
         let replayed = Replayed::load(log, &info)?;
@@ -268,11 +338,23 @@ impl Replay {
         let place = Place {
             header,
             line: letter.header("line").and_then(|line| line.parse().ok()),
+            csv_names: None,
             origin: (
                 xxh3_128(format!("{}/{}", self.topic.id, letter.partition).as_bytes()),
                 letter.offset.unsigned_abs(),
             ),
         };
+        if let Some(rows) = &reader.rows {
+            let names = letter.header(CSV_NAMES_HEADER);
+            let limits = Limits::of_topic(self.topic.max_record_bytes);
+            let row = match rows.read(value, names, place.line.unwrap_or(1), limits) {
+                Ok(row) => row,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            let found = Found { key: row.key.as_deref(), ..Found::value(&row.value) };
+            reader.shaper.push(made, letter.timestamp_ms, &place, &found)?;
+            return Ok(Ok(Some(reader.source.clone())));
+        }
         let key = letter.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
         let found = Found { key, ..Found::value(value) };
         reader.shaper.push(made, letter.timestamp_ms, &place, &found)?;
@@ -299,14 +381,10 @@ impl Replay {
     }
 }
 
-/// The shaper of a source, or why what it found cannot be read again.
-fn shaper_of(source: &SourceConfig) -> Result<std::result::Result<Shaper, String>> {
-    let of_lines = |format: FileFormat, lines: &LineConfig| Shaper::of_lines(source, format, lines).map(Ok);
+/// The shaper of a source, for what it found.
+fn shaper_of(source: &SourceConfig) -> Result<Shaper> {
+    let of_lines = |format: FileFormat, lines: &LineConfig| Shaper::of_lines(source, format, lines);
     match &source.kind {
-        SourceKind::Spooldir(kind) if kind.format == FileFormat::Csv => {
-            let reason = "a row of a CSV file cannot be read without the file's header: put what is missing into a new file";
-            Ok(Err(reason.to_owned()))
-        }
         SourceKind::Spooldir(kind) => of_lines(kind.format, &kind.lines),
         SourceKind::Taildir(kind) => of_lines(kind.format, &kind.lines),
         SourceKind::Netcat(kind) => of_lines(kind.format, &kind.lines),
@@ -318,7 +396,7 @@ fn shaper_of(source: &SourceConfig) -> Result<std::result::Result<Shaper, String
         SourceKind::Mqtt(kind) => of_lines(kind.format, &kind.lines),
         SourceKind::Http(kind) if kind.format != FileFormat::Ndjson => of_lines(kind.format, &kind.lines),
         SourceKind::Http(_) | SourceKind::Database(_) | SourceKind::Generator(_) => {
-            Shaper::of_objects(source).map(Ok)
+            Shaper::of_objects(source)
         }
     }
 }
@@ -472,6 +550,70 @@ copy = true
         assert!(two.header("file").ends_with("app.log"));
         let topic = fixture.log().topic("lines").unwrap();
         assert_eq!(Replayed::load(fixture.log(), &topic).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_csv_row_comes_back_with_its_files_header_once_the_config_reads_it() {
+        const ROWS: &str = r#"
+[[source]]
+name = "spool"
+type = "spooldir"
+path = "DIR/in"
+format = "csv"
+delimiter = ";"
+topic = "lines"
+key = "b"
+[[source.interceptor]]
+type = "timestamp"
+field = "c"
+format = "FORMAT"
+"#;
+        let config = |format: &str| ROWS.replace("FORMAT", format);
+        let fixture = Fixture::new();
+        fixture.put("in/x.csv", "a;b;c\n1;k;1700000000\n\"2;2\";l;1700000001\n3;m\n");
+        fixture.drain(&config("%Y-%m-%d")).unwrap();
+        let dead = letters(&fixture);
+        let names: Vec<_> = dead.iter().map(|letter| letter.header(CSV_NAMES_HEADER)).collect();
+        let abc = Some(r#"["a","b","c"]"#);
+        assert_eq!(dead.len(), 3, "{dead:?}");
+        assert_eq!(names, [None, None, abc], "an object needs no names");
+        let replay = |config: &str| {
+            let config = fixture.config(config);
+            let mut replay = Replay::new(&config, fixture.log(), "lines", None).unwrap();
+            let taken: Vec<_> =
+                dead.iter().map(|letter| replay.take(letter, &mut |_, _| None).unwrap()).collect();
+            let append = replay.append();
+            (taken, append)
+        };
+        let refused = |taken: &Taken| matches!(taken, Taken::Refused(_));
+        let (taken, _) = replay(&config("%Y-%m-%d"));
+        assert!(taken.iter().all(refused), "{taken:?}");
+        let (taken, append) = replay(&config("unix"));
+        assert_eq!(taken[..2], [Taken::Replayed, Taken::Replayed]);
+        assert!(
+            matches!(&taken[2], Taken::Refused(why) if why == "line 4 has 2 fields, the header has 3"),
+            "{taken:?}"
+        );
+        fixture.runtime.block_on(fixture.log().append(append.unwrap())).unwrap();
+        // Names of the config come before those of the file.
+        let named = config("unix").replace("topic =", "header = [\"a\", \"b\"]\ntopic =");
+        let (taken, append) = replay(&named);
+        assert_eq!(taken, [Taken::Before, Taken::Before, Taken::Replayed]);
+        fixture.runtime.block_on(fixture.log().append(append.unwrap())).unwrap();
+        let records = fixture.records("lines");
+        let back: Vec<_> = records.iter().filter(|record| !record.header(REPLAY_HEADER).is_empty()).collect();
+        let texts: Vec<_> = back.iter().map(|record| record.text()).collect();
+        assert_eq!(
+            texts,
+            [
+                r#"{"a":"1","b":"k","c":"1700000000"}"#,
+                r#"{"a":"2;2","b":"l","c":"1700000001"}"#,
+                r#"{"a":"3","b":"m"}"#
+            ]
+        );
+        let keys: Vec<_> = back.iter().filter_map(|record| record.key.as_deref()).collect();
+        assert_eq!(keys, ["k", "l", "m"]);
+        assert!(back.iter().all(|record| record.header(CSV_NAMES_HEADER).is_empty()));
     }
 
     #[test]

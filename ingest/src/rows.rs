@@ -186,6 +186,7 @@ impl<'a> Row<'a> {
 pub(crate) struct Shape {
     /// `{"name":` and `,"name":`, ready to be copied.
     before: Vec<Vec<u8>>,
+    names: Vec<String>,
     null_values: Vec<String>,
     key: Option<usize>,
 }
@@ -212,7 +213,22 @@ impl Shape {
                 text
             })
             .collect();
-        (Shape { before, null_values: csv.null_values.clone(), key }, is_data)
+        (Shape { before, names, null_values: csv.null_values.clone(), key }, is_data)
+    }
+
+    /// The shape of the one row that a dead letter holds; `names` is what [`Shape::names`] said of its file, unless the config
+    /// names the cells itself.
+    pub(crate) fn of_names(csv: &CsvConfig, names: &str, key: Option<&str>) -> serde_json::Result<Shape> {
+        let header = match &csv.header {
+            CsvHeader::Names(names) => CsvHeader::Names(names.clone()),
+            CsvHeader::FirstLine(_) => CsvHeader::Names(serde_json::from_str(names)?),
+        };
+        Ok(Shape::new(&CsvConfig { header, ..csv.clone() }, None, key).0)
+    }
+
+    /// The names of the cells, as a JSON list.
+    pub(crate) fn names(&self) -> String {
+        serde_json::Value::from(self.names.as_slice()).to_string()
     }
 
     /// Whether rows have the cell that the key is taken from.

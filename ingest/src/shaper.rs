@@ -37,6 +37,8 @@ use router::Router;
 pub(crate) const ERROR_HEADER: &str = "tarn.error";
 /// The field of a plain line.
 const LINE: &str = "line";
+/// Header of a dead letter that is a row of a CSV file: the names of its cells, as a JSON list.
+pub(crate) const CSV_NAMES_HEADER: &str = "tarn.csv_names";
 
 /// Takes records, and the count of those that were dropped.
 pub(crate) trait Sink {
@@ -51,13 +53,15 @@ pub(crate) struct Place<'a> {
     pub(crate) header: Option<(&'static str, &'a str)>,
     /// From 1; unknown in a file that was begun at its end.
     pub(crate) line: Option<u64>,
+    /// The names of a CSV row's cells, as a JSON list: without them nobody could read it again.
+    pub(crate) csv_names: Option<&'a str>,
     /// With the source's name and the value, what tells the record from all others.
     pub(crate) origin: (u128, u64),
 }
 
 impl<'a> Place<'a> {
     pub(crate) fn of_file(file: &'a str, line: Option<u64>, origin: (u128, u64)) -> Place<'a> {
-        Place { header: Some(("file", file)), line, origin }
+        Place { header: Some(("file", file)), line, csv_names: None, origin }
     }
 
     /// What a header says.
@@ -124,7 +128,7 @@ impl Shaper {
     /// For lines of a format.
     pub(crate) fn of_lines(config: &SourceConfig, format: FileFormat, lines: &LineConfig) -> Result<Shaper> {
         match format {
-            FileFormat::Csv => Shaper::of_objects(config),
+            FileFormat::Csv | FileFormat::Avro | FileFormat::Parquet => Shaper::of_objects(config),
             FileFormat::Ndjson => Shaper::new(config, Kind::Object, None, true),
             FileFormat::Lines => Shaper::new(config, Kind::Text, None, false),
             parsed => Shaper::new(config, Kind::Text, Format::new(parsed, lines)?, true),
@@ -275,6 +279,9 @@ impl Shaper {
         }
         if let Some(error) = found.error {
             headers.add(ERROR_HEADER, error.as_bytes());
+            if let Some(names) = place.csv_names {
+                headers.add(CSV_NAMES_HEADER, names.as_bytes());
+            }
         }
         let key = found.key.map(str::as_bytes);
         sink.push(
@@ -317,15 +324,15 @@ fn no_topics() -> Error {
     Error::internal("records are shaped before their topics are known")
 }
 
-/// Up to five headers, without an allocation.
+/// Up to six headers, without an allocation.
 struct Headers<'a> {
-    headers: [(&'a str, &'a [u8]); 5],
+    headers: [(&'a str, &'a [u8]); 6],
     count: usize,
 }
 
 impl Default for Headers<'_> {
     fn default() -> Self {
-        Headers { headers: [("", b""); 5], count: 0 }
+        Headers { headers: [("", b""); 6], count: 0 }
     }
 }
 

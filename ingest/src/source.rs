@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::RunMode;
 use crate::monitor::{Monitor, State, tell};
+use crate::throttle::Throttle;
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(200);
 const LAST_BACK_OFF: Duration = Duration::from_secs(10);
@@ -56,6 +57,8 @@ pub(crate) struct Source {
     pub(crate) mode: RunMode,
     pub(crate) runtime: Handle,
     pub(crate) stop: Arc<Stop>,
+    /// How fast it may be, if that is limited.
+    pub(crate) throttle: Option<Throttle>,
     /// Size of an append.
     pub(crate) append_bytes: usize,
 }

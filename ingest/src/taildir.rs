@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tarn_model::config::{FileFormat, TaildirConfig};
+use tarn_model::config::TaildirConfig;
 use tarn_model::{Error, Kind, Result};
 use tracing::info;
 
@@ -151,8 +151,8 @@ impl Taildir {
             Error::invalid(format!("`path` is no glob pattern: `{}`", config.path.display()))
                 .with_source(error)
         })?;
-        if config.format == FileFormat::Csv {
-            return Err(Error::invalid("a growing file is not read as `csv`"));
+        if config.format.is_whole_file() {
+            return Err(Error::invalid("a growing file is not read as `csv`, `avro` or `parquet`"));
         }
         let joining = config.lines.multiline.as_ref().map(Joining::new).transpose()?;
         Ok(Taildir {

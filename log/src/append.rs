@@ -3,6 +3,7 @@
 //! Records are encoded into their partition's batch as they are pushed; nothing is kept per record. [`Append::seal`]
 //! compresses the batches, and then they only lack their place in the log.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
@@ -56,7 +57,8 @@ pub struct Append {
     /// Chooses the partition of keyless records.
     turn: u32,
     topics: Vec<TopicPart>,
-    positions: Vec<Position>,
+    /// By source and key, for a source of ten thousand files sets as many: JSON, or `None` to forget.
+    positions: BTreeMap<(String, String), Option<String>>,
     dropped: Vec<(String, u64)>,
     idempotency: Option<Idempotency>,
     groups: GroupChanges,
@@ -100,7 +102,7 @@ impl Append {
         Append {
             turn: partitioner::next_turn(),
             topics: Vec::new(),
-            positions: Vec::new(),
+            positions: BTreeMap::new(),
             dropped: Vec::new(),
             idempotency: None,
             groups: GroupChanges::default(),
@@ -217,10 +219,7 @@ impl Append {
     /// Sets what `source` has reached under `key`; `None` forgets it. Committed with the records.
     pub fn position(&mut self, source: &str, key: &str, value: Option<serde_json::Value>) {
         let value = value.map(|value| value.to_string());
-        match self.positions.iter_mut().find(|position| position.source == source && position.key == key) {
-            Some(position) => position.value = value,
-            None => self.positions.push(Position { source: source.to_owned(), key: key.to_owned(), value }),
-        }
+        self.positions.insert((source.to_owned(), key.to_owned()), value);
     }
 
     /// Makes the append idempotent: see [`Idempotency`].
@@ -346,9 +345,10 @@ impl Append {
                 }
             }
         }
+        let positions = self.positions.into_iter();
         Ok(Sealed {
             parts,
-            positions: self.positions,
+            positions: positions.map(|((source, key), value)| Position { source, key, value }).collect(),
             dropped: self.dropped,
             idempotency: self.idempotency,
             groups: self.groups,

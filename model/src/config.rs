@@ -38,9 +38,9 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use streams::{
     ExecConfig, ExtractConfig, FieldsConfig, FilterConfig, HashConfig, HeaderConfig, HostConfig,
-    InterceptorConfig, LineConfig, MaskConfig, MqttConfig, MultilineConfig, NetcatConfig, RenameConfig,
-    ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig, StaticConfig, SyslogConfig, TimestampConfig,
-    UuidConfig,
+    InterceptorConfig, LineConfig, MaskConfig, MqttConfig, MultilineConfig, NetcatConfig, RateLimitConfig,
+    RenameConfig, ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig, StaticConfig, SyslogConfig,
+    TimestampConfig, UuidConfig,
 };
 pub use units::{ByteSize, Span};
 
@@ -220,6 +220,9 @@ pub struct SourceConfig {
     /// What is done to its records, in this order. Default: nothing.
     #[serde(default, rename = "interceptor")]
     pub interceptors: Vec<InterceptorConfig>,
+    /// How fast it may be. Default: as fast as the log takes it.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimitConfig>,
     /// Other topics that records go to. Default: none.
     #[serde(default, rename = "route")]
     pub routes: Vec<RouteConfig>,
@@ -329,6 +332,10 @@ pub enum FileFormat {
     /// Messages of RFC 3164 and RFC 5424: `priority`, `facility`, `severity`, `time`, `host`, `app`, `pid`, `msgid`, `data`,
     /// `message`.
     Syslog,
+    /// Avro's object container files; each row is a JSON object.
+    Avro,
+    /// Parquet files; each row is a JSON object.
+    Parquet,
 }
 
 /// How a CSV file is written.

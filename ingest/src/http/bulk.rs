@@ -5,6 +5,9 @@
 //! pushes, is refused by itself, and the others of the request are one commit. The answer is given once that is done, so
 //! an item that was answered with 201 is in the log.
 //!
+//! *A rate limit* turns a request down whole, with 429: were single items turned down, a client that repeats the request with its
+//! key would be told of the first answer, and they would be lost.
+//!
 //! *Repeats*: with an `Idempotency-Key`, or when every item has an `_id`, a request that comes again byte for byte is taken
 //! once, as long as keys are remembered. Otherwise the guarantee is at least once.
 //!
@@ -96,8 +99,8 @@ struct Item {
 struct Built {
     pushed: Pushed,
     items: Vec<Item>,
-    /// Sources whose records are among them, with their numbers of items.
-    sources: HashMap<String, u64>,
+    /// Sources whose records are among them, with what they take.
+    sources: HashMap<String, Charge>,
 }
 
 async fn take(
@@ -106,19 +109,30 @@ async fn take(
     headers: &HeaderMap,
     body: Body,
 ) -> std::result::Result<Response, Refusal> {
+    if let Some(entrance) = index.as_ref().and_then(|index| door.entrances.get(index)) {
+        entrance.admit()?;
+    }
     let (received, _room) = door.receive(headers, body).await?;
     let since = door.clock.now_ms();
     let built = door.build(received, move |door, received| build(door, index.as_deref(), received)).await?;
     let Built { pushed, items, sources } = built;
     if !pushed.append.is_empty() {
-        let appended = door.commit(pushed.append).await.map_err(|error| refusal_of(&error))?;
-        if !appended.repeated {
-            for (topic, records) in &sources {
-                if let Some(entrance) = door.entrances.get(topic) {
-                    entrance.monitor.committed(*records);
-                }
+        let entrances =
+            || sources.iter().filter_map(|(topic, taken)| Some((door.entrances.get(topic)?, *taken)));
+        for (number, (entrance, taken)) in entrances().enumerate() {
+            if let Err(refusal) = entrance.charge(taken) {
+                entrances().take(number).for_each(|(entrance, taken)| entrance.refund(taken));
+                return Err(refusal);
             }
         }
+        let appended = door.commit(pushed.append).await;
+        for (entrance, taken) in entrances() {
+            match &appended {
+                Ok(appended) if !appended.repeated => entrance.monitor.committed(taken.records),
+                _ => entrance.refund(taken),
+            }
+        }
+        appended.map_err(|error| refusal_of(&error))?;
     }
     Ok(json_response(StatusCode::OK, answer(&items, door.clock.now_ms() - since)))
 }
@@ -240,13 +254,15 @@ impl Taking<'_> {
         let Some((shaper, dropped)) = self.shapers.get_mut(index) else { return Ok(()) };
         let place = Place { origin: (self.seed, self.built.items.len() as u64), ..Place::default() };
         let found = Found { key, ..Found::value(document.as_bytes()) };
-        let before = self.built.pushed.dropped;
+        let before = (self.built.pushed.dropped, self.built.pushed.append.bytes());
         let count = shaper
             .push(&mut self.built.pushed, self.now_ms, &place, &found)
             .map_err(|error| unavailable(&error))?;
-        *dropped += self.built.pushed.dropped - before;
+        *dropped += self.built.pushed.dropped - before.0;
         entrance.monitor.read(document.len() as u64);
-        *self.built.sources.entry(index.to_owned()).or_default() += count;
+        let taken = self.built.sources.entry(index.to_owned()).or_default();
+        taken.records += count;
+        taken.bytes += (self.built.pushed.append.bytes() - before.1) as u64;
         Ok(())
     }
 }

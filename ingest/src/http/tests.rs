@@ -413,3 +413,49 @@ fn forms_lines_of_a_format_and_whole_bodies_are_records_packed_or_not() {
     assert_eq!(answer["items"][0]["index"]["status"], 400);
     pushes.fixture.stop(&pushes.collectors);
 }
+
+const LIMITED: &str = r#"
+[[source]]
+name = "push"
+type = "http"
+topic = "events"
+[source.rate_limit]
+records_per_second = 1
+
+[[source]]
+name = "free"
+type = "http"
+topic = "orders"
+"#;
+
+#[test]
+fn a_source_beyond_its_rate_answers_429_with_the_time_to_wait_and_writes_nothing() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(LIMITED, RunMode::Continuous);
+    let pushes = Pushes { fixture, collectors };
+    // A repeat takes nothing: it is not charged.
+    for _ in 0..5 {
+        assert_eq!(pushes.post("events", &[("idempotency-key", "k")], ndjson(0, 1)).0, 200);
+    }
+    // A body is taken whole, and an hour is owed.
+    let bulk: String = (0..3600).map(|n| format!("{{\"index\":{{}}}}\n{{\"n\":{n}}}\n")).collect();
+    assert_eq!(pushes.bulk("/elastic/events/_bulk", &[], bulk).0, 200);
+    let both = r#"{"index":{"_index":"orders"}}
+{"n":1}
+{"index":{"_index":"events"}}
+{"n":2}
+"#;
+    for (path, body) in [
+        ("/v1/ingest/events", "{}"),
+        ("/elastic/events/_bulk", "{\"index\":{}}\n{}\n"),
+        ("/elastic/_bulk", both),
+    ] {
+        let (status, answer, headers) = pushes.bulk(path, &[], body);
+        assert_eq!(status, 429, "{path}: {answer}");
+        let seconds: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((3000..=3601).contains(&seconds), "{path}: {seconds}");
+        assert!(answer["error"].to_string().contains("`push` takes no more"), "{answer}");
+    }
+    assert_eq!((pushes.fixture.count("events"), pushes.fixture.count("orders")), (3601, 0));
+    assert_eq!(pushes.post("orders", &[], ndjson(0, 1)).0, 200, "another source has a rate of its own");
+}

@@ -222,3 +222,24 @@ fn datagrams_that_the_kernel_had_no_room_for_are_counted_and_told() {
         task.abort();
     });
 }
+
+#[test]
+fn a_rate_limit_has_tcp_senders_wait_and_loses_nothing() {
+    let fixture = Fixture::new();
+    let config = netcat("acknowledge = true\n[source.rate_limit]\nrecords_per_second = 200\n");
+    let collectors = fixture.start(&config, RunMode::Continuous);
+    let (tcp, since) = (address(&fixture, &collectors, "tcp"), std::time::Instant::now());
+    let lines: String = (0..600).map(|n| format!("line {n}\n")).collect();
+    // What one read gave is taken whole, told, and owed.
+    for (lines, count) in [(lines.as_str(), 600), ("another\n", 1)] {
+        let mut stream = send(&tcp, lines.as_bytes());
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).unwrap();
+        assert_eq!(told, "OK\n".repeat(count));
+    }
+    let elapsed = since.elapsed();
+    assert!(elapsed >= std::time::Duration::from_millis(1900), "600 records at 200 a second: {elapsed:?}");
+    assert_eq!(fixture.count("t"), 601);
+    fixture.stop(&collectors);
+}

@@ -129,6 +129,14 @@ impl Link {
         }
     }
 
+    /// Says that we are there, while nothing is read from the broker.
+    pub(super) fn say_alive(&mut self) -> Result<()> {
+        match self.sent.elapsed() > self.keep_alive / 2 {
+            true => self.send(&packet::PING),
+            false => Ok(()),
+        }
+    }
+
     /// Says that we are there, and makes sure that the broker is.
     fn stay_alive(&mut self) -> Result<()> {
         match self.asked {

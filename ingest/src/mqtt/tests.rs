@@ -298,3 +298,37 @@ fn a_broker_that_refuses_is_asked_again_and_the_reason_is_told() {
     fixture.stop(&collectors);
     played.join().unwrap();
 }
+
+#[test]
+fn a_rate_limit_has_the_broker_keep_its_messages_and_the_connection_stays() {
+    let fixture = Fixture::new();
+    let broker = Broker::new();
+    let limit = "keep_alive = \"1s\"\n[source.rate_limit]\nbytes_per_second = \"1KiB\"\n";
+    let config = format!("{}{limit}", broker.config());
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let played = play(broker, move |broker| {
+        let mut client = broker.accept(false);
+        client.subscribed();
+        // Eight seconds' worth, in one message.
+        let payload = "x".repeat(8 << 10);
+        let length = 2 + 3 + 2 + payload.len();
+        client.send(&[0x32, u8::try_from(length & 0x7f | 0x80).unwrap(), u8::try_from(length >> 7).unwrap()]);
+        client.send(b"\0\x03a/1\0\x01");
+        client.send(payload.as_bytes());
+        client.publish(ONE, 2, "a/1", "later");
+        client.expect(ACKNOWLEDGED, 1);
+        assert_eq!(
+            client.packet(),
+            (0xc0, vec![]),
+            "it says that it is there, before the other is acknowledged"
+        );
+        stop.send(()).unwrap();
+        // What came is not waited for at a stop.
+        while client.packet() != (0xe0, vec![]) {}
+    });
+    let collectors = fixture.start(&config, RunMode::Continuous);
+    stopped.recv().unwrap();
+    fixture.wait_for("the source to be limited", || collectors.status()[0].state == "limited");
+    fixture.stop(&collectors);
+    played.join().unwrap();
+}

@@ -13,10 +13,12 @@ use crate::appender::Appender;
 use crate::joiner::{Joiner, Joining};
 use crate::lines::{Limits, LineCutter, Oversize};
 use crate::monitor::Monitor;
-use crate::rows::{RowCutter, Shape};
+use crate::rows::{Row, RowCutter, Shape};
 use crate::shaper::{Found, Place, Shaper};
 use crate::source::Source;
 use crate::unpack::{self, Packing};
+
+mod columns;
 
 /// Reads `spool` from `resumed` (or its start) on. `None` when the source is to stop before the file's end.
 pub(super) fn read(
@@ -35,7 +37,7 @@ pub(super) fn read(
         lines: 0,
         error: None,
     });
-    if position.offset > 0 {
+    if position.lines > 0 {
         info!(source = source.name, file = spool.name, line = position.lines, "going on where it stopped");
     }
     let packing =
@@ -53,9 +55,11 @@ pub(super) fn read(
         submitted: begun.then(|| position.clone()),
         position,
         packing,
+        unit: if config.format.is_columnar() { "row" } else { "line" },
         timestamp_ms: source.clock.now_ms(),
     };
     let end = match config.format {
+        format if format.is_columnar() => writer.columns(format)?,
         FileFormat::Csv => writer.rows(config, limits)?,
         _ => match &config.lines.multiline {
             Some(multiline) => writer.joined_lines(limits, Joining::new(multiline)?)?,
@@ -93,6 +97,8 @@ struct Writer<'a> {
     /// The position of the last append.
     submitted: Option<Position>,
     packing: Packing,
+    /// What the position counts.
+    unit: &'static str,
     timestamp_ms: i64,
 }
 
@@ -197,7 +203,7 @@ impl Writer<'_> {
             Err(error) => return self.end_of(error, &[]),
         };
         let mut cutter = RowCutter::new(reader, self.position.offset, self.position.lines, delimiter, limits);
-        let mut value = Vec::new();
+        let (mut value, names) = (Vec::new(), shape.names());
         loop {
             let row = match cutter.next() {
                 Ok(Some(row)) => row,
@@ -213,7 +219,7 @@ impl Writer<'_> {
             } else {
                 match shape.encode(&row, &mut value) {
                     Ok(key) => self.push(&value, key, row.line, None, None)?,
-                    Err(reason) => self.push(row.raw, None, row.line, None, Some(&reason))?,
+                    Err(reason) => self.push_misfit(&row, &names, &reason)?,
                 }
             }
             if self.appender.is_full() {
@@ -266,6 +272,16 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// A row that cannot be an object, with the names that its cells would have.
+    fn push_misfit(&mut self, row: &Row<'_>, names: &str, reason: &str) -> Result<()> {
+        let fits = row.raw.len() + names.len() < self.topic.max_record_bytes;
+        let place = Place::of_file(&self.spool.name, Some(row.line), (self.seed, row.line));
+        let place = Place { csv_names: Some(names).filter(|_| fits), ..place };
+        let found = Found { error: Some(reason), ..Found::value(row.raw) };
+        self.position.records += self.shaper.push(&mut self.appender, self.timestamp_ms, &place, &found)?;
+        Ok(())
+    }
+
     /// Submits what there is with the position; `Some` when reading must end here.
     fn submit(&mut self) -> Result<Option<End>> {
         if self.source.stopping() {
@@ -314,7 +330,7 @@ impl Writer<'_> {
             self.position.state = Progress::Done;
         }
         if let Some(what) = what {
-            let error = format!("{}: {what} after line {}", self.spool.name, self.position.lines);
+            let error = format!("{}: {what} after {} {}", self.spool.name, self.unit, self.position.lines);
             let head = Limits::of_topic(self.topic.max_record_bytes).head.min(remainder.len());
             self.push(&remainder[..head], None, self.position.lines + 1, None, Some(&error))?;
             warn!(source = self.source.name, error, "the file could not be read to its end");
@@ -353,6 +369,7 @@ pub(super) fn give_up(
         submitted: Some(begun.clone()),
         position: begun.clone(),
         packing: Packing::Plain,
+        unit: "line",
         timestamp_ms: source.clock.now_ms(),
     };
     Ok(writer.end(End::Changed)?.unwrap_or(begun))

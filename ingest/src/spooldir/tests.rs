@@ -404,3 +404,95 @@ fn an_access_log_becomes_objects_and_what_does_not_fit_keeps_its_bytes() {
     assert_eq!((records[1].text().as_str(), records[1].header("line")), ("not one", "2"));
     assert!(records[1].header("tarn.error").starts_with("the line "));
 }
+
+/// A Parquet file of `count` rows in groups of 400.
+fn parquet(count: i64) -> Vec<u8> {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Decimal128Array, Int64Array, RecordBatch, StringArray};
+
+    let mut writer = None;
+    for from in (0..count).step_by(400) {
+        let numbers = from..count.min(from + 400);
+        let prices = Decimal128Array::from_iter_values(numbers.clone().map(|n| i128::from(n) * 5));
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("n", Arc::new(Int64Array::from_iter_values(numbers.clone()))),
+            (
+                "text",
+                Arc::new(StringArray::from_iter_values(numbers.map(|n| format!("the row with number {n}")))),
+            ),
+            ("price", Arc::new(prices.with_precision_and_scale(10, 2).unwrap())),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let writer = writer.get_or_insert_with(|| {
+            ::parquet::arrow::ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap()
+        });
+        writer.write(&batch).unwrap();
+        writer.flush().unwrap();
+    }
+    writer.unwrap().into_inner().unwrap()
+}
+
+fn row(n: i64) -> String {
+    let price = n * 5;
+    format!(r#"{{"n":{n},"text":"the row with number {n}","price":"{}.{:02}"}}"#, price / 100, price % 100)
+}
+
+#[test]
+fn the_rows_of_a_parquet_file_come_once_whenever_it_is_stopped() {
+    let mut fixture = Fixture::new();
+    let config = NDJSON.replace("ndjson", "parquet") + "key = \"n\"\n";
+    fixture.put("in/a.parquet", parquet(3000));
+    for stop in [1, 399, 1500] {
+        let collectors = fixture.start(&config, RunMode::Continuous);
+        fixture.wait_for_count("events", stop);
+        fixture.stop(&collectors);
+        drop(collectors);
+        fixture.reopen();
+    }
+    fixture.drain(&config).unwrap();
+    let records = fixture.records("events");
+    assert_eq!(
+        records.iter().map(|record| record.text()).collect::<Vec<_>>(),
+        (0..3000).map(row).collect::<Vec<_>>()
+    );
+    assert_eq!(records[7].key.as_deref(), Some("7"));
+    assert_eq!((records[2999].header("file"), records[2999].header("line")), ("a.parquet", "3000"));
+    let topic = fixture.log().topic("events").unwrap();
+    assert_eq!(topic.columns.as_ref().unwrap().to_string(), "n BIGINT, text VARCHAR, price DECIMAL(10,2)");
+    // What follows has other columns: the topic's types stay, the rows come.
+    fixture.put("in/b.parquet", parquet(1));
+    fixture.drain(&config).unwrap();
+    assert_eq!(
+        (fixture.count("events"), fixture.names("in")),
+        (3001, vec!["a.parquet.done".into(), "b.parquet.done".into()])
+    );
+}
+
+#[test]
+fn a_damaged_parquet_file_gives_its_rows_and_one_record_that_says_where_it_ended() {
+    let fixture = Fixture::new();
+    let mut file = parquet(1200);
+    let text = b"the row with number 800";
+    let at = file.windows(text.len()).position(|part| part == text).unwrap();
+    file[at - 30..at + 300].fill(0xff);
+    fixture.put("in/a.parquet", file);
+    fixture.put("in/b.parquet", b"no such file");
+    fixture.put("in/c.parquet", gzip(&parquet(1)));
+    let status = fixture.drain(&NDJSON.replace("ndjson", "parquet")).unwrap();
+    let records = fixture.records("events");
+    let errors: Vec<_> = records.iter().map(|r| r.header("tarn.error")).filter(|e| !e.is_empty()).collect();
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    assert!(
+        errors[0].starts_with("a.parquet: row group 2 is damaged (") && errors[0].ends_with(" after row 800"),
+        "{}",
+        errors[0]
+    );
+    assert!(errors[1].starts_with("b.parquet: ") && errors[1].ends_with(" after row 0"), "{}", errors[1]);
+    assert!(errors[2].starts_with("c.parquet: the file is packed as a whole"), "{}", errors[2]);
+    assert_eq!(records.len(), 800 + 3);
+    assert_eq!(records[799].text(), row(799));
+    assert_eq!(records[800].header("line"), "801");
+    assert!(status[0].last_error.as_ref().unwrap().message.contains("c.parquet"));
+    assert_eq!(fixture.names("in"), ["a.parquet.done", "b.parquet.done", "c.parquet.done"]);
+}

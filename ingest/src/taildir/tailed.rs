@@ -155,6 +155,16 @@ impl<'a> Turn<'a> {
     }
 }
 
+/// What a block gave.
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: u64,
+    /// Whether its last record may go on, and is held back.
+    is_held: bool,
+    /// Whether the rate limit ended it.
+    broke_off: bool,
+}
+
 /// What a turn gave.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -383,7 +393,8 @@ impl Tailed {
         let block = std::mem::take(&mut turn.block);
         let taken = self.take_lines(turn, appender, &block[..count], completes);
         turn.block = block;
-        let (taken, is_held) = taken?;
+        let Taken { bytes: taken, is_held, broke_off } = taken?;
+        let at_end = at_end && !broke_off;
         self.held_since = match self.held_since.filter(|_| taken == 0 && held == Some(stamp)) {
             _ if !is_held => None,
             Some(since) => Some(since),
@@ -474,15 +485,15 @@ impl Tailed {
         Ok(cut)
     }
 
-    /// Pushes the whole lines of `block`, which follows what is known of the file; the number of bytes it took, and whether a
-    /// record is held back because it may go on, unless this is the one that `completes` it.
+    /// Pushes the whole lines of `block`, which follows what is known of the file; `completes` says that its last record does not
+    /// go on. The rate limit may end it earlier, after a record at least.
     fn take_lines(
         &mut self,
         turn: &mut Turn<'_>,
         appender: &mut Appender<'_>,
         block: &[u8],
         completes: bool,
-    ) -> Result<(u64, bool)> {
+    ) -> Result<Taken> {
         turn.timestamp_ms = turn.source.clock.now_ms();
         let mut rest = block;
         if let Some(mut line) = self.long_line.take() {
@@ -492,7 +503,7 @@ impl Tailed {
             line.size += part as u64;
             if newline.is_none() {
                 self.long_line = Some(line);
-                return Ok((0, false));
+                return Ok(Taken::default());
             }
             let oversize = Some(Oversize { size: line.size, hash: line.hash.digest128() });
             self.push(turn, appender, &line.head, self.offset, 1, oversize)?;
@@ -508,7 +519,12 @@ impl Tailed {
         let mut joiner = turn.joiner.take();
         // Where the record begins that is pending.
         let mut begun = rest;
+        let mut broke_off = false;
         while let Some(at) = memchr(b'\n', rest) {
+            if appender.owes() {
+                broke_off = true;
+                break;
+            }
             let line = rest[..at].strip_suffix(b"\r").unwrap_or(&rest[..at]);
             match &mut joiner {
                 None => self.push(turn, appender, line, at_line(rest), 1, None)?,
@@ -525,14 +541,14 @@ impl Tailed {
             }
             rest = &rest[at + 1..];
         }
-        let is_long = rest.len() > turn.limits.whole;
+        let is_long = rest.len() > turn.limits.whole && !broke_off;
         let mut is_held = false;
         if let Some(joiner) = &mut joiner {
-            if joiner.is_pending() && (completes || is_long) {
+            if joiner.is_pending() && (completes && !broke_off || is_long) {
                 self.push(turn, appender, joiner.pending(), at_line(begun), joiner.lines(), None)?;
             } else if joiner.is_pending() {
                 rest = begun;
-                is_held = true;
+                is_held = !broke_off;
             }
             joiner.clear();
         }
@@ -546,7 +562,7 @@ impl Tailed {
             let head = rest[..turn.limits.head.min(rest.len())].to_vec();
             self.long_line = Some(LongLine { size: rest.len() as u64, hash, head });
         }
-        Ok(((block.len() - rest.len()) as u64, is_held))
+        Ok(Taken { bytes: (block.len() - rest.len()) as u64, is_held, broke_off })
     }
 
     /// All of a packed file is taken, but for a last line without a newline: takes that, and says that nothing is left.

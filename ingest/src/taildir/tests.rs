@@ -247,6 +247,7 @@ fn a_new_file_that_begins_like_another_is_read_once_its_watch_is_over() {
         mode: RunMode::Continuous,
         runtime: fixture.runtime.handle().clone(),
         stop: stop.clone(),
+        throttle: None,
         append_bytes: 1024,
     };
     let mut ended = spawn(source, taildir).unwrap();
@@ -499,8 +500,8 @@ impl Drop for Ends<'_> {
 }
 
 #[test]
-fn thousands_of_files_are_followed_with_a_few_hundred_of_them_open() {
-    const FILES: usize = 2_000;
+fn ten_thousand_files_are_followed_with_a_few_hundred_of_them_open() {
+    const FILES: usize = 10_000;
     let mut fixture = Fixture::new();
     fixture.append_bytes = 1 << 20;
     let config = LINES.replace("DIR/log/app.log*", "DIR/many/*.log").replace("2ms", "100ms");
@@ -520,7 +521,7 @@ fn thousands_of_files_are_followed_with_a_few_hundred_of_them_open() {
         scope.spawn(|| {
             while !over.load(std::sync::atomic::Ordering::Relaxed) {
                 // A look now and then, for it takes its time from those who read.
-                std::thread::park_timeout(Duration::from_millis(5));
+                std::thread::park_timeout(Duration::from_millis(50));
                 let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
                 let open =
                     open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|file| file.starts_with(&folder)));
@@ -722,4 +723,41 @@ proptest! {
         let finished: Vec<String> = (0..written).map(|n| format!("line {n:05}")).collect();
         prop_assert_eq!(lines, finished);
     }
+}
+
+#[test]
+fn a_rate_limit_is_kept_whatever_the_number_of_files_and_a_stop_does_not_wait_for_it() {
+    let mut fixture = Fixture::new();
+    fixture.append_bytes = 1 << 20;
+    let all: Vec<String> = (0..600).map(|n| format!("line {n}")).collect();
+    for (n, part) in all.chunks(150).enumerate() {
+        fixture.put(&format!("log/app.log.{n}"), part.join("\n") + "\n");
+    }
+    let limited = |rate: u64| format!("{LINES}[source.rate_limit]\nrecords_per_second = {rate}\n");
+    let collectors = run(&fixture, &limited(50));
+    fixture.wait_for("the source to be limited", || collectors.status()[0].state == "limited");
+    stop(&fixture, collectors);
+    let before = told(&fixture).len();
+    assert!((50..600).contains(&before), "{before} lines of a source that was stopped at once");
+    fixture.reopen();
+    let since = Instant::now();
+    fixture.drain(&limited(200)).unwrap();
+    let elapsed = since.elapsed();
+    let least = Duration::from_millis(400_usize.saturating_sub(before) as u64 * 5)
+        .saturating_sub(Duration::from_millis(200));
+    assert!(elapsed >= least, "{} lines at 200 a second took {elapsed:?}", 600 - before);
+    let mut texts = told(&fixture);
+    assert_eq!(texts.len(), 600);
+    texts.sort_by_key(|text| text.trim_start_matches("line ").parse::<u32>().unwrap());
+    assert_eq!(texts, all);
+}
+
+#[test]
+fn a_record_of_several_lines_is_whole_under_a_rate_limit() {
+    let fixture = Fixture::new();
+    let text: String = (0..60).map(|n| format!("E {n}\n  at a\n  at b\n")).collect();
+    fixture.append_to("log/app.log", text);
+    fixture.drain(&format!("{}[source.rate_limit]\nrecords_per_second = 30\n", joined("1h"))).unwrap();
+    let records: Vec<String> = (0..60).map(|n| format!("E {n}\n  at a\n  at b")).collect();
+    assert_eq!(told(&fixture), records);
 }

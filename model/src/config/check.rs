@@ -217,6 +217,7 @@ impl Checker<'_, '_> {
             self.source_topic(&at, source);
             self.interceptors(&at, &source.interceptors);
             self.routes(&at, &source.routes);
+            self.rate_limit(&at, source.rate_limit.as_ref());
             match &source.kind {
                 SourceKind::Spooldir(spool) => {
                     self.spooldir(&at, spool, source);
@@ -329,6 +330,8 @@ impl Checker<'_, '_> {
         if tail.format == FileFormat::Csv {
             let message = "a growing file is not read as `csv`: whole CSV files are for `spooldir`";
             self.wrong(&format!("{at}.format"), message);
+        } else if tail.format.is_columnar() {
+            self.wrong(&format!("{at}.format"), "only `spooldir` reads files of this format");
         }
         self.key_of_lines(at, tail.format, source);
         self.lines(at, tail.format, &tail.lines);

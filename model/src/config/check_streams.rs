@@ -6,7 +6,7 @@ use regex::Regex;
 use super::check::Checker;
 use super::{
     BodyKind, ExecConfig, FileFormat, HttpConfig, InterceptorConfig, LineConfig, MqttConfig, MultilineConfig,
-    NetcatConfig, RouteConfig, SourceConfig, SyslogConfig,
+    NetcatConfig, RateLimitConfig, RouteConfig, SourceConfig, SyslogConfig,
 };
 use crate::grok;
 
@@ -63,7 +63,7 @@ impl Checker<'_, '_> {
         }
         if let Some(multiline) = &lines.multiline {
             let at = format!("{at}.multiline");
-            if matches!(format, FileFormat::Csv | FileFormat::Ndjson) {
+            if format == FileFormat::Ndjson || format.is_whole_file() {
                 self.wrong(&at, "a record of this format is one line, or says itself where it ends");
             }
             self.multiline(&at, multiline);
@@ -163,6 +163,20 @@ impl Checker<'_, '_> {
                 InterceptorConfig::Sample(sample) => self.share(&format!("{at}.share"), sample.share),
                 InterceptorConfig::Host(_) | InterceptorConfig::Header(_) | InterceptorConfig::Uuid(_) => {}
             }
+        }
+    }
+
+    pub(super) fn rate_limit(&mut self, at: &str, limit: Option<&RateLimitConfig>) {
+        let Some(limit) = limit else { return };
+        let at = format!("{at}.rate_limit");
+        if limit.records_per_second.is_none() && limit.bytes_per_second.is_none() {
+            self.wrong(&at, "say how much: `records_per_second`, `bytes_per_second`, or both");
+        }
+        if let Some(records) = limit.records_per_second {
+            self.at_least(&format!("{at}.records_per_second"), records, 1);
+        }
+        if let Some(bytes) = limit.bytes_per_second {
+            self.at_least(&format!("{at}.bytes_per_second"), bytes.0, 1024);
         }
     }
 
@@ -294,6 +308,8 @@ impl Checker<'_, '_> {
             let message =
                 "a stream has no header, so it is not read as `csv`; whole CSV files are for `spooldir`";
             self.wrong(&format!("{at}.format"), message);
+        } else if format.is_columnar() {
+            self.wrong(&format!("{at}.format"), "only `spooldir` reads files of this format");
         }
         self.lines(at, format, lines);
         self.key_of_lines(at, format, source);
@@ -324,10 +340,24 @@ fn is_filter(filter: &str) -> bool {
 }
 
 impl FileFormat {
+    /// Whether its files are made of columns.
+    pub fn is_columnar(self) -> bool {
+        matches!(self, FileFormat::Avro | FileFormat::Parquet)
+    }
+
+    /// Whether a file of it is read whole, and not as lines.
+    pub fn is_whole_file(self) -> bool {
+        self == FileFormat::Csv || self.is_columnar()
+    }
+
     /// Whether it takes a line apart into fields.
     pub fn parses_lines(self) -> bool {
         match self {
-            FileFormat::Csv | FileFormat::Ndjson | FileFormat::Lines => false,
+            FileFormat::Csv
+            | FileFormat::Ndjson
+            | FileFormat::Lines
+            | FileFormat::Avro
+            | FileFormat::Parquet => false,
             FileFormat::Regex
             | FileFormat::Grok
             | FileFormat::Common

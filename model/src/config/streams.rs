@@ -57,6 +57,19 @@ fn max_size() -> ByteSize {
     ByteSize(256 << 10)
 }
 
+/// `[source.rate_limit]`: how fast a source may be, at least one of these. What counts goes into the log: records after interceptors
+/// and routes, and their bytes before compression. A second's worth may come at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimitConfig {
+    /// Records a second. Default: no limit.
+    #[serde(default)]
+    pub records_per_second: Option<u64>,
+    /// Bytes a second, e.g. `1MiB`. Default: no limit.
+    #[serde(default)]
+    pub bytes_per_second: Option<ByteSize>,
+}
+
 /// `[[source.interceptor]]`: what is done to each record before it goes into the log, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]

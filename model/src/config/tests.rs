@@ -134,7 +134,7 @@ x = 1
         "13:14: topic[0].partitions: a topic has 1 to 10000 partitions",
         "15:8: topic[1].name: `clicks` is the name of topic[0] already",
         "16:14: topic[1].partitions: this number is outside -2147483648 to 2147483647",
-        "17:1: source[0].format: this key is missing: `csv`, `ndjson`, `lines`, `regex`, `grok`, `common`, `combined`, `logfmt` or `syslog`",
+        "17:1: source[0].format: this key is missing: `csv`, `ndjson`, `lines`, `regex`, `grok`, `common`, `combined`, `logfmt`, `syslog`, `avro` or `parquet`",
         "21:1: source[0].formt: unknown key, did you mean `format`?",
         "23:15: source[0].null_values: this is a string, but a list of strings is wanted",
         "26:8: source[1].name: `a` is the name of source[0] already",
@@ -477,6 +477,48 @@ fn what_is_wrong_with_formats_interceptors_and_routes_is_told_key_by_key() {
             "27:10: source[1].format: a stream has no header, so it is not read as `csv`; whole CSV files are for `spooldir`",
         ]
     );
+}
+
+#[test]
+fn a_rate_limit_says_what_it_limits() {
+    let of = |limit: &str| {
+        problems(&format!(
+            "[[source]]\nname = \"s\"\ntype = \"generator\"\ntopic = \"t\"\n[source.rate_limit]\n{limit}"
+        ))
+    };
+    assert_eq!(of("bytes_per_second = \"1KiB\"\nrecords_per_second = 0").len(), 1);
+    for (limit, says) in [
+        ("", "say how much: `records_per_second`, `bytes_per_second`, or both"),
+        ("records_per_second = 0", "this must be at least 1"),
+        ("bytes_per_second = \"1\"", "this must be at least 1024"),
+        ("records = 5", "did you mean `records_per_second`?"),
+    ] {
+        let found = of(limit);
+        assert!(
+            found.iter().any(|line| line.contains("rate_limit") && line.contains(says)),
+            "{limit}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn files_made_of_columns_are_for_spooldir() {
+    for format in ["avro", "parquet"] {
+        let of = |source: &str| {
+            problems(&format!(
+                "[[source]]\nname = \"s\"\ntopic = \"t\"\nkey = \"k\"\nformat = \"{format}\"\n{source}"
+            ))
+        };
+        for source in ["type = \"taildir\"\npath = \"x/*\"", "type = \"netcat\"\ntcp = \"127.0.0.1:0\""] {
+            let found = of(source);
+            assert!(
+                found.iter().any(|line| line.contains("only `spooldir` reads files of this format")),
+                "{found:?}"
+            );
+        }
+        let found = of("type = \"spooldir\"\npath = \"in\"\n[source.multiline]\nstart = \"x\"");
+        assert!(found.len() == 1 && found[0].contains("a record of this format"), "{found:?}");
+    }
 }
 
 #[test]
