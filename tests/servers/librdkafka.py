@@ -183,8 +183,8 @@ class Broker:
 class Suite:
     """librdkafka's tests against one binary."""
 
-    def __init__(self, tarn, folder, protocol, is_quick):
-        self.root, self.tarn, self.folder, self.protocol, self.is_quick = built(folder), tarn, folder, protocol, is_quick
+    def __init__(self, tarn, folder, protocol):
+        self.root, self.tarn, self.folder, self.protocol = built(folder), tarn, folder, protocol
         scripts = folder / "kafka/bin"
         scripts.mkdir(parents=True, exist_ok=True)
         (scripts / "kafka-topics.sh").write_text(KAFKA_TOPICS)
@@ -209,7 +209,7 @@ class Suite:
         broker = Broker(self.tarn, self.folder / "broker", sync, scenario == "default", retention_every)
         conf = self.folder / "test.conf"
         conf.write_text(f"bootstrap.servers={broker.address}\n")
-        whole = not self.is_quick and has_longer_parts(self.root, number)
+        whole = has_longer_parts(self.root, number)
         environment = dict(os.environ, LD_LIBRARY_PATH=f"{self.root}/src:{self.root}/src-cpp", TESTS=number,
                            RDKAFKA_TEST_CONF=str(conf), TEST_KAFKA_VERSION="3.9.0" if number == "0081" else "4.0.0",
                            KAFKA_PATH=str(self.folder / "kafka"), BROKERS=broker.address, TARN=self.tarn)
@@ -261,7 +261,7 @@ def main(tarn, folder, *wanted):
         del wanted[at:at + 2]
     folder = pathlib.Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    suite = Suite(str(pathlib.Path(tarn).resolve()), folder, protocol, wanted == ["quick"])
+    suite = Suite(str(pathlib.Path(tarn).resolve()), folder, protocol)
     all_of_them = suited(suite.root)
     numbers = {"quick": QUICK, "all": list(all_of_them)}.get(wanted[0] if wanted else "all", wanted)
     counts = {}
