@@ -127,6 +127,8 @@ struct Member {
     deadline: Instant,
     /// Whether it has joined this generation and has not named it yet, so that it may not know of it.
     unheard: bool,
+    /// Whether a kill may have taken the answer by which it would know of it.
+    cut_off: bool,
     joining: Option<oneshot::Sender<Joined>>,
     syncing: Option<oneshot::Sender<Synced>>,
 }
@@ -287,6 +289,7 @@ impl Group {
             assignment: Bytes::new(),
             deadline: now,
             unheard: false,
+            cut_off: false,
             joining: None,
             syncing: None,
         };
@@ -383,7 +386,7 @@ impl Group {
             let member = self.members.get_mut(&id).expect("listed above");
             member.deadline = now + member.session_timeout;
             let joining = member.joining.take();
-            member.unheard = joining.is_some();
+            (member.unheard, member.cut_off) = (joining.is_some(), false);
             if let Some(joining) = joining {
                 let _ = joining.send(told);
             }
@@ -465,12 +468,12 @@ impl Group {
         let generation = self.generation;
         let member = self.members.get_mut(sender.member).expect("its identity was checked");
         if sender.generation == generation {
-            member.unheard = false;
+            (member.unheard, member.cut_off) = (false, false);
             member.deadline = now + member.session_timeout;
             return Ok(member);
         }
-        // It joined and was not reached: nobody has taken anything from it, and when it joins again it is told.
-        let is_behind = member.unheard && sender.generation < generation;
+        // Nobody has taken anything from it, and when it joins again it is told.
+        let is_behind = member.cut_off && sender.generation < generation;
         Err(if is_behind { Code::RebalanceInProgress } else { Code::IllegalGeneration })
     }
 

@@ -15,6 +15,7 @@ use kafka_protocol::messages::{
 };
 use tarn_model::Error;
 
+use crate::allowed;
 use crate::broker::{Broker, Peer, blocking, code_of, text};
 use crate::coordinator::{Members, Summary};
 use crate::group::{Join, Joined, Sender, Synced};
@@ -168,6 +169,7 @@ impl Broker {
         request: DescribeGroupsRequest,
         version: i16,
     ) -> DescribeGroupsResponse {
+        let may = allowed::if_asked(request.include_authorized_operations, allowed::GROUP);
         let mut groups = Vec::with_capacity(request.groups.len());
         for name in request.groups {
             let (found, why) = match self.find_group(&name).await {
@@ -177,7 +179,7 @@ impl Broker {
                 found => (found, format!("there is no group `{}`", name.as_str())),
             };
             groups.push(match found {
-                Some(group) => described(group),
+                Some(group) => described(group).with_authorized_operations(may),
                 None => {
                     let dead =
                         DescribedGroup::default().with_group_id(name.clone()).with_group_state(text("Dead"));

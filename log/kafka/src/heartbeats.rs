@@ -15,6 +15,7 @@ use tarn_log::{Log, TopicInfo};
 use tarn_model::PartitionId;
 use uuid::Uuid;
 
+use crate::allowed;
 use crate::assignment::Assignment;
 use crate::broker::{Broker, Peer, text};
 use crate::consumers::{BEAT_EVERY, Beat, COMES_BACK, DescribedConsumer, Topics};
@@ -83,6 +84,7 @@ impl Broker {
         &self,
         request: ConsumerGroupDescribeRequest,
     ) -> ConsumerGroupDescribeResponse {
+        let may = allowed::if_asked(request.include_authorized_operations, allowed::GROUP);
         let mut groups = Vec::with_capacity(request.group_ids.len());
         for name in request.group_ids {
             let of = DescribedGroup::default().with_group_id(name.clone()).with_error_message(None);
@@ -103,6 +105,7 @@ impl Broker {
                     members: Members::Consumer { members, epoch, target_epoch, .. },
                     ..
                 }) => of
+                    .with_authorized_operations(may)
                     .with_group_state(text(state))
                     .with_group_epoch(epoch)
                     .with_assignment_epoch(target_epoch)

@@ -18,6 +18,7 @@ use kafka_protocol::messages::{
 };
 use tarn_model::PartitionId;
 
+use crate::allowed;
 use crate::broker::{BROKER_ID, Broker, code_of, text};
 
 /// Most partitions in one answer, as in Kafka.
@@ -59,7 +60,11 @@ impl Broker {
             let end = info.partitions.min(begin.saturating_add(left));
             left -= (end - begin).max(0);
             let partitions = (begin..end).map(|partition| self.described_partition(partition)).collect();
-            answer.topics.push(of.with_topic_id(info.id).with_partitions(partitions));
+            answer.topics.push(
+                of.with_topic_id(info.id)
+                    .with_partitions(partitions)
+                    .with_topic_authorized_operations(allowed::TOPIC),
+            );
             if end < info.partitions {
                 answer.next_cursor = Some(cursor(name, end));
                 break;

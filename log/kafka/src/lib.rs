@@ -12,6 +12,7 @@
 //!
 //! *Not here*: authentication, quotas. Nothing of them is advertised.
 
+mod allowed;
 mod assignment;
 mod assignor;
 mod broker;

@@ -20,6 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use tarn_log::{TopicInfo, TopicOptions};
 use uuid::Uuid;
 
+use crate::allowed;
 use crate::broker::{BROKER_ID, Broker, CLUSTER_ID, Peer, SERVED, code_of, text};
 use crate::epochs::NO_EPOCH;
 
@@ -100,6 +101,8 @@ impl Broker {
             MetadataResponseBroker::default().with_node_id(BROKER_ID.into()).with_host(host).with_port(port);
         // Older versions have no room for it.
         let epoch = if version >= EPOCHS_FIRST_VERSION { self.log.leader_epoch() } else { NO_EPOCH };
+        let may = allowed::if_asked(request.include_topic_authorized_operations, allowed::TOPIC);
+        let described = |info: &TopicInfo| described(info, epoch).with_topic_authorized_operations(may);
         let mut topics = Vec::new();
         match request.topics {
             // The oldest version asks for all topics with an empty list, the others with none.
@@ -109,7 +112,7 @@ impl Broker {
                     let found =
                         self.find_or_create(name, topic.topic_id, request.allow_auto_topic_creation).await;
                     topics.push(match found {
-                        Ok(info) => described(&info, epoch),
+                        Ok(info) => described(&info),
                         Err(code) => MetadataResponseTopic::default()
                             .with_error_code(code.code())
                             .with_name(topic.name.clone().or_else(|| (version < 12).then(TopicName::default)))
@@ -118,13 +121,17 @@ impl Broker {
                 }
             }
             _ => {
-                topics.extend(self.log.topics().iter().map(|info| described(info, epoch)));
+                topics.extend(self.log.topics().iter().map(|info| described(info)));
             }
         }
         MetadataResponse::default()
             .with_brokers(vec![broker])
             .with_cluster_id(Some(StrBytes::from_static_str(CLUSTER_ID)))
             .with_controller_id(BROKER_ID.into())
+            .with_cluster_authorized_operations(allowed::if_asked(
+                request.include_cluster_authorized_operations,
+                allowed::CLUSTER,
+            ))
             .with_topics(topics)
     }
 
@@ -156,6 +163,10 @@ impl Broker {
         let broker =
             DescribeClusterBroker::default().with_broker_id(BROKER_ID.into()).with_host(host).with_port(port);
         answer
+            .with_cluster_authorized_operations(allowed::if_asked(
+                request.include_cluster_authorized_operations,
+                allowed::CLUSTER,
+            ))
             .with_cluster_id(StrBytes::from_static_str(CLUSTER_ID))
             .with_controller_id(BROKER_ID.into())
             .with_brokers(vec![broker])

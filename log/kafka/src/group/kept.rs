@@ -109,6 +109,7 @@ impl Group {
                 assignment: STANDARD.decode(member.assignment).ok()?.into(),
                 deadline: now + member.session_timeout,
                 unheard: member.unheard,
+                cut_off: member.unheard,
                 joining: None,
                 syncing: None,
             };

@@ -142,3 +142,34 @@ async fn folders_are_described_and_access_lists_are_not_there() {
     assert_eq!(created.results[0].error_code, 54);
     assert!(wire.ask(&ListPartitionReassignmentsRequest::default(), 0).await.topics.is_empty());
 }
+
+#[tokio::test]
+async fn what_a_client_may_do_is_told_when_it_asks() {
+    // Bits of Kafka's numbers: read 3, write 4, create 5, delete 6, alter 7, describe 8, cluster action 9, configs 10 and 11,
+    // idempotent write 12.
+    let (cluster, topic, not_asked) = (0b1_1111_1010_0000, 0b1101_1111_1000, i32::MIN);
+    let bench = Bench::new().await;
+    bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    for version in 8..=13 {
+        for asks in [false, true] {
+            let of = metadata_request::MetadataRequestTopic::default().with_name(Some(name("t")));
+            let request = MetadataRequest::default()
+                .with_topics(Some(vec![of]))
+                .with_include_topic_authorized_operations(asks)
+                .with_include_cluster_authorized_operations(asks && version <= 10);
+            let answer = wire.ask(&request, version).await;
+            let told = (answer.cluster_authorized_operations, answer.topics[0].topic_authorized_operations);
+            let want = (
+                if asks && version <= 10 { cluster } else { not_asked },
+                if asks { topic } else { not_asked },
+            );
+            assert_eq!(told, want, "version {version}, asked {asks}");
+        }
+    }
+    for asks in [false, true] {
+        let request = DescribeClusterRequest::default().with_include_cluster_authorized_operations(asks);
+        let told = wire.ask(&request, 1).await.cluster_authorized_operations;
+        assert_eq!(told, if asks { cluster } else { not_asked });
+    }
+}

@@ -108,7 +108,9 @@ impl World {
     fn step(&mut self, op: Op) {
         match op {
             Op::Act(n) => self.act(n),
-            Op::Commit(n) if self.clients[n].generation > 0 => {
+            Op::Commit(n)
+                if self.clients[n].generation > 0 && matches!(self.clients[n].waits, Waits::ForNothing) =>
+            {
                 let allowed = self.group.may_commit(self.clients[n].sender(), self.now);
                 assert!(
                     matches!(allowed, Ok(()) | Err(Code::RebalanceInProgress)),
