@@ -99,7 +99,7 @@ topic = "clicks"
 [[source]]
 name = "db"
 type = "database"
-url = "mysql://u:p@h/db"
+url = "oracle://u:p@h/db"
 table = "a"
 query = "SELECT 1"
 mode = "append"
