@@ -18,7 +18,7 @@ http = "127.0.0.1:0"
 "#;
 
 /// One source, with one table for each topic that it fills.
-fn config(server: &Server, rest: &str) -> String {
+pub(super) fn config(server: &Server, rest: &str) -> String {
     let keys = server.keys();
     format!(
         "{HEAD}\n[[source]]\nname = \"shop\"\ntype = \"database\"\ntopic = \"shop.{{table}}\"\n{keys}\n{rest}\n\
