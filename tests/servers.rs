@@ -18,6 +18,7 @@ mod mariadb_server;
 mod mariadb_types;
 mod postgres_server;
 mod s3;
+mod splits;
 
 /// DuckDB's word on a table of the lake in `folder`.
 #[track_caller]

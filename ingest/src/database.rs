@@ -50,6 +50,7 @@ mod mysql;
 mod postgres;
 mod row;
 mod settling;
+mod splitting;
 mod sqlite;
 mod staging;
 #[cfg(test)]
@@ -59,6 +60,7 @@ use address::{Address, Speaks};
 pub use explorer::{ExploredColumn, Explorer, forget};
 use row::{Cursor, Value};
 use settling::Unsettled;
+use splitting::Splits;
 
 /// Position key of the run.
 const RUN: &str = "run";
@@ -83,6 +85,11 @@ trait Rows {
     /// whether there were any is returned.
     fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool>;
 
+    /// A table in `count` parts that hold like numbers of rows, by the values of a column.
+    fn splits(&mut self, _what: &Selection, _column: &str, _count: usize) -> Result<Splits> {
+        Err(Error::invalid("this database is not read by several readers").with_hint("leave `split_by` out"))
+    }
+
     /// Ends the snapshot, which begins with whatever is asked first.
     fn release(&mut self) -> Result<()>;
 
@@ -102,6 +109,8 @@ enum Part<'a> {
         until: &'a Written,
         from: Option<u64>,
     },
+    /// Those that fulfil a condition.
+    Split(&'a str),
 }
 
 /// A bound of what was written.
@@ -271,7 +280,9 @@ impl Database {
         let selections = self.selections(&mut *database)?;
         self.mark(source, run)?;
         info!(source = source.name, run = run.number, tables = selections.len(), "run begins");
-        let Some(bounds) = self.bounds(source, &selections, &mut *database)? else { return Ok(()) };
+        let Some(bounds) = self.bounds(source, &selections, &mut *database)? else {
+            return Ok(());
+        };
         for (what, until) in selections.iter().zip(&bounds) {
             match self.read(source, run, what, until, &mut *database) {
                 Err(error) if self.is_whole() && error.sqlstate() == Some(NO_SUCH_TABLE) => {
@@ -296,6 +307,14 @@ impl Database {
             Kind::Postgres(address) => Box::new(postgres::open(address, stop)?),
             Kind::Mysql(address) => Box::new(mysql::open(address, stop)?),
         })
+    }
+
+    /// Connects to read what another connection sees.
+    fn connect_at(&self, stop: Arc<Stop>, snapshot: &str) -> Result<Box<dyn Rows>> {
+        match &self.kind {
+            Kind::Postgres(address) => Ok(Box::new(postgres::open_at(address, stop, snapshot)?)),
+            Kind::Sqlite(_) | Kind::Mysql(_) => Err(Error::internal("only PostgreSQL exports snapshots")),
+        }
     }
 
     /// Whether every table of the database is read.
@@ -355,7 +374,13 @@ impl Database {
         match &self.config.cursor {
             Some(cursor) if only_new => appending::run(source, &topic, database, what, cursor, until),
             _ => {
-                let job = staging::Job { run: run.number, only_new, folder: &self.staging };
+                let open = |snapshot: &str| self.connect_at(source.stop.clone(), snapshot);
+                let split = self.config.split_by.as_deref().map(|column| staging::Split {
+                    column,
+                    readers: self.config.readers(),
+                    open: &open,
+                });
+                let job = staging::Job { run: run.number, only_new, folder: &self.staging, split };
                 staging::run(source, &topic, database, what, &job)
             }
         }
@@ -400,7 +425,9 @@ impl Collector for Database {
         const LONGEST_PAUSE: Duration = Duration::from_secs(60);
         loop {
             let last: Option<Run> = source.log.position(&source.name, RUN)?.map(from_json).transpose()?;
-            let Some(due_ms) = self.due_ms(source, last)? else { return Ok(()) };
+            let Some(due_ms) = self.due_ms(source, last)? else {
+                return Ok(());
+            };
             let wait_ms = due_ms.saturating_sub(source.clock.now_ms());
             if wait_ms > 0 {
                 source.monitor.state(State::Idle);
@@ -434,10 +461,16 @@ fn topic_name(topic: &str, table: &str) -> String {
 /// Whether `name` fits `pattern`, in which `*` stands for anything.
 fn is_like(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
     for part in parts {
-        let Some((_, after)) = rest.split_once(part) else { return false };
+        let Some((_, after)) = rest.split_once(part) else {
+            return false;
+        };
         rest = after;
     }
     rest.ends_with(last)

@@ -477,6 +477,13 @@ pub struct DatabaseConfig {
     /// its transactions; a run takes at least so long. Default: `5s`.
     #[serde(default)]
     pub lag: Option<Span>,
+    /// Column of PostgreSQL's `table` by whose values several readers share the rows of a `full` run, all on one snapshot: a number,
+    /// a date, a timestamp, text or a uuid. Default: one reader.
+    #[serde(default)]
+    pub split_by: Option<String>,
+    /// With `split_by`: connections that read side by side, 2 to 64. Default: `4`.
+    #[serde(default)]
+    pub readers: Option<u8>,
     /// Time between two runs. Default: one run.
     #[serde(default)]
     pub every: Option<Span>,
@@ -509,6 +516,11 @@ impl DatabaseConfig {
     pub fn is_mysql(&self) -> bool {
         let url = self.url.reveal();
         url.starts_with("mysql://") || url.starts_with("mariadb://")
+    }
+
+    /// How many connections read a table that is split.
+    pub fn readers(&self) -> usize {
+        self.readers.unwrap_or(4).into()
     }
 
     /// How long a row of MySQL may take to be committed.

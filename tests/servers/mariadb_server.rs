@@ -40,8 +40,13 @@ impl Server {
         own(folder.path());
         let mut install = program("mariadb-install-db");
         install.current_dir(folder.path()).arg(format!("--datadir={}", folder.path().join("data").display()));
+        // Whoever starts empties the folder of what others left there, so each has its own.
+        install.arg(format!("--tmpdir={}", folder.path().display())).arg("--innodb-log-file-size=16M");
         install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
-        super::call(install.arg("--innodb-log-file-size=16M").stdout(Stdio::null()).stderr(Stdio::null()));
+        let installed = install.output().expect("start mariadb-install-db");
+        let (printed, said) =
+            (String::from_utf8_lossy(&installed.stdout), String::from_utf8_lossy(&installed.stderr));
+        assert!(installed.status.success(), "mariadb-install-db: {printed}{said}");
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let mut server = Server { folder, port, more: Vec::new(), process: None };
         server.up();
@@ -62,7 +67,6 @@ impl Server {
                 mariadbd.stderr(said.try_clone().expect("a file")).stdout(said);
                 mariadbd.arg(format!("--datadir={}", self.path("data").display()));
                 mariadbd.arg(format!("--socket={}", self.path("socket").display()));
-                // Whoever starts empties its folder of what others left there.
                 mariadbd.arg(format!("--tmpdir={}", self.folder.path().display()));
                 mariadbd.arg(format!("--pid-file={}", self.path("pid").display()));
                 mariadbd.arg(format!("--port={}", self.port)).args([

@@ -248,7 +248,9 @@ impl Rows for Mysql {
                 return Ok(false);
             }
             Part::After(after) => after,
-            Part::Written { .. } => return Err(Error::internal("MySQL does not tell who wrote a row")),
+            Part::Written { .. } | Part::Split(_) => {
+                return Err(Error::internal("MySQL reads a table whole"));
+            }
         };
         let (cursor, order, nullable) = self.cursor(what, column)?;
         let in_sql = |value: &Cursor| {

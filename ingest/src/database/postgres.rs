@@ -25,11 +25,13 @@ use tarn_model::columns::ColumnType;
 use tarn_model::{Error, Result};
 
 use super::address::Address;
+use super::splitting::Splits;
 use super::{Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Written};
 use crate::source::Stop;
 
 mod connection;
 mod login;
+mod splitter;
 mod types;
 
 use connection::{Connection, Taking};
@@ -46,12 +48,19 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
 /// Connects.
 pub(super) fn open(address: &Address, stop: Arc<Stop>) -> Result<Postgres> {
     let connection = Connection::open(address, stop)?;
-    Ok(Postgres { connection, begun: false, given_up: false, known: None, money_scale: 2 })
+    Ok(Postgres { connection, snapshot: None, begun: false, given_up: false, known: None, money_scale: 2 })
+}
+
+/// Connects, and reads what the transaction sees that gave `snapshot`.
+pub(super) fn open_at(address: &Address, stop: Arc<Stop>, snapshot: &str) -> Result<Postgres> {
+    Ok(Postgres { snapshot: Some(snapshot.to_owned()), ..open(address, stop)? })
 }
 
 /// A database, and the transaction that reads it.
 pub(super) struct Postgres {
     connection: Connection,
+    /// A snapshot of another transaction, to be read instead of one of its own.
+    snapshot: Option<String>,
     begun: bool,
     /// A copy was not read to its end: the connection is of no more use.
     given_up: bool,
@@ -73,7 +82,22 @@ impl Postgres {
             return Err(Error::unavailable("the connection was given up"));
         }
         if !self.begun {
-            self.connection.query(BEGIN, "begin a transaction")?;
+            let begin = match &self.snapshot {
+                Some(snapshot) => {
+                    let snapshot = tarn_model::placeholders::literal(snapshot);
+                    BEGIN.replacen(';', &format!("; SET TRANSACTION SNAPSHOT {snapshot};"), 1)
+                }
+                None => BEGIN.to_owned(),
+            };
+            match (&self.snapshot, self.connection.query(&begin, "begin a transaction")) {
+                // Whoever gave it has lost its connection: another run gives another one.
+                (Some(_), Err(error)) => {
+                    return Err(Error::unavailable("the snapshot of the run is gone")
+                        .with_hint("it is tried again")
+                        .with_source(error));
+                }
+                (_, begun) => drop(begun?),
+            }
             self.begun = true;
             let scale = self.connection.query("SELECT scale(0::money::numeric)", "ask what money is")?;
             self.money_scale = first(&scale).and_then(|scale| scale.parse().ok()).unwrap_or(2);
@@ -204,6 +228,7 @@ impl Rows for Postgres {
         match part {
             Part::All => {}
             Part::Written { until, from } => conditions.push(self.writer(until, *from)),
+            Part::Split(condition) => conditions.push(format!("({condition})")),
             Part::After(_) => return Err(Error::internal("PostgreSQL is not read by a cursor")),
         }
         let wanted = fields.iter().map(|field| field.expression.as_str()).collect::<Vec<_>>().join(", ");
@@ -240,6 +265,10 @@ impl Rows for Postgres {
         }
         self.given_up = false;
         Ok(false)
+    }
+
+    fn splits(&mut self, what: &Selection, column: &str, count: usize) -> Result<Splits> {
+        self.split(what, column, count)
     }
 
     fn release(&mut self) -> Result<()> {

@@ -89,7 +89,9 @@ impl Rows for Sqlite {
         let after = match part {
             Part::All => None,
             Part::After(after) => Some(after),
-            Part::Written { .. } => return Err(Error::internal("SQLite does not tell who wrote a row")),
+            Part::Written { .. } | Part::Split(_) => {
+                return Err(Error::internal("SQLite reads a table whole"));
+            }
         };
         let doing = format!("read `{}`", what.name());
         let failed = |error| failed(&doing)(error);
@@ -213,7 +215,9 @@ fn column_type(declared: &str) -> Option<ColumnType> {
 }
 
 fn decimal(arguments: Option<&str>) -> Option<ColumnType> {
-    let Some(arguments) = arguments else { return Some(ColumnType::Decimal(38, 10)) };
+    let Some(arguments) = arguments else {
+        return Some(ColumnType::Decimal(38, 10));
+    };
     let mut numbers = arguments.split(',').map(|number| number.trim().parse::<u8>());
     let precision = numbers.next()?.ok()?;
     let scale = i8::try_from(numbers.next().unwrap_or(Ok(0)).ok()?).ok()?;

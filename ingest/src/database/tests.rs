@@ -2,8 +2,10 @@ use std::time::Duration as Time;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
+use tarn_log::Append;
 use tarn_model::clock::ManualClock;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::RunMode;
 use crate::fixture::Fixture;
@@ -305,6 +307,43 @@ proptest! {
         let mut ids = ids(&fixture);
         ids.sort_unstable();
         prop_assert_eq!(ids, (0..next).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 20, ..ProptestConfig::default() })]
+
+    /// What several readers have staged is read on wherever that stopped, without any of them.
+    #[test]
+    fn files_of_several_readers_are_read_once_wherever_that_is_stopped(
+        sizes in prop::collection::vec(0_usize..150, 1..5),
+        stops in prop::collection::vec(0_usize..300, 0..4),
+    ) {
+        let mut fixture = Fixture::new();
+        drop(shop(&fixture));
+        let name = format!("data/staging/{:016x}-1", xxh3_64(b"shop\0orders"));
+        let mut total = 0;
+        for (file, rows) in sizes.iter().enumerate() {
+            let path = if file == 0 { format!("{name}.rows") } else { format!("{name}-{file}.rows") };
+            fixture.put(&path, (total..total + rows).map(|id| format!("{{\"id\":{id}}}\n")).collect::<String>());
+            total += rows;
+        }
+        let mut append = Append::new();
+        append.position("shop", "run", Some(json!({"number": 1, "started_ms": 0, "done": false})));
+        let staged = json!({"run": 1, "offset": 0, "rows": 0, "done": false, "more_files": sizes.len() - 1});
+        append.position("shop", "full:orders", Some(staged));
+        fixture.runtime.block_on(fixture.log().append(append)).unwrap();
+        for stop in stops {
+            let collectors = fixture.start(&full(), RunMode::Continuous);
+            fixture.wait_for("records", || fixture.count("orders") >= stop.min(total));
+            fixture.stop(&collectors);
+            drop(collectors);
+            fixture.reopen();
+        }
+        fixture.drain(&full()).unwrap();
+        let expected: Vec<i64> = (0..i64::try_from(total).unwrap()).collect();
+        prop_assert_eq!(ids(&fixture), expected);
+        prop_assert!(fixture.names("data/staging").is_empty());
     }
 }
 

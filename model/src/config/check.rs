@@ -430,6 +430,22 @@ impl Checker<'_, '_> {
         if database.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
             self.wrong(&format!("{at}.where"), "the condition is empty");
         }
+        let is_split = database.is_postgres() && database.mode == DatabaseMode::Full && one_table;
+        if database.split_by.is_some() && !is_split {
+            self.wrong(
+                &format!("{at}.split_by"),
+                "only a `full` source of one `table` of PostgreSQL uses this",
+            );
+        }
+        match database.readers {
+            Some(_) if database.split_by.is_none() => {
+                self.wrong(&format!("{at}.readers"), "only a source with `split_by` uses this")
+            }
+            Some(readers) if !(2..=64).contains(&readers) => {
+                self.wrong(&format!("{at}.readers"), "a table is read by 2 to 64 readers")
+            }
+            _ => {}
+        }
         for (key, patterns) in [("include", &database.include), ("exclude", &database.exclude)] {
             if !patterns.is_empty() && !every_table {
                 self.wrong(&format!("{at}.{key}"), "only `table = \"*\"` uses this");

@@ -99,7 +99,7 @@ topic = "clicks"
 [[source]]
 name = "db"
 type = "database"
-url = "mysql://u:p@h/db"
+url = "oracle://u:p@h/db"
 table = "a"
 query = "SELECT 1"
 mode = "append"
@@ -309,6 +309,20 @@ fn a_database_source_has_the_keys_that_its_database_and_its_tables_use() {
         ("sqlite:a", "table = \"a\"\ninclude = [\"x\"]", "source[0].include: only `table = \"*\"`"),
         ("sqlite:a", "table = \"*\"\nwhere = \"x\"", "source[0].where: only a source of one `table`"),
         ("sqlite:a", "table = \"*\"\ncolumns = [\"x\"]", "source[0].columns: only a source of one `table`"),
+        (postgres, "table = \"a\"\nsplit_by = \"id\"\nreaders = 2", ""),
+        (postgres, "table = \"*\"\nsplit_by = \"id\"", "source[0].split_by: only a `full` source of one"),
+        (
+            postgres,
+            "table = \"a\"\nmode = \"append\"\nsplit_by = \"id\"",
+            "source[0].split_by: only a `full` source of one",
+        ),
+        ("sqlite:a", "table = \"a\"\nsplit_by = \"id\"", "source[0].split_by: only a `full` source of one"),
+        (
+            postgres,
+            "table = \"a\"\nsplit_by = \"id\"\nreaders = 1",
+            "source[0].readers: a table is read by 2 to 64",
+        ),
+        (postgres, "table = \"a\"\nreaders = 4", "source[0].readers: only a source with `split_by`"),
         ("oracle://a@b/c", "table = \"a\"", "source[0].url: only PostgreSQL, MySQL"),
         ("mysql://a@b/c", "table = \"a\"\npassword = \"p\"", ""),
         ("mariadb://a@b/c", "table = \"*\"\nmode = \"append\"\ncursor = \"id\"\nlag = \"1s\"", ""),

@@ -29,6 +29,32 @@ mod oid {
     pub(super) const TIMESTAMP: u32 = 1114;
     pub(super) const TIMESTAMPTZ: u32 = 1184;
     pub(super) const NUMERIC: u32 = 1700;
+    pub(super) const UUID: u32 = 2950;
+}
+
+/// Whether values of a type are in an order that ranges can be made of.
+pub(super) fn is_splittable(type_id: u32) -> bool {
+    use oid::{
+        BPCHAR, DATE, FLOAT4, FLOAT8, INT2, INT4, INT8, NUMERIC, OID, TEXT, TIMESTAMP, TIMESTAMPTZ, UUID,
+        VARCHAR,
+    };
+    let known = [
+        INT2,
+        INT4,
+        INT8,
+        OID,
+        NUMERIC,
+        FLOAT4,
+        FLOAT8,
+        DATE,
+        TIMESTAMP,
+        TIMESTAMPTZ,
+        TEXT,
+        VARCHAR,
+        BPCHAR,
+        UUID,
+    ];
+    known.contains(&type_id)
 }
 
 /// How a value comes.
