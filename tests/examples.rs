@@ -164,6 +164,56 @@ fn parquet_rows_come_with_their_types_once_whatever_is_killed() {
 }
 
 #[test]
+fn sensors_are_what_a_query_makes_of_them() {
+    let folder = example("sensors");
+    let reading = |sensor: &str, fahrenheit: &str| {
+        format!(
+            "{{\"sensor\": {sensor}, \"at\": \"2026-11-22T10:00:00Z\", \"fahrenheit\": {fahrenheit}, \"battery\": \"97%\"}}\n"
+        )
+    };
+    let lines = [
+        reading("\"attic\"", "68.0"),
+        reading("null", "1"),
+        reading("\"cellar\"", "\"hot\""),
+        reading("\"attic\"", "\"50\""),
+    ];
+    folder.grow("logs/a.ndjson", lines.concat());
+    folder.drained();
+    assert_eq!(
+        folder.sql("SELECT sensor, celsius, battery FROM readings WHERE _rest IS NULL ORDER BY _offset"),
+        [
+            json!({"sensor": "attic", "celsius": 20.0, "battery": 97}),
+            json!({"sensor": "attic", "celsius": 10.0, "battery": 97}),
+        ]
+    );
+    let dead = folder.sql("SELECT reason, CAST(value AS VARCHAR) AS value FROM readings_dead_letters");
+    let reason = dead[0]["reason"].as_str().unwrap_or_default();
+    assert!(
+        dead.len() == 1
+            && reason.starts_with("line 3 of ")
+            && reason.contains("`sql` failed")
+            && reason.contains("hot"),
+        "{dead:?}"
+    );
+    assert_eq!(dead[0]["value"].as_str(), Some(lines[2].trim_end()), "the bytes that came");
+    let text = std::fs::read_to_string(folder.path("tarn.toml")).expect("the config");
+    for (query, why) in
+        [("SELECT now() AS at FROM batch", "now()"), ("SELECT count(*) FROM batch", "one record at a time")]
+    {
+        let begin = text.find("query = ").expect("a query");
+        let end = text[begin..].find("\n\n").expect("its end") + begin;
+        folder.configure(&format!("{}query = \"{query}\"{}", &text[..begin], &text[end..]));
+        let ended = folder.tarn(&["check", "tarn.toml"]);
+        assert_eq!(ended.code, Some(2), "{query}: {}", ended.said);
+        assert!(
+            ended.said.contains("source[0].interceptor[0].query") && ended.said.contains(why),
+            "{}",
+            ended.said
+        );
+    }
+}
+
+#[test]
 fn applog_keeps_stack_traces_together() {
     let folder = example("applog");
     folder.grow(

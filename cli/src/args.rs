@@ -537,5 +537,5 @@ fn must_be_there(path: &Path, hint: &'static str) -> anyhow::Result<()> {
 
 /// Reads configs for `run` and `check`.
 pub(crate) fn loader<'a>(insecure: bool) -> Loader<'a> {
-    Loader::new().insecure(insecure).queries(crate::views::problems)
+    Loader::new().insecure(insecure).queries(crate::queries::compiled)
 }

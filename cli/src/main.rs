@@ -15,6 +15,7 @@ mod kafka;
 mod logging;
 mod pipeline;
 mod progress;
+mod queries;
 mod render;
 mod rest;
 mod rows;

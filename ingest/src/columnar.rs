@@ -125,6 +125,13 @@ impl FileBytes {
     }
 }
 
+/// Writes the one row of `row` as a JSON object in place of what is in `out`, as rows of files are written. The error says which
+/// value cannot be said.
+pub fn write_row(row: &RecordBatch, out: &mut Vec<u8>) -> Result<(), String> {
+    let schema = row.schema();
+    cells::Cells::new(row, &schema)?.write(0, out)
+}
+
 /// What a decoder gives; a panic is an error as well.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err("the bytes make no sense".to_owned()))

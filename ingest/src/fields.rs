@@ -110,6 +110,26 @@ impl Fields {
         }
     }
 
+    /// Gives each field of `others` the value that it has there; adds those that are not there.
+    pub(crate) fn take(&mut self, others: &Fields) {
+        for item in &others.items {
+            let name = &others.text[item.name.clone()];
+            let mut keep = |range: &Range<usize>| self.keep(&others.text[range.clone()]);
+            let value = match &item.value {
+                Value::Null => Value::Null,
+                Value::Text(text) => Value::Text(keep(text)),
+                Value::Json(json) => Value::Json(keep(json)),
+            };
+            match self.find(name) {
+                Some(at) => self.items[at].value = value,
+                None => {
+                    let name = self.keep(name);
+                    self.items.push(Item { name, value });
+                }
+            }
+        }
+    }
+
     /// Leaves only fields whose name `wanted` likes.
     pub(crate) fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
         let text = &self.text;
@@ -219,6 +239,12 @@ mod tests {
         assert_eq!(written(&fields), r#"{"c":"1","b":"two","d":"4"}"#);
         fields.retain(|name| name != "b");
         fields.change("d", |text| Some(format!("{text}{text}")));
+        let mut others = Fields::default();
+        others.read(br#"{"d":4.0,"e":null,"f":"x"}"#).unwrap();
+        fields.take(&others);
+        assert_eq!(written(&fields), r#"{"c":"1","d":4.0,"e":null,"f":"x"}"#);
+        fields.retain(|name| name == "c" || name == "d");
+        fields.set("d", "44");
         fields.change("b", |_| Some("not there".into()));
         assert_eq!(written(&fields), r#"{"c":"1","d":"44"}"#);
         assert_eq!(fields.len(), 2);

@@ -63,5 +63,6 @@ mod throttle;
 mod unpack;
 
 pub use collectors::{Collectors, RunMode};
+pub use columnar::write_row;
 pub use database::{ExploredColumn, Explorer, forget};
 pub use replay::{DeadLetter, REPLAY_HEADER, Replay, Replayed, Taken};

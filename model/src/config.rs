@@ -37,10 +37,10 @@ pub use patterns::fills;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use streams::{
-    ExecConfig, ExtractConfig, FieldsConfig, FilterConfig, HashConfig, HeaderConfig, HostConfig,
-    InterceptorConfig, LineConfig, MaskConfig, MqttConfig, MultilineConfig, NetcatConfig, RateLimitConfig,
-    RenameConfig, ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig, StaticConfig, SyslogConfig,
-    TimestampConfig, UuidConfig,
+    CompiledQuery, ExecConfig, ExtractConfig, FieldsConfig, FilterConfig, HashConfig, HeaderConfig,
+    HostConfig, InterceptorConfig, LineConfig, MaskConfig, MqttConfig, MultilineConfig, NetcatConfig,
+    RateLimitConfig, RecordQuery, RenameConfig, ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig,
+    SqlConfig, StaticConfig, SyslogConfig, TimestampConfig, UuidConfig,
 };
 pub use units::{ByteSize, Span};
 

@@ -3,11 +3,13 @@
 //! An interceptor that cannot do its work (a time that is none) makes the record a dead letter, with the bytes that came.
 //! One that finds nothing to work on (no such field) lets the record pass.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, LocalResult, NaiveDate, NaiveDateTime, TimeZone};
 use chrono_tz::Tz;
 use regex::Regex;
 use ring::hmac;
-use tarn_model::config::{InterceptorConfig, TimestampConfig};
+use tarn_model::config::{InterceptorConfig, RecordQuery, TimestampConfig};
 use tarn_model::{Error, Result};
 
 use super::{Identity, Place};
@@ -64,6 +66,12 @@ enum Interceptor {
         key: Box<hmac::Key>,
     },
     Sample(f64),
+    Sql {
+        query: Arc<dyn RecordQuery>,
+        /// What it made last.
+        out: Vec<u8>,
+        made: Fields,
+    },
 }
 
 impl Chain {
@@ -123,6 +131,11 @@ impl Chain {
                     key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, hash.secret.reveal().as_bytes())),
                 },
                 InterceptorConfig::Sample(sample) => Interceptor::Sample(sample.share),
+                InterceptorConfig::Sql(sql) => {
+                    let query = sql.compiled.get().cloned();
+                    let query = query.ok_or_else(|| Error::internal("a query was not compiled"))?;
+                    Interceptor::Sql { query, out: Vec::new(), made: Fields::default() }
+                }
             });
         }
         Ok(Chain { interceptors })
@@ -207,6 +220,19 @@ impl Chain {
                 Interceptor::Hash { fields: names, key } => {
                     for name in names {
                         fields.change(name, |text| Some(hashed(text, key)));
+                    }
+                }
+                Interceptor::Sql { query, out, made } => {
+                    let texts: Vec<Option<&str>> =
+                        query.inputs().iter().map(|name| fields.get(name)).collect();
+                    if !query.run(&texts, out).map_err(|what| format!("`sql` failed: {what}"))? {
+                        return Ok(None);
+                    }
+                    made.read(out).map_err(|error| format!("`sql` made no JSON object: {error}"))?;
+                    if query.keeps_fields() {
+                        fields.take(made);
+                    } else {
+                        std::mem::swap(fields, made);
                     }
                 }
                 Interceptor::Sample(share) => {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tarn_model::config::SourceKind;
+use tarn_model::config::{InterceptorConfig, SourceKind};
 
 use super::*;
 use crate::fixture::Fixture;
@@ -56,6 +56,63 @@ impl Seen {
 
 const SOURCE: &str = "[[source]]\nname = \"s\"\ntopic = \"t\"\ntype = \"taildir\"\npath = \"DIR/*\"\n";
 const NOW_MS: i64 = 1_795_348_800_000;
+
+/// A query that upper-cases `a`, drops records whose `a` is `x`, and fails at `!`.
+#[derive(Debug)]
+struct Upper {
+    inputs: Vec<String>,
+    keeps: bool,
+}
+
+impl tarn_model::config::RecordQuery for Upper {
+    fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    fn keeps_fields(&self) -> bool {
+        self.keeps
+    }
+
+    fn run(&self, texts: &[Option<&str>], out: &mut Vec<u8>) -> std::result::Result<bool, String> {
+        match texts[0] {
+            Some("x") => return Ok(false),
+            Some("!") => return Err("no such letter".into()),
+            text => *out = json!({"a": text.map(str::to_uppercase), "n": 1}).to_string().into_bytes(),
+        }
+        Ok(true)
+    }
+}
+
+#[test]
+fn a_query_makes_of_each_record_one_or_none_or_a_dead_letter() {
+    for (keeps, made) in [
+        (true, [r#"{"b":7,"a":"Q","n":1}"#, r#"{"b":8,"a":null,"n":1}"#]),
+        (false, [r#"{"a":"Q","n":1}"#, r#"{"a":null,"n":1}"#]),
+    ] {
+        let fixture = Fixture::new();
+        let sql = "format = \"ndjson\"\n[[source.interceptor]]\ntype = \"sql\"\nquery = \"q\"\n";
+        let mut config = fixture.config(&format!("{SOURCE}{sql}"));
+        assert!(Shaper::of_objects(&config.sources[0]).is_err(), "nobody compiled it");
+        let InterceptorConfig::Sql(sql) = &mut config.sources[0].interceptors[0] else { panic!("a query") };
+        sql.compiled.set(Arc::new(Upper { inputs: vec!["a".into()], keeps }));
+        let mut shaper = Shaper::of_objects(&config.sources[0]).unwrap();
+        crate::collectors::create_topic(fixture.log(), &config, "t").unwrap();
+        let named = |name: &str| Ok(fixture.log().topic(name).unwrap());
+        shaper.begin_with(named("t").unwrap(), named).unwrap();
+        let mut seen = Seen::default();
+        for (line, value) in (1..).zip([r#"{"b":7,"a":"q"}"#, r#"{"a":"x"}"#, r#"{"a":"!"}"#, r#"{"b":8}"#]) {
+            let place = Place::of_file("app.log", Some(line), (7, line));
+            shaper.push(&mut seen, NOW_MS, &place, &Found::value(value.as_bytes())).unwrap();
+        }
+        let texts: Vec<_> =
+            seen.records.iter().map(|r| String::from_utf8_lossy(&r.value).into_owned()).collect();
+        assert_eq!(texts, [made[0], r#"{"a":"!"}"#, made[1]]);
+        assert_eq!(
+            (seen.dropped, &seen.records[1].headers[ERROR_HEADER]),
+            (1, &"`sql` failed: no such letter".to_owned())
+        );
+    }
+}
 
 /// Shapes `lines`, the first of them line 1 of `app.log`.
 fn shaped(config: &str, lines: &[&str]) -> Seen {

@@ -160,6 +160,9 @@ impl Checker<'_, '_> {
                 InterceptorConfig::Replace(replace) => {
                     drop(self.regex(&format!("{at}.regex"), &replace.regex))
                 }
+                InterceptorConfig::Sql(sql) => {
+                    self.not_empty(&format!("{at}.query"), sql.query.trim().is_empty());
+                }
                 InterceptorConfig::Sample(sample) => self.share(&format!("{at}.share"), sample.share),
                 InterceptorConfig::Host(_) | InterceptorConfig::Header(_) | InterceptorConfig::Uuid(_) => {}
             }
@@ -379,7 +382,8 @@ impl InterceptorConfig {
             | InterceptorConfig::Keep(_)
             | InterceptorConfig::Remove(_)
             | InterceptorConfig::Rename(_)
-            | InterceptorConfig::Extract(_) => true,
+            | InterceptorConfig::Extract(_)
+            | InterceptorConfig::Sql(_) => true,
             InterceptorConfig::Timestamp(_)
             | InterceptorConfig::Filter(_)
             | InterceptorConfig::Replace(_)

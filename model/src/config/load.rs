@@ -19,7 +19,7 @@ use super::walk::walk;
 use super::{Config, DatabaseConfig, Secret, SourceKind};
 
 type Variable<'a> = dyn Fn(&str) -> Option<String> + 'a;
-type Queries<'a> = dyn Fn(&Config) -> Vec<(String, String)> + 'a;
+type Queries<'a> = dyn Fn(&mut Config) -> Vec<(String, String)> + 'a;
 
 /// How a config file is read.
 #[allow(missing_debug_implementations, reason = "holds a closure")]
@@ -56,9 +56,9 @@ impl<'a> Loader<'a> {
         self
     }
 
-    /// What is wrong with the SQL in a config: fields, with messages. Only who has an engine knows.
+    /// Compiles the SQL in a config, and tells what is wrong with it: fields, with messages. Only who has an engine can.
     #[must_use]
-    pub fn queries(mut self, queries: impl Fn(&Config) -> Vec<(String, String)> + 'a) -> Loader<'a> {
+    pub fn queries(mut self, queries: impl Fn(&mut Config) -> Vec<(String, String)> + 'a) -> Loader<'a> {
         self.queries = Box::new(queries);
         self
     }
@@ -107,7 +107,7 @@ impl<'a> Loader<'a> {
             }
         };
         check(&config, &walked.replaced, self.insecure, report);
-        for (field, message) in (self.queries)(&config) {
+        for (field, message) in (self.queries)(&mut config) {
             let is_secret = walked.replaced.contains_key(&field);
             report.wrong(&field, if is_secret { "this query is wrong".to_owned() } else { message });
         }

@@ -2,6 +2,7 @@
 //! records, interceptors, routes; and the sources that listen or run a command.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,8 @@ pub enum InterceptorConfig {
     Hash(HashConfig),
     /// A share of the records; the others are counted as dropped.
     Sample(SampleConfig),
+    /// What a SQL query makes of the record; those that its `WHERE` does not let pass are counted as dropped.
+    Sql(SqlConfig),
 }
 
 /// `type = "timestamp"`: the record's time is what a field says.
@@ -246,6 +249,52 @@ pub struct HashConfig {
 pub struct SampleConfig {
     /// Share that stays, 0 to 1.
     pub share: f64,
+}
+
+/// `type = "sql"`: what a SQL query makes of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SqlConfig {
+    /// `SELECT ... FROM batch`, with or without a `WHERE`, over one record at a time: its fields are columns, all of them text. `*` keeps the
+    /// fields that the query does not make itself. E.g. `SELECT *, CAST(ms AS DOUBLE) / 1000 AS seconds FROM batch WHERE level <> 'DEBUG'`.
+    pub query: String,
+    /// The query, once who has an engine has compiled it.
+    #[serde(skip)]
+    pub compiled: CompiledQuery,
+}
+
+/// A query over one record. Whoever has a SQL engine makes them, collectors run them.
+pub trait RecordQuery: Send + Sync + std::fmt::Debug {
+    /// The fields that it looks at.
+    fn inputs(&self) -> &[String];
+
+    /// Whether the record's fields stay, but for those that the query makes.
+    fn keeps_fields(&self) -> bool;
+
+    /// Writes what it makes of a record, whose [`RecordQuery::inputs`] say `texts`, as a JSON object in place of what is in `out`; `false`
+    /// when the record does not pass. The error says why it is a dead letter.
+    fn run(&self, texts: &[Option<&str>], out: &mut Vec<u8>) -> Result<bool, String>;
+}
+
+/// A query that was compiled, or not yet: what its text says is what it is.
+#[derive(Debug, Clone, Default)]
+pub struct CompiledQuery(Option<Arc<dyn RecordQuery>>);
+
+impl CompiledQuery {
+    /// Keeps it.
+    pub fn set(&mut self, query: Arc<dyn RecordQuery>) {
+        self.0 = Some(query);
+    }
+
+    /// It, if it was compiled.
+    pub fn get(&self) -> Option<&Arc<dyn RecordQuery>> {
+        self.0.as_ref()
+    }
+}
+
+impl PartialEq for CompiledQuery {
+    fn eq(&self, _: &CompiledQuery) -> bool {
+        true
+    }
 }
 
 /// `[[source.route]]`: records that go to another topic than the source's. Routes are tried in the order of the file; a
