@@ -1,8 +1,8 @@
 //! Every fault point on the way of a record × {kill, error, error after success}: afterwards, exactly once.
 //!
 //! A case feeds files to a running process until the armed point is hit, so a point that is never reached fails its case.
-//! A killed process is started again without faults (one that was killed at a view's step must have the view right within
-//! seconds); one that was told of an error must mend itself or end with an error, and only the log may choose to end. Then a
+//! A killed process is started again without faults (one that was killed at a view's step must have the view right in its first
+//! answer; how soon that comes is not asserted here); one that was told of an error must mend itself or end with an error, and only the log may choose to end. Then a
 //! drain, and the proof. Points that only Kafka's clients reach have their cases in `transactions`, `compaction` and `groups`.
 
 use std::fmt::Write as _;
@@ -160,7 +160,7 @@ fn killed(point: &str, passes: u32) {
     let ended = running.end(seconds(5));
     assert_eq!(ended.signal, Some(9), "it ended otherwise: {}", ended.said);
     if point.starts_with("view.") {
-        // The next answer, seconds later, whatever the kill left of the builds. Vacuum may take a file under a statement here.
+        // The next answer, whatever the kill left of the builds. Vacuum may take a file under a statement here.
         let mut running = folder.start();
         let client = running.ready_within(seconds(10));
         let answer = wait_for("an answer", seconds(10), || {

@@ -406,8 +406,9 @@ impl Shared {
                 Lasting::All => self.plans.keep(key, names, &optimized, Lasting::All, moment),
                 // Once more by a session that was not told the time.
                 Lasting::ButTheTime => {
-                    let open = self.state.optimize(&plan).map_err(explain)?;
-                    self.plans.keep(key, names, &open, Lasting::ButTheTime, moment);
+                    if let Ok(open) = self.state.optimize(&plan) {
+                        self.plans.keep(key, names, &open, Lasting::ButTheTime, moment);
+                    }
                 }
                 Lasting::Nothing => {}
             }
@@ -417,11 +418,12 @@ impl Shared {
         Ok(Planned { rows, vector: moment.vector().clone(), pinned })
     }
 
-    /// The same for a statement that was planned before; `None` where its tables mean something else now.
+    /// The same for a statement that was planned before; `None` where that plan does not fit the moment.
     async fn plan_again(&self, known: &Plan, request: &Request) -> Result<Option<Planned>> {
         let views = SeenViews::take(&self.views, &self.catalog).await;
         let moment = Moment::take(&self.catalog, views, &known.names, &[], None)?;
-        let Some(plan) = self.plans.bind(known, &moment).map_err(from_datafusion)? else { return Ok(None) };
+        // What goes wrong here is told with its place when it is planned anew.
+        let Ok(Some(plan)) = self.plans.bind(known, &moment) else { return Ok(None) };
         let runtime_env = self.runtime_env();
         let pinned = pin(&moment, &known.names, &runtime_env)?;
         // Its functions stand in the plan, and the time as well.

@@ -10,7 +10,7 @@ pub(crate) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Every deadline is this long at the least.
+/// Every deadline is this long at the least: a shorter one tells a reader what is usual, and asserts nothing.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Asks `condition` until it answers; panics with `what` at the deadline.
