@@ -54,6 +54,21 @@ fn check_reports_every_problem_at_once() {
 }
 
 #[test]
+fn whoever_finds_the_process_can_stop_it() {
+    // The file is there before the lake is open.
+    let folder = Folder::new(&CONFIG.replace("count = 2000", "count = 200"));
+    for _ in 0..5 {
+        let running = folder.start();
+        wait_for("the process to write down where it is", seconds(60), || running.address());
+        let ended = running.stop();
+        assert_eq!(ended.code, Some(0), "signal {:?}: {}", ended.signal, ended.said);
+    }
+    folder.drained();
+    assert_eq!(folder.number("SELECT count(*) AS n FROM orders"), 200);
+    assert!(folder.tarn(&["verify"]).code == Some(0), "{}", folder.said());
+}
+
+#[test]
 fn an_inferred_table_from_a_generator_is_the_same_at_rest_and_running() {
     let folder = Folder::new(CONFIG);
     folder.drained();

@@ -2,7 +2,8 @@
 //!
 //! Order of a start: address taken, log opened (which locks the data folder), `process.json` written, lake opened, tables
 //! opened, collectors started. Ingestion answers from then on; SQL answers once every tail has reached the committed end
-//! found at open. A stop goes the other way round.
+//! found at open. A stop goes the other way round. SIGTERM and Ctrl-C are caught before any door is open, so that whoever got an
+//! answer can also stop the process; one that comes while it starts stops it when it has started, or ends it where it waits.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use tarn_model::{Error, clock};
 use tarn_serving::{Engine, EngineOptions, Hosts, PostgresServer, StatusSource};
 use tarn_table::Catalog;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{oneshot, watch};
 
 use crate::admin;
@@ -33,6 +35,8 @@ use crate::views::{self, RunningViews};
 
 /// Requests under way get this long when the process stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// A start that was under way when the process was told to stop gets this long: what waits for a lake or a database is left there.
+const LAST_START: Duration = Duration::from_secs(5);
 /// Time between two words on what a drain waits for.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -49,6 +53,40 @@ pub(crate) struct RunOptions {
 
 /// Runs `config`. SIGTERM and Ctrl-C stop it cleanly.
 pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
+    let signals = Signals::catch()?;
+    let started = tokio::select! {
+        started = start(&config, options.drain) => started?,
+        () = async { signals.told().await; clock::pause(LAST_START).await } => {
+            tracing::info!("told to stop before it ran");
+            return if options.drain { Err(stopped_early()) } else { Ok(()) };
+        }
+    };
+    let Started { log, running, .. } = &started;
+    let ended = {
+        let progress = Progress::start(Arc::clone(running) as _, options.drain && !options.quiet);
+        let ended = work(&config, &options_of(options), running, log, &started.ends_at_open, &signals).await;
+        progress.finish();
+        ended
+    };
+    started.stop().await?;
+    tracing::info!("stopped");
+    ended
+}
+
+/// A pipeline whose doors are open.
+struct Started {
+    log: Log,
+    running: Arc<Running>,
+    /// Where each topic ended when the log was opened.
+    ends_at_open: std::collections::BTreeMap<String, tarn_model::Boundary>,
+    kafka: Option<KafkaServer>,
+    postgres: Option<PostgresServer>,
+    server: tokio::task::JoinHandle<()>,
+    stop_serving: watch::Sender<bool>,
+    _process: ProcessFile,
+}
+
+async fn start(config: &Config, drain: bool) -> anyhow::Result<Started> {
     let listener = bind("serving.http", &config.serving.http).await?;
     let address = listener.local_addr()?;
     let kafka_listener = match &config.log.kafka {
@@ -61,9 +99,9 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     };
     let kafka_address = kafka_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let postgres_address = postgres_listener.as_ref().map(TcpListener::local_addr).transpose()?;
-    let log = open_log(&config).await?;
-    let _process =
-        ProcessFile::write(&config, address, &[("kafka", kafka_address), ("postgres", postgres_address)])?;
+    let log = open_log(config).await?;
+    let process =
+        ProcessFile::write(config, address, &[("kafka", kafka_address), ("postgres", postgres_address)])?;
     let clock = clock::system();
     let lake_url = &config.lake.url;
     let store_options = rest::store_options(&config.lake);
@@ -71,14 +109,14 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         .await
         .with_context(|| format!("cannot open the lake at {lake_url}"))?;
     let catalog = Catalog::new(lake);
-    let pipeline = Pipeline::new(&config, log.clone(), catalog.clone(), Arc::clone(&clock));
+    let pipeline = Pipeline::new(config, log.clone(), catalog.clone(), Arc::clone(&clock));
     pipeline.create_topics()?;
     let ends_at_open = pipeline.ends()?;
     pipeline.start().await?;
 
-    let mode = if options.drain { RunMode::Drain } else { RunMode::Continuous };
+    let mode = if drain { RunMode::Drain } else { RunMode::Continuous };
     let collectors = Arc::new(Collectors::start(
-        &without_refused(&config, &pipeline),
+        &without_refused(config, &pipeline),
         log.clone(),
         Arc::clone(&clock),
         mode,
@@ -91,7 +129,7 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     let kafka = kafka_listener
         .map(|listener| KafkaServer::start(listener, log.clone(), kafka_options, clock))
         .transpose()?;
-    let views = views::of(&config, &catalog)?;
+    let views = views::of(config, &catalog)?;
     let running = Arc::new(Running {
         started: Instant::now(),
         catalog: catalog.clone(),
@@ -120,27 +158,25 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
     let postgres_at = postgres.as_ref().map(|postgres| tracing::field::display(postgres.address()));
     tracing::info!(http = %address, kafka = kafka_at, postgres = postgres_at, data_dir = %config.data_dir.display(), "running");
 
-    let ended = {
-        let progress = Progress::start(Arc::clone(&running) as _, options.drain && !options.quiet);
-        let ended = work(&config, &options_of(options), &running, &log, &ends_at_open).await;
-        progress.finish();
-        ended
-    };
+    Ok(Started { log, running, ends_at_open, kafka, postgres, server, stop_serving, _process: process })
+}
 
-    if let Some(kafka) = kafka {
-        kafka.stop().await;
+impl Started {
+    async fn stop(self) -> anyhow::Result<()> {
+        if let Some(kafka) = self.kafka {
+            kafka.stop().await;
+        }
+        if let Some(postgres) = self.postgres {
+            postgres.stop().await;
+        }
+        self.running.collectors.stop().await;
+        self.stop_serving.send_replace(true);
+        let _ = tokio::time::timeout(LAST_REQUESTS, self.server).await;
+        self.running.views.stop().await;
+        self.running.pipeline.stop().await;
+        self.log.close().await?;
+        Ok(())
     }
-    if let Some(postgres) = postgres {
-        postgres.stop().await;
-    }
-    collectors.stop().await;
-    stop_serving.send_replace(true);
-    let _ = tokio::time::timeout(LAST_REQUESTS, server).await;
-    running.views.stop().await;
-    pipeline.stop().await;
-    log.close().await?;
-    tracing::info!("stopped");
-    ended
 }
 
 /// What [`work`] needs of the options.
@@ -160,6 +196,7 @@ async fn work(
     running: &Running,
     log: &Log,
     ends_at_open: &std::collections::BTreeMap<String, tarn_model::Boundary>,
+    signals: &Signals,
 ) -> anyhow::Result<()> {
     let pipeline = &running.pipeline;
     let ready = async {
@@ -194,12 +231,10 @@ async fn work(
         error = log_failed(log) => return Err(error.into()),
         () = retention(log, config.log.retention_every.0) => {}
         () = tell_what_is_left(running, until.drain) => {}
-        () = signal() => {
+        () = signals.told() => {
             tracing::info!("told to stop");
             if until.drain {
-                return Err(Error::unavailable("stopped before everything was in the lake")
-                    .with_hint("start it again: it goes on where it stopped")
-                    .into());
+                return Err(stopped_early());
             }
         }
         () = async { match told { Some(told) => { let _ = told.await; } None => std::future::pending().await } } => {}
@@ -270,18 +305,35 @@ async fn retention(log: &Log, every: Duration) {
     }
 }
 
-/// Completes at Ctrl-C or SIGTERM.
-async fn signal() {
-    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(terminate) => terminate,
-        Err(error) => {
-            tracing::warn!(%error, "SIGTERM cannot be caught");
-            return std::future::pending().await;
-        }
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        caught = tokio::signal::ctrl_c() => if caught.is_err() { std::future::pending().await },
+fn stopped_early() -> anyhow::Error {
+    Error::unavailable("stopped before everything was in the lake")
+        .with_hint("start it again: it goes on where it stopped")
+        .into()
+}
+
+/// Ctrl-C and SIGTERM, caught from the moment this is there.
+struct Signals(watch::Receiver<bool>);
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        let caught = |kind| unix::signal(kind).context("cannot catch signals");
+        let (mut terminate, mut interrupt) =
+            (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
+        let (tell, told) = watch::channel(false);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tell.send_replace(true);
+        });
+        Ok(Self(told))
+    }
+
+    /// Completes once one of them has come, however long ago.
+    async fn told(&self) {
+        // Its sender goes after it has told, or with the runtime.
+        let _ = self.0.clone().wait_for(|told| *told).await;
     }
 }
 
