@@ -324,6 +324,36 @@ fn late_rows_are_counted_once_when_a_kill_comes_between_the_commits_of_a_table_a
 }
 
 #[test]
+fn rows_that_are_settled_after_a_kill_bring_their_event_times_with_them() {
+    let folder = Folder::new(CONFIG);
+    let mut running = folder.start_with("lake.dead_letters.after=1*return(kill)", &[]);
+    let client = running.ready();
+    // Its dead letter is in the lake and none of its rows.
+    let body = r#"{"city":"Oslo","at":"2026-01-02T00:05:00Z"}
+        {"city":"Oslo","at":"no time"}
+        {"city":"Oslo","at":"2026-01-02T00:01:00Z"}
+        {"city":"Oslo","at":"2026-01-02T00:06:00Z"}"#;
+    // The kill may come before the answer, but not before the log has it.
+    let _ = client.post("/v1/ingest/events", &[("Content-Type", "application/x-ndjson")], body.as_bytes());
+    wait_for("a kill", seconds(30), || (!running.runs()).then_some(()));
+    assert_eq!(running.end(seconds(5)).signal, Some(9));
+    let running = folder.start();
+    wait_for("the process to start", seconds(30), || running.address());
+    wait_for("rows to be settled", seconds(30), || running.said().contains("settled the rows").then_some(()));
+    running.kill();
+    let settled = folder.find("lake/events/_delta_log", ".json").into_iter().find_map(|commit| {
+        let text = std::fs::read_to_string(commit).ok()?;
+        text.contains("\"SETTLE\"").then_some(text)
+    });
+    let settled = settled.expect("a commit of what was settled");
+    assert!(settled.contains("/event_time/at") && settled.contains("1767312360000000"), "{settled}");
+    assert_eq!(late(&folder.sql(LATE)), (1, 1));
+    assert!(right(&folder.sql(ASK)).is_some());
+    exactly_once(&folder, "events", 3, 1);
+    folder.never_panicked();
+}
+
+#[test]
 fn wrong_use_of_a_watermark_says_what_to_do() {
     let folder = Folder::new(CONFIG);
     let mut running = folder.start();

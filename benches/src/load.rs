@@ -22,25 +22,45 @@ pub(crate) struct Load<'a> {
     pub(crate) seconds: u64,
 }
 
-impl Load<'_> {
+impl<'a> Load<'a> {
+    /// Makes the requests: what takes time without being sent.
+    pub(crate) fn prepare(self) -> Prepared<'a> {
+        let mut events = Events::from_number(self.first, 7);
+        let bodies = (0..self.requests().min(MOST_BODIES)).map(|_| {
+            let mut body = Vec::new();
+            (0..EVENTS_PER_REQUEST).for_each(|_| events.append_to(&mut body));
+            body
+        });
+        Prepared { bodies: bodies.collect(), load: self }
+    }
+
+    fn per_second(&self) -> u64 {
+        self.rate.div_ceil(EVENTS_PER_REQUEST)
+    }
+
+    fn requests(&self) -> u64 {
+        self.per_second() * self.seconds
+    }
+}
+
+/// A load whose requests are made.
+#[derive(Debug)]
+pub(crate) struct Prepared<'a> {
+    load: Load<'a>,
+    bodies: Vec<Vec<u8>>,
+}
+
+impl Prepared<'_> {
     /// Sends all of it, from now on; events that were acknowledged.
     pub(crate) async fn send(self) -> Result<u64> {
-        let per_second = self.rate.div_ceil(EVENTS_PER_REQUEST);
-        let total = per_second * self.seconds;
+        let Prepared { load, bodies } = self;
+        let (per_second, total) = (load.per_second(), load.requests());
         if total == 0 {
-            tarn_model::clock::pause(Duration::from_secs(self.seconds)).await;
+            tarn_model::clock::pause(Duration::from_secs(load.seconds)).await;
             return Ok(0);
         }
-        let mut events = Events::from_number(self.first, 7);
-        let bodies: Vec<Vec<u8>> = (0..total.min(MOST_BODIES))
-            .map(|_| {
-                let mut body = Vec::new();
-                (0..EVENTS_PER_REQUEST).for_each(|_| events.append_to(&mut body));
-                body
-            })
-            .collect();
         let client = Client::builder().pool_max_idle_per_host(64).tcp_nodelay(true).build()?;
-        let url = format!("http://{}/v1/ingest/events", self.address);
+        let url = format!("http://{}/v1/ingest/events", load.address);
         let begin = Instant::now();
         let mut requests = tokio::task::JoinSet::new();
         for number in 0..total {

@@ -16,6 +16,7 @@ pub(crate) async fn run(load: Load<'_>, reads_per_second: u64, queries: &[&str])
     for query in queries {
         read(&client, load.address, query).await?;
     }
+    let prepared = load.prepare();
     let begin = Instant::now();
     let end = begin + Duration::from_secs(load.seconds);
     let reading = async {
@@ -32,7 +33,7 @@ pub(crate) async fn run(load: Load<'_>, reads_per_second: u64, queries: &[&str])
         }
         anyhow::Ok(latencies_ms)
     };
-    let (acknowledged, latencies_ms) = tokio::try_join!(load.send(), reading)?;
+    let (acknowledged, latencies_ms) = tokio::try_join!(prepared.send(), reading)?;
     let told: Vec<Value> = latencies_ms
         .into_iter()
         .map(|mut values: Vec<f64>| {

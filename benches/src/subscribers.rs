@@ -12,7 +12,8 @@ use crate::load::Load;
 /// Says `subscribed` once all have the first answer, `over` when the time is, and then how many updates each got.
 pub(crate) async fn run(load: Load<'_>, count: u64, query: &str) -> Result<()> {
     // So that there is something to subscribe to.
-    Load { seconds: 1, ..load }.send().await?;
+    Load { seconds: 1, ..load }.prepare().send().await?;
+    let prepared = load.prepare();
     let (began, mut begun) = mpsc::unbounded_channel();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut subscribers = tokio::task::JoinSet::new();
@@ -52,7 +53,7 @@ pub(crate) async fn run(load: Load<'_>, count: u64, query: &str) -> Result<()> {
         }
     }
     println!("subscribed");
-    load.send().await?;
+    prepared.send().await?;
     tarn_model::clock::pause(Duration::from_millis(500)).await;
     println!("over");
     stop.send_replace(true);

@@ -19,7 +19,6 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::common::TableReference;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::FunctionRegistry;
@@ -32,8 +31,6 @@ use datafusion::execution::memory_pool::{
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use tarn_model::config::ServingConfig;
 use tarn_model::{Error, Kind, OffsetVector, Result};
@@ -61,6 +58,7 @@ use crate::watermark;
 
 mod counts;
 mod memory;
+mod physical;
 mod plans;
 mod rows;
 
@@ -146,6 +144,8 @@ struct Shared {
     options: EngineOptions,
     /// Functions, rules and settings, without a catalog.
     state: SessionState,
+    /// The same for what reads little: one stream, and no rules but those that a plan needs.
+    brief: SessionState,
     runtime_env: Arc<RuntimeEnv>,
     /// Taken only when the last engine is dropped.
     runtime: Option<Runtime>,
@@ -224,6 +224,7 @@ impl Engine {
             shared: Arc::new(Shared {
                 catalog,
                 views,
+                brief: physical::brief(&state),
                 state,
                 runtime_env,
                 runtime: Some(runtime),
@@ -414,7 +415,8 @@ impl Shared {
             }
         }
         let task = TaskContext::from(state).with_runtime(runtime_env);
-        let rows = run(&optimized, state, task).await.map_err(explain)?;
+        let plan = physical::plan(&optimized, state).await;
+        let rows = plan.and_then(|plan| physical::begin(plan, task)).map_err(explain)?;
         Ok(Planned { rows, vector: moment.vector().clone(), pinned })
     }
 
@@ -431,7 +433,8 @@ impl Shared {
         let none = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
         let task = TaskContext::new(None, id, config, none.0, none.1, none.2, none.3, runtime_env);
         let explain = |error| Places::of(&request.sql).find(from_datafusion(error));
-        let rows = run(&plan, &self.state, task).await.map_err(explain)?;
+        let plan = physical::plan_again(&plan, &self.state, &self.brief, &known.reads_little).await;
+        let rows = plan.and_then(|plan| physical::begin(plan, task)).map_err(explain)?;
         self.counts.planned_before.fetch_add(1, Ordering::Relaxed);
         Ok(Some(Planned { rows, vector: moment.vector().clone(), pinned }))
     }
@@ -534,16 +537,6 @@ impl Shared {
     }
 }
 
-/// Begins to run an optimized plan.
-async fn run(
-    plan: &LogicalPlan,
-    state: &SessionState,
-    task: TaskContext,
-) -> DfResult<SendableRecordBatchStream> {
-    let plan = state.query_planner().create_physical_plan(plan, state).await?;
-    execute_stream(let_joins_yield(plan)?, Arc::new(task))
-}
-
 /// Counts the tails that a statement holds on to as its memory.
 fn pin(
     moment: &Moment,
@@ -614,19 +607,6 @@ fn values(params: &[serde_json::Value]) -> Result<Vec<ScalarValue>> {
         })
     };
     params.iter().enumerate().map(value).collect()
-}
-
-/// A join can make rows from two batches for hours without asking for a third, so that it never gives way to a deadline: it
-/// is made to after every million rows or so.
-fn let_joins_yield(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
-    let yielding = plan.transform_up(|node| {
-        Ok(if node.name().ends_with("JoinExec") {
-            Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
-        } else {
-            Transformed::no(node)
-        })
-    });
-    yielding.map(|transformed| transformed.data)
 }
 
 /// Whether trying again later may help.

@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -21,7 +21,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, Result as DfResult, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
@@ -78,6 +78,8 @@ pub struct Inputs {
 struct Read {
     rows: AtomicUsize,
     of: AtomicUsize,
+    /// All that it reads is in memory, and little.
+    is_little: AtomicBool,
 }
 
 impl Inputs {
@@ -167,8 +169,8 @@ impl Inputs {
         match &self.rows {
             None => {}
             Some(rows) => match self.rows_in_memory(rows, only, session)? {
-                Some(states) => {
-                    is_small &= states.output_partitioning().partition_count() == 1;
+                Some((states, are_many)) => {
+                    is_small &= !are_many;
                     inputs.push(states);
                 }
                 None => {
@@ -177,6 +179,7 @@ impl Inputs {
                 }
             },
         }
+        read.is_little.store(is_small, Ordering::Relaxed);
         match inputs.len() {
             0 => self.memory(Vec::new(), None),
             1 => Ok(inputs.remove(0)),
@@ -191,7 +194,7 @@ impl Inputs {
         rows: &TableScan,
         only: Option<&Expr>,
         session: &dyn Session,
-    ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
+    ) -> DfResult<Option<(Arc<dyn ExecutionPlan>, bool)>> {
         if self.pace.is_some() { Ok(None) } else { self.split.partial_in_memory(rows, only, session) }
     }
 
@@ -401,31 +404,57 @@ impl TableProvider for StatesScan {
         let read = Read::default();
         let states = self.0.plan(state, only.as_ref(), &read).await?;
         let states = self.0.split.join(self.0.joined.as_ref(), states, state).await?;
+        let is_little = read.is_little.into_inner();
         let (in_memory, of) = (read.rows.into_inner(), read.of.into_inner());
         let many = in_memory.saturating_add(self.0.rows_in_the_lake()) >= MANY_STATES;
         let streams = if many { state.config().target_partitions() } else { 1 };
         let answer = self.project(self.0.split.finish(states, streams)?, projection)?;
         let says = format!("{}, states in memory={in_memory} of {of}", self.0);
         let stored = self.0.batch.as_ref().filter(|batch| batch.cached.is_none());
-        let instead = match (stored, &self.0.whole) {
-            (Some(batch), Some(whole)) => {
-                let rows: Arc<dyn TableProvider> = Arc::new(whole.clone());
-                let states = self.0.split.partial(rows, only.as_ref(), state).await?;
-                let states = self.0.split.join(self.0.joined.as_ref(), states, state).await?;
-                let plan = self.project(self.0.split.finish(states, 1)?, projection)?;
-                Some(Instead { batch: Arc::clone(batch), plan })
-            }
+        let instead = match (stored, &self.0.whole, state.as_any().downcast_ref::<SessionState>()) {
+            (Some(_), Some(_), Some(session)) => Some(Arc::new(Instead {
+                states: StatesScan(self.0.clone()),
+                only,
+                projection: projection.cloned(),
+                session: session.clone(),
+            })),
             _ => None,
         };
-        Ok(Arc::new(ViewExec { says, inner: answer, instead }))
+        Ok(Arc::new(ViewExec { says, inner: answer, instead, is_little }))
     }
 }
 
-/// What a statement reads when the states of `batch` cannot be read: the rows, in one stream.
+/// What a statement reads when the states of its batch cannot be read: the rows, in one stream. Nearly no statement needs it, so
+/// that it is planned when one does.
 #[derive(Debug)]
 struct Instead {
-    batch: Arc<BatchStates>,
-    plan: Arc<dyn ExecutionPlan>,
+    states: StatesScan,
+    only: Option<Expr>,
+    projection: Option<Vec<usize>>,
+    session: SessionState,
+}
+
+impl Instead {
+    fn batch(&self) -> Option<&Arc<BatchStates>> {
+        self.states.0.batch.as_ref()
+    }
+
+    async fn plan(&self) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let Inputs { split, whole, joined, .. } = &self.states.0;
+        let Some(whole) = whole else { return internal_err!("the rows of a view are not known") };
+        let rows: Arc<dyn TableProvider> = Arc::new(whole.clone());
+        let states = split.partial(rows, self.only.as_ref(), &self.session).await?;
+        let states = split.join(joined.as_ref(), states, &self.session).await?;
+        self.states.project(split.finish(states, 1)?, self.projection.as_ref())
+    }
+}
+
+/// Whether `plan` reads views only, and of these little that is all in memory: then one stream is the fastest.
+pub fn reads_little(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    match plan.downcast_ref::<ViewExec>() {
+        Some(view) => view.is_little,
+        None => !plan.children().is_empty() && plan.children().into_iter().all(reads_little),
+    }
 }
 
 /// The merge of a view, closed to the optimizer.
@@ -433,7 +462,8 @@ struct Instead {
 struct ViewExec {
     says: String,
     inner: Arc<dyn ExecutionPlan>,
-    instead: Option<Instead>,
+    instead: Option<Arc<Instead>>,
+    is_little: bool,
 }
 
 impl DisplayAs for ViewExec {
@@ -482,20 +512,23 @@ impl ExecutionPlan for ViewExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let mut rows = self.inner.execute(partition, Arc::clone(&context))?;
-        let Some(Instead { batch, plan }) = &self.instead else { return Ok(rows) };
-        let (batch, plan, schema) = (Arc::clone(batch), Arc::clone(plan), rows.schema());
+        let Some(instead) = self.instead.clone() else { return Ok(rows) };
+        let schema = rows.schema();
         let begun = async move {
             let first = match rows.next().await {
                 None => return futures::stream::empty().boxed(),
                 Some(Err(error)) if is_read_damage(&error) => {
-                    tracing::warn!(table = batch.table, %error, "states cannot be read; a statement reads the rows");
-                    batch.is_damaged.store(true, Ordering::Relaxed);
+                    if let Some(batch) = instead.batch() {
+                        tracing::warn!(table = batch.table, %error, "states cannot be read; a statement reads the rows");
+                        batch.is_damaged.store(true, Ordering::Relaxed);
+                    }
                     // Every stream has failed, for each merges all states; the first one answers for all.
-                    return match (partition == 0).then(|| plan.execute(0, context)) {
-                        Some(Ok(rows)) => rows.boxed(),
-                        Some(Err(error)) => futures::stream::iter([Err(error)]).boxed(),
-                        None => futures::stream::empty().boxed(),
-                    };
+                    if partition > 0 {
+                        return futures::stream::empty().boxed();
+                    }
+                    let rows = instead.plan().await.and_then(|plan| plan.execute(0, context));
+                    return rows
+                        .map_or_else(|error| futures::stream::iter([Err(error)]).boxed(), StreamExt::boxed);
                 }
                 Some(first) => first,
             };

@@ -296,22 +296,23 @@ impl Split {
     }
 
     /// Rows in memory to states, in one stream unless they are many, and without planning; only groups that `only` (over the states' key columns)
-    /// leaves. `None` where some of the rows may lie in the lake, or where it takes planning.
+    /// leaves, and whether they are many. `None` where some of the rows may lie in the lake, or where it takes planning.
     pub(crate) fn partial_in_memory(
         &self,
         rows: &TableScan,
         only: Option<&Expr>,
         session: &dyn Session,
-    ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
+    ) -> DfResult<Option<(Arc<dyn ExecutionPlan>, bool)>> {
         let Some((tail, rows)) = self.tail.as_ref().zip(rows.in_memory()) else { return Ok(None) };
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        let streams = if count < MANY_ROWS { 1 } else { session.config().target_partitions() };
+        let are_many = count >= MANY_ROWS;
+        let streams = if are_many { session.config().target_partitions() } else { 1 };
         let mut input = tail.over(rows, streams)?;
         if let Some(only) = only {
             let only = session.create_physical_expr(self.over_input(only)?, self.input.schema())?;
             input = Arc::new(FilterExec::try_new(only, input)?);
         }
-        self.aggregate(input).map(Some)
+        Ok(Some((self.aggregate(input)?, are_many)))
     }
 
     /// Rows to states, one stream for each of the rows' streams; only groups that `only` (over the states' key columns)

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -74,6 +74,8 @@ pub(super) struct Plan {
     plan: LogicalPlan,
     lasts: Lasting,
     used: AtomicU64,
+    /// Whether what it read last was little, so that it is likely to be again.
+    pub(super) reads_little: AtomicBool,
 }
 
 /// What of a plan stays true at another moment.
@@ -142,7 +144,14 @@ impl Plans {
         });
         let Some(slots) = slots.ok().filter(|_| is_bindable) else { return };
         let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
-        let plan = Plan { names: names.to_vec(), meanings, plan: slots, lasts, used };
+        let plan = Plan {
+            names: names.to_vec(),
+            meanings,
+            plan: slots,
+            lasts,
+            used,
+            reads_little: AtomicBool::default(),
+        };
         if !matches!(self.bind(&plan, moment), Ok(Some(_))) {
             return;
         }

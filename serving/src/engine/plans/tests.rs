@@ -1,7 +1,10 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::datatypes::{DataType, Field, Schema};
 
+use super::Key;
+use crate::engine::Request;
 use crate::fixture::{Shop, rows_of};
 
 /// Statements so far that were begun with a plan that was made before.
@@ -43,6 +46,37 @@ async fn a_plan_made_before_answers_at_the_vector_of_its_own_statement() {
             assert_eq!((vector, again), (same_vector, anew), "{sql}, round {round}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_reads_little_of_views_is_planned_briefly_until_it_reads_much() {
+    let shop = Shop::open().await.with_views();
+    shop.publish(0, 10);
+    let is_brief = |sql: &str| {
+        let request = Request { sql: sql.to_owned(), ..Request::default() };
+        let plans = &shop.engine.shared.plans;
+        let known = Key::of(&request).and_then(|key| plans.get(&key)).expect("it was asked before");
+        known.reads_little.load(Ordering::Relaxed)
+    };
+    let of_states = "SELECT day, clicks FROM by_day WHERE day > '2026-01-01' ORDER BY 2 DESC, 1 LIMIT 3";
+    for sql in ASKED.into_iter().chain([of_states]) {
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            answers.push(rows_of(&shop.engine, sql, None).await.expect("an answer"));
+        }
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{sql}: {answers:?}");
+        assert_eq!(
+            is_brief(sql),
+            !["clicks WHERE day", ".clicks", "middle"].iter().any(|rows| sql.contains(rows)),
+            "{sql}"
+        );
+    }
+    // More rows than one stream is for.
+    shop.publish(1, 200_000);
+    let again = rows_of(&shop.engine, of_states, None).await.expect("an answer");
+    let anew = rows_of(&shop.engine, &format!("{of_states} --"), None).await.expect("an answer");
+    assert_eq!(again, anew);
+    assert!(!is_brief(of_states));
 }
 
 #[tokio::test(flavor = "multi_thread")]
