@@ -586,9 +586,9 @@ impl Group {
         }
     }
 
-    /// Whether offsets may be committed by this sender: a member of the generation, or anybody when there are no members.
+    /// Whether offsets may be committed by this sender: a member of the generation, or who names none, when there are no members.
     pub(crate) fn may_commit(&mut self, sender: Sender<'_>, now: Instant) -> Result<(), Code> {
-        if sender.generation < 0 && sender.member.is_empty() && self.members.is_empty() {
+        if sender.generation < 0 && self.members.is_empty() {
             return Ok(());
         }
         self.hear(sender, now)?;
