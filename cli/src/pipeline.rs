@@ -489,12 +489,11 @@ const MOST_GROUPS: usize = 1_000;
 /// What consumer groups have committed to `log`, and what is above that.
 pub(crate) fn group_status(log: &Log) -> Vec<GroupStatus> {
     let mut groups = Vec::new();
-    for name in log.groups().unwrap_or_default().into_iter().take(MOST_GROUPS) {
-        let committed = log.group_offsets(&name).unwrap_or_default();
+    for (name, committed) in log.all_group_offsets().unwrap_or_default().into_iter().take(MOST_GROUPS) {
         let partitions = committed.into_iter().map(|(topic, partition, committed)| {
-            let end = log.stable_end(&topic, partition).unwrap_or(committed.offset);
-            let lag = u64::try_from(end - committed.offset).unwrap_or(0);
-            GroupPartitionStatus { topic, partition, committed: committed.offset, lag }
+            let end = log.stable_end(&topic, partition).unwrap_or(committed);
+            let lag = u64::try_from(end - committed).unwrap_or(0);
+            GroupPartitionStatus { topic, partition, committed, lag }
         });
         groups.push(GroupStatus { name, partitions: partitions.collect() });
     }

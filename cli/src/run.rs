@@ -37,6 +37,8 @@ use crate::views::{self, RunningViews};
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// A start that was under way when the process was told to stop gets this long: what waits for a lake or a database is left there.
 const LAST_START: Duration = Duration::from_secs(5);
+/// What runs only once has run so long after the start.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// Time between two words on what a drain waits for.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -203,6 +205,8 @@ async fn work(
         pipeline.reach(ends_at_open).await?;
         running.catalog.set_ready();
         tracing::info!(after_ms = running.started.elapsed().as_millis(), "ready for SQL");
+        clock::pause(SETTLED_AFTER).await;
+        let_go_of_start();
         std::future::pending::<Result<(), Error>>().await
     };
     let drained = async {
@@ -240,6 +244,15 @@ async fn work(
         () = async { match told { Some(told) => { let _ = told.await; } None => std::future::pending().await } } => {}
     }
     Ok(())
+}
+
+/// Lets go of the pages of the program that only its start needed.
+fn let_go_of_start() {
+    #[cfg(target_os = "linux")]
+    match tarn_malloc::let_go_of_program() {
+        Ok(bytes) => tracing::debug!(bytes, "pages of the program are let go"),
+        Err(error) => tracing::debug!(%error, "pages of the program stay"),
+    }
 }
 
 /// Says every so often what a drain still waits for, so that nobody has to guess why it does not end. Never completes.

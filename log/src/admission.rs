@@ -7,12 +7,13 @@ use std::collections::HashMap;
 
 use tarn_model::{Error, OffsetRange, PartitionId, Result};
 
-use crate::append::{Appended, Idempotency, SealedBatch, SealedPart};
+use crate::append::{Appended, Idempotency};
 use crate::batch;
 use crate::committer::Committer;
 use crate::producers::{Advanced, Verdict};
 use crate::queue::Pending;
 use crate::refused::Refused;
+use crate::sealed::{SealedBatch, SealedPart};
 use crate::transactions::{Changed, Ending, ProducerEpoch};
 
 /// An append on its way through a commit.
@@ -225,12 +226,7 @@ impl Committer {
                 // A topic that was deleted since took its records with it.
                 let topic = visible.topics.get(&enlisted.topic).filter(|topic| topic.info.id == enlisted.id);
                 let Some(topic) = topic else { continue };
-                let batch = SealedBatch {
-                    bytes: batch::marker(by.producer, by.epoch, committed, now_ms),
-                    records: 1,
-                    max_timestamp: None,
-                    is_marker: true,
-                };
+                let batch = SealedBatch::marker(batch::marker(by.producer, by.epoch, committed, now_ms));
                 let key = (topic.id, enlisted.partition, by.producer);
                 self.producers.shut_out(&mut admission.advanced, key, by.epoch, now_ms);
                 admission.steps.push(Step {

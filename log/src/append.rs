@@ -18,6 +18,7 @@ use crate::offsets::{CommittedOffset, GroupChanges, GroupOffset};
 use crate::options::TopicInfo;
 use crate::producers::Stamp;
 use crate::refused::Refused;
+use crate::sealed::{Position, Sealed, SealedBatch, SealedPart};
 use crate::transactions::{ProducerEpoch, Request};
 use crate::{codec, partitioner};
 
@@ -82,12 +83,13 @@ struct TopicPart {
 /// A batch that takes records, or one that came whole.
 #[derive(Debug)]
 struct Building {
-    /// Room for the header, then the records; of a batch that came whole, all its bytes.
+    /// Room for the header, then the records.
     bytes: Vec<u8>,
     records: i32,
     base_timestamp: i64,
     max_timestamp: i64,
-    whole: bool,
+    /// A batch that came whole; then there is nothing else.
+    whole: Option<Bytes>,
 }
 
 impl Default for Append {
@@ -170,18 +172,18 @@ impl Append {
         if stamp.is_some() && self.records > 0 {
             return Err(Refused::Malformed.because("a batch with a sequence must be alone in its append"));
         }
-        let bytes = match topic.configs.compression {
+        let whole = match topic.configs.compression {
             Some(codec) if codec::code(codec) != header.compression_code() => {
-                recompressed(batch, &header, codec)?
+                recompressed(batch, &header, codec)?.into()
             }
-            _ => batch.to_vec(),
+            _ => batch.clone(),
         };
         let building = Building {
-            bytes,
+            bytes: Vec::new(),
             records: header.records,
             base_timestamp: header.base_timestamp,
             max_timestamp: header.max_timestamp,
-            whole: true,
+            whole: Some(whole),
         };
         self.partition(topic, partition)?.push(building);
         self.stamp = stamp;
@@ -261,14 +263,14 @@ impl Append {
         record: &RecordRef<'_>,
     ) -> Result<()> {
         let batches = self.partition(topic, partition)?;
-        let full = |b: &Building| b.whole || b.bytes.len() + record.size() > BATCH_BYTES;
+        let full = |b: &Building| b.whole.is_some() || b.bytes.len() + record.size() > BATCH_BYTES;
         if batches.last().is_none_or(full) {
             batches.push(Building {
                 bytes: vec![0; HEADER_BYTES],
                 records: 0,
                 base_timestamp: record.timestamp_ms,
                 max_timestamp: record.timestamp_ms,
-                whole: false,
+                whole: None,
             });
         }
         let batch = batches.last_mut().expect("one was pushed if there was none");
@@ -384,7 +386,7 @@ pub fn record_batch(records: &[RecordRef<'_>], compression: Compression) -> Resu
         records: 0,
         base_timestamp,
         max_timestamp: base_timestamp,
-        whole: false,
+        whole: None,
     };
     for record in records {
         building.put(record);
@@ -392,7 +394,7 @@ pub fn record_batch(records: &[RecordRef<'_>], compression: Compression) -> Resu
     let sealed = building.seal(compression);
     let sealed =
         sealed.map_err(|error| Error::internal("a batch cannot be compressed").with_source(error))?;
-    Ok(sealed.bytes.into())
+    Ok(sealed.into_bytes())
 }
 
 /// A batch that was checked, in another compression.
@@ -493,86 +495,22 @@ impl Building {
     }
 
     fn seal(mut self, compression: Compression) -> io::Result<SealedBatch> {
-        if !self.whole {
-            let mut attributes = 0;
-            let records = &self.bytes[HEADER_BYTES..];
-            if compression != Compression::None && records.len() >= SMALLEST_PACKED_BYTES {
-                let mut packed = Vec::with_capacity(HEADER_BYTES + records.len() / 2);
-                packed.resize(HEADER_BYTES, 0);
-                codec::compress(compression, records, &mut packed)?;
-                if packed.len() < self.bytes.len() {
-                    attributes = codec::code(compression);
-                    self.bytes = packed;
-                }
+        if let Some(whole) = self.whole {
+            return Ok(SealedBatch::new(whole, self.records, Some(self.max_timestamp)));
+        }
+        let mut attributes = 0;
+        let records = &self.bytes[HEADER_BYTES..];
+        if compression != Compression::None && records.len() >= SMALLEST_PACKED_BYTES {
+            let mut packed = Vec::with_capacity(HEADER_BYTES + records.len() / 2);
+            packed.resize(HEADER_BYTES, 0);
+            codec::compress(compression, records, &mut packed)?;
+            if packed.len() < self.bytes.len() {
+                attributes = codec::code(compression);
+                self.bytes = packed;
             }
-            batch::seal(&mut self.bytes, attributes, self.records, self.base_timestamp, self.max_timestamp);
         }
-        Ok(SealedBatch {
-            bytes: self.bytes,
-            records: self.records,
-            max_timestamp: Some(self.max_timestamp),
-            is_marker: false,
-        })
-    }
-}
-
-/// Where a source is.
-#[derive(Debug)]
-pub(crate) struct Position {
-    pub(crate) source: String,
-    pub(crate) key: String,
-    /// JSON; `None` forgets the position.
-    pub(crate) value: Option<String>,
-}
-
-/// An append whose batches only lack their place in the log.
-#[derive(Debug)]
-pub(crate) struct Sealed {
-    pub(crate) parts: Vec<SealedPart>,
-    pub(crate) positions: Vec<Position>,
-    pub(crate) dropped: Vec<(String, u64)>,
-    pub(crate) idempotency: Option<Idempotency>,
-    pub(crate) groups: GroupChanges,
-    pub(crate) stamp: Option<Stamp>,
-    pub(crate) enlists: bool,
-    pub(crate) request: Option<Box<Request>>,
-    pub(crate) records: u64,
-}
-
-impl Sealed {
-    /// Whether there is nothing to commit.
-    pub(crate) fn is_empty(&self) -> bool {
-        let nothing = self.parts.is_empty() && self.positions.is_empty() && self.dropped.is_empty();
-        nothing && self.groups.is_empty() && self.idempotency.is_none() && self.request.is_none()
-    }
-}
-
-/// The batches of one partition.
-#[derive(Debug)]
-pub(crate) struct SealedPart {
-    pub(crate) topic: Arc<TopicInfo>,
-    pub(crate) partition: PartitionId,
-    pub(crate) batches: Vec<SealedBatch>,
-}
-
-/// A whole batch.
-#[derive(Debug)]
-pub(crate) struct SealedBatch {
-    pub(crate) bytes: Vec<u8>,
-    /// Offsets that it takes.
-    pub(crate) records: i32,
-    /// Of a record; a marker has none.
-    pub(crate) max_timestamp: Option<i64>,
-    pub(crate) is_marker: bool,
-}
-
-impl SealedBatch {
-    /// Gives all its records this time.
-    pub(crate) fn set_append_time(&mut self, now_ms: i64) {
-        if !self.is_marker {
-            batch::set_append_time(&mut self.bytes, now_ms);
-            self.max_timestamp = Some(now_ms);
-        }
+        batch::seal(&mut self.bytes, attributes, self.records, self.base_timestamp, self.max_timestamp);
+        Ok(SealedBatch::new(self.bytes.into(), self.records, Some(self.max_timestamp)))
     }
 }
 

@@ -184,13 +184,13 @@ pub(crate) fn marker(producer: i64, epoch: i16, committed: bool, timestamp_ms: i
     batch
 }
 
-/// Gives all records of a sealed batch the time of their append; its CRC changes.
-pub(crate) fn set_append_time(batch: &mut [u8], now_ms: i64) {
-    let attributes = i16::from_be_bytes([batch[21], batch[22]]) | LOG_APPEND_TIME;
-    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
-    batch[35..43].copy_from_slice(&now_ms.to_be_bytes());
-    let crc = checksum(batch);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+/// Gives all records of a sealed batch, `records` behind `head`, the time of their append; its CRC changes.
+pub(crate) fn set_append_time(head: &mut [u8; HEADER_BYTES], records: &[u8], now_ms: i64) {
+    let attributes = i16::from_be_bytes([head[21], head[22]]) | LOG_APPEND_TIME;
+    head[21..23].copy_from_slice(&attributes.to_be_bytes());
+    head[35..43].copy_from_slice(&now_ms.to_be_bytes());
+    let crc = crc32c::crc32c_append(checksum(head), records);
+    head[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
 /// Gives a sealed batch its place in the log; the CRC stays right.

@@ -35,6 +35,9 @@ use crate::queue::{Pending, Work};
 use crate::shared::Shared;
 use crate::visible::{Aborted, Partition, Visible};
 
+/// A log that does not sync by itself does it after so many commits, beside them: until then the ledger remembers what each of
+/// them replaced, and the files stay open.
+const MOST_UNSYNCED: i64 = 10_000;
 /// Producer ids that the ledger notes as given at once.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 /// How long a producer that does not write is remembered: a day, as in Kafka.
@@ -62,7 +65,15 @@ pub(crate) struct Committer {
 /// A sync on a thread of its own, so that commits go on meanwhile.
 struct Syncing {
     seq: i64,
+    what: Synced,
     thread: JoinHandle<std::result::Result<(), LogError>>,
+}
+
+/// What a sync makes durable: first segments, then that the ledger knows of it.
+#[derive(Clone, Copy)]
+enum Synced {
+    Segments,
+    Ledger,
 }
 
 /// The drafts of one commit, by topic and partition.
@@ -191,6 +202,9 @@ impl Committer {
             self.synced_seq = self.ledger.seq();
         } else {
             self.unsynced.extend(files);
+            if self.syncing.is_none() && self.ledger.seq() - self.synced_seq >= MOST_UNSYNCED {
+                self.begin_sync();
+            }
         }
         self.producers.commit(admission.advanced);
         drafts.values().for_each(Draft::index);
@@ -396,15 +410,19 @@ impl Committer {
     }
 
     fn begin_sync(&mut self) {
-        let (seq, files, shared) =
-            (self.ledger.seq(), std::mem::take(&mut self.unsynced), self.shared.clone());
+        let files = std::mem::take(&mut self.unsynced);
+        self.sync_aside(self.ledger.seq(), Synced::Segments, files);
+    }
+
+    fn sync_aside(&mut self, seq: i64, what: Synced, files: Unsynced) {
+        let shared = self.shared.clone();
         let work = move || {
             let outcome = draft::sync(&files);
             shared.queue.job(Box::new(Committer::finish_sync));
             outcome
         };
         match std::thread::Builder::new().name("tarn-log-sync".to_owned()).spawn(work) {
-            Ok(thread) => self.syncing = Some(Syncing { seq, thread }),
+            Ok(thread) => self.syncing = Some(Syncing { seq, what, thread }),
             Err(error) => {
                 // The files went down with the closure: stop rather than forget them.
                 let cause = LogError::Stopped { cause: format!("no thread to sync on ({error})") };
@@ -414,12 +432,15 @@ impl Committer {
     }
 
     fn finish_sync(&mut self) {
-        let Some(Syncing { seq, thread }) = self.syncing.take() else { return };
-        let synced = thread
-            .join()
-            .unwrap_or_else(|_| Err(LogError::Stopped { cause: "the sync panicked".to_owned() }));
-        match synced.and_then(|()| self.ledger.synced_through(seq)) {
-            Ok(()) => {
+        let Some(Syncing { seq, what, thread }) = self.syncing.take() else { return };
+        let next = match (synced(thread), what) {
+            (Err(cause), _) => Err(cause),
+            (Ok(()), Synced::Segments) => self.ledger.synced_through_with(seq).map(Some),
+            (Ok(()), Synced::Ledger) => Ok(None),
+        };
+        match next {
+            Ok(Some(ledger)) => self.sync_aside(seq, Synced::Ledger, Unsynced::from([ledger])),
+            Ok(None) => {
                 self.synced_seq = seq;
                 self.answer_sync_waiters(seq, Ok(()));
                 if !self.sync_waiters.is_empty() {
@@ -444,7 +465,12 @@ impl Committer {
 
     /// Makes all that is committed durable before it returns.
     pub(crate) fn sync_now(&mut self) -> Result<()> {
-        self.finish_sync();
+        if let Some(syncing) = self.syncing.take()
+            && let Err(cause) = synced(syncing.thread)
+        {
+            let cause = self.stop(&cause);
+            self.answer_sync_waiters(i64::MAX, Err(&cause));
+        }
         self.shared.check_running()?;
         if self.synced_seq < self.ledger.seq() {
             let (seq, files) = (self.ledger.seq(), std::mem::take(&mut self.unsynced));
@@ -457,6 +483,11 @@ impl Committer {
         self.answer_sync_waiters(self.synced_seq, Ok(()));
         Ok(())
     }
+}
+
+/// Waits for a sync.
+fn synced(thread: JoinHandle<std::result::Result<(), LogError>>) -> std::result::Result<(), LogError> {
+    thread.join().unwrap_or_else(|_| Err(LogError::Stopped { cause: "the sync panicked".to_owned() }))
 }
 
 /// Where transactions stand once the commit is made, in the partitions where one begins or ends.

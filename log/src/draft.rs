@@ -11,10 +11,9 @@ use std::sync::Arc;
 
 use tarn_model::{Offset, OffsetRange, PartitionId, fault};
 
-use crate::append::SealedBatch;
-use crate::batch;
 use crate::error::LogError;
 use crate::ledger::PartitionChange;
+use crate::sealed::SealedBatch;
 use crate::segment::{Extent, Segment};
 use crate::visible::{Partition, Placed};
 
@@ -33,7 +32,9 @@ pub(crate) struct Draft {
     before: Extent,
     /// The last segment as it becomes, and those begun behind it.
     segments: Vec<Placed>,
-    /// Bytes of the last segment that are not in its file yet.
+    /// Bytes of the last segment that are in its file.
+    written: u64,
+    /// Those that are not yet.
     gathered: Vec<u8>,
     notes: Vec<Note>,
 }
@@ -56,6 +57,7 @@ impl Draft {
             partition,
             dir: committed.dir.clone(),
             before: last.extent,
+            written: last.extent.bytes,
             segments: vec![last],
             gathered: Vec::new(),
             notes: Vec::new(),
@@ -72,17 +74,18 @@ impl Draft {
     ) -> Result<OffsetRange, LogError> {
         let from = self.last().extent.end;
         for sealed in batches {
-            let length = sealed.bytes.len() as u64;
+            let length = sealed.len() as u64;
             if self.last().extent.bytes > 0 && self.last().extent.bytes + length > segment_bytes {
                 self.roll(now_ms)?;
             }
-            batch::place(&mut sealed.bytes, self.last().extent.end, leader_epoch);
+            sealed.place(self.last().extent.end, leader_epoch);
             self.note();
-            if sealed.bytes.len() < GATHER_BYTES {
-                self.gathered.extend_from_slice(&sealed.bytes);
+            self.gathered.extend_from_slice(sealed.head());
+            if sealed.body().len() < GATHER_BYTES {
+                self.gathered.extend_from_slice(sealed.body());
             } else {
                 self.flush()?;
-                self.write_at_end(&sealed.bytes)?;
+                self.write_at_end(sealed.body())?;
             }
             let extent = &mut self.last_mut().extent;
             extent.bytes += length;
@@ -101,17 +104,18 @@ impl Draft {
     pub(crate) fn flush(&mut self) -> Result<(), LogError> {
         if !self.gathered.is_empty() {
             let mut gathered = std::mem::take(&mut self.gathered);
-            let last = self.last();
-            let position = last.extent.bytes - gathered.len() as u64;
-            write_at(&last.segment, &gathered, position)?;
+            self.write_at_end(&gathered)?;
             gathered.clear();
             self.gathered = gathered;
         }
         Ok(())
     }
 
-    fn write_at_end(&self, bytes: &[u8]) -> Result<(), LogError> {
-        write_at(&self.last().segment, bytes, self.last().extent.bytes)
+    fn write_at_end(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        let segment = &self.last().segment;
+        segment.writer()?.write_all_at(bytes, self.written).map_err(LogError::io("write", segment.path()))?;
+        self.written += bytes.len() as u64;
+        Ok(())
     }
 
     /// Begins a new segment behind the last.
@@ -122,6 +126,7 @@ impl Draft {
         let segment = Segment::create(&self.dir, last.end)?;
         let extent = Extent::empty(last.end, now_ms, last.last_append_ms);
         self.segments.push(Placed { segment: Arc::new(segment), extent });
+        self.written = 0;
         fault::point("log.roll.after").map_err(injected)
     }
 
@@ -185,10 +190,6 @@ impl Draft {
     fn last_mut(&mut self) -> &mut Placed {
         self.segments.last_mut().expect("a draft always has a segment")
     }
-}
-
-fn write_at(segment: &Segment, bytes: &[u8], position: u64) -> Result<(), LogError> {
-    segment.writer()?.write_all_at(bytes, position).map_err(LogError::io("write", segment.path()))
 }
 
 /// Opens a folder, to sync it.

@@ -32,11 +32,14 @@
 //! A commit that fails may have been made or not. [`Ledger::settle`] closes all connections, so that SQLite recovers as
 //! after a crash, and looks; [`Ledger::settle_full`] does without when the disk was full.
 
+mod checkpoints;
 mod kafka;
 mod rows;
 mod transactions;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,16 +48,17 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use tarn_model::{Offset, OffsetRange, PartitionId};
 use uuid::Uuid;
 
+use self::checkpoints::{Checkpoints, LONGEST_WAL_PAGES};
 pub(crate) use self::kafka::{OffsetRow, ProducerRow};
 use self::rows::{
     SCHEMA, configs_column, integer, load_topics, meta, put_extent, roll_back, set_meta, unsigned,
     write_dropped, write_keys, write_new_partitions, write_partitions, write_positions,
 };
 pub(crate) use self::transactions::{AbortedRow, TransactionRow};
-use crate::append::Position;
 use crate::error::LogError;
 use crate::options::TopicConfigs;
 use crate::producers::{ProducerKey, ProducerState};
+use crate::sealed::Position;
 use crate::segment::Extent;
 use crate::visible::Aborted;
 
@@ -142,6 +146,7 @@ pub(crate) struct Ledger {
     path: PathBuf,
     connection: Option<Connection>,
     reader: Arc<Reader>,
+    checkpoints: Checkpoints,
     /// Whether every commit is synced, so that there is never anything to take back.
     synced: bool,
     seq: i64,
@@ -187,7 +192,8 @@ impl Ledger {
             read().map_err(LogError::ledger("read"))?;
         let reader = connect(path, synced).map_err(LogError::ledger("open"))?;
         let reader = Arc::new(Reader { connection: Mutex::new(Some(reader)) });
-        let ledger = Ledger { path: path.to_owned(), connection: Some(connection), reader, synced, seq };
+        let (path, checkpoints) = (path.to_owned(), Checkpoints::default());
+        let ledger = Ledger { path, connection: Some(connection), reader, checkpoints, synced, seq };
         Ok(Opened { ledger, topics, producers, transactions, leader_epoch })
     }
 
@@ -238,6 +244,7 @@ impl Ledger {
         };
         commit().map_err(LogError::ledger("write"))?;
         self.seq = seq;
+        self.checkpoints.committed(&self.path);
         Ok(())
     }
 
@@ -246,6 +253,7 @@ impl Ledger {
     pub(crate) fn settle(&mut self, seq: i64) -> Result<bool, LogError> {
         let undecided = |source| LogError::Undecided { source: Arc::new(source) };
         let reader = self.reader.clone();
+        self.checkpoints.wait();
         let mut shared = reader.connection.lock();
         *shared = None;
         self.connection = None;
@@ -268,12 +276,23 @@ impl Ledger {
     /// The segment bytes of all commits up to `seq` are synced: nothing of them need be taken back. Durable itself, with
     /// all commits before it.
     pub(crate) fn synced_through(&mut self, seq: i64) -> Result<(), LogError> {
-        self.durable(|tx| {
-            for table in UNDO_TABLES {
-                tx.execute(&format!("DELETE FROM {table} WHERE seq <= ?1"), [seq])?;
-            }
-            Ok(())
-        })
+        self.durable(|tx| forget_undo(tx, seq))
+    }
+
+    /// [`Ledger::synced_through`], durable only once what is returned is synced: a commit that wrote to it is in it, or in the
+    /// database and synced there.
+    pub(crate) fn synced_through_with(&mut self, seq: i64) -> Result<(PathBuf, Arc<File>), LogError> {
+        let mut forget = || -> Sql<()> {
+            let tx = self.connection_mut()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            forget_undo(&tx, seq)?;
+            tx.commit()
+        };
+        forget().map_err(LogError::ledger("write"))?;
+        let mut wal = OsString::from(&self.path);
+        wal.push("-wal");
+        let wal = PathBuf::from(wal);
+        let file = File::open(&wal).map_err(LogError::io("open", &wal))?;
+        Ok((wal, Arc::new(file)))
     }
 
     /// Whether some commit could still be taken back.
@@ -500,9 +519,18 @@ fn connect(path: &Path, synced: bool) -> Sql<Connection> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })?;
+    connection.pragma_update(None, "wal_autocheckpoint", LONGEST_WAL_PAGES)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// The bytes of all commits up to `seq` are synced.
+fn forget_undo(tx: &Transaction<'_>, seq: i64) -> Sql<()> {
+    for table in UNDO_TABLES {
+        tx.prepare_cached(&format!("DELETE FROM {table} WHERE seq <= ?1"))?.execute([seq])?;
+    }
+    Ok(())
 }
 
 /// Runs `write` in a transaction that is on disk when this returns, with every one before it.

@@ -14,6 +14,7 @@
 mod admission;
 mod append;
 mod batch;
+mod buffers;
 mod codec;
 mod committer;
 mod compaction;
@@ -32,6 +33,7 @@ mod reading;
 mod recovery;
 mod refused;
 mod retention;
+mod sealed;
 mod segment;
 mod shared;
 mod topics;
@@ -55,6 +57,7 @@ use uuid::Uuid;
 pub use append::{
     Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, keyless, record_batch,
 };
+pub use buffers::Buffer;
 pub use compaction::Compacted;
 pub use fetch::{Fetch, RecordView, Records};
 pub use offsets::{CommittedOffset, GroupOffset};
@@ -65,11 +68,11 @@ pub use transacting::{ActiveProducer, TransactionInfo};
 pub use transactions::{ProducerEpoch, TransactionState};
 pub use visible::Aborted;
 
-use crate::append::Sealed;
 use crate::committer::Committer;
 use crate::error::LogError;
 use crate::ledger::{Ledger, Opened};
 use crate::queue::Pending;
+use crate::sealed::Sealed;
 use crate::shared::{Shared, WAITING_APPENDS, WAITING_KIB};
 use crate::transactions::Transactions;
 use crate::visible::OwnersOfNew;

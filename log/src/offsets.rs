@@ -2,7 +2,7 @@
 //!
 //! Of who is in a group the log knows nothing: it keeps a text.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tarn_model::{Error, Offset, PartitionId, Result};
 
@@ -93,6 +93,22 @@ impl Log {
             Some((names.get(&topic).map(|name| (*name).clone())?, partition, committed))
         };
         Ok(rows.into_iter().filter_map(named).collect())
+    }
+
+    /// What all groups have committed, by group: topic, partition, offset. One look into the ledger, however many groups there
+    /// are. Blocking.
+    pub fn all_group_offsets(&self) -> Result<BTreeMap<String, Vec<(String, PartitionId, Offset)>>> {
+        let rows = self.shared().reader.all_group_offsets()?;
+        let visible = self.shared().visible.read();
+        let names: HashMap<i64, &String> =
+            visible.topics.iter().map(|(name, topic)| (topic.id, name)).collect();
+        let mut groups = BTreeMap::<String, Vec<_>>::new();
+        for (group, topic, partition, offset) in rows {
+            if let Some(name) = names.get(&topic) {
+                groups.entry(group).or_default().push(((*name).clone(), partition, offset));
+            }
+        }
+        Ok(groups)
     }
 
     /// All groups that have committed an offset. Blocking.

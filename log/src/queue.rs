@@ -7,9 +7,10 @@ use parking_lot::{Condvar, Mutex};
 use tarn_model::{Error, Result};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::append::{Appended, Sealed};
+use crate::append::Appended;
 use crate::committer::Committer;
 use crate::error::LogError;
+use crate::sealed::Sealed;
 
 /// Most bytes of appends that one commit takes.
 const COMMIT_BYTES: usize = 64 << 20;

@@ -12,11 +12,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tarn_model::Offset;
 
 use crate::batch::{self, HEADER_BYTES, Header};
+use crate::buffers::Buffer;
 use crate::error::LogError;
 use crate::index::{self, Index};
 
@@ -306,8 +307,8 @@ impl Segment {
 
     fn read_at(&self, file: &File, position: u64, bytes: u64, offset: Offset) -> Result<Bytes, LogError> {
         let length = usize::try_from(bytes).expect("reads are bounded by the size of a segment");
-        let mut buffer = BytesMut::zeroed(length);
-        match file.read_exact_at(&mut buffer, position) {
+        let mut buffer = Buffer::of(length);
+        match buffer.fill_with(|rest| file.read_exact_at(rest, position)) {
             Ok(()) => Ok(buffer.freeze()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(self.corrupt(offset, position, "the file is shorter than what was committed"))

@@ -1,4 +1,4 @@
-//! How the C library's allocator keeps memory.
+//! How the process holds memory: what the C library's allocator keeps, and the pages of the program's own file (`program`).
 //!
 //! *Why*: batches are allocated by one thread and freed by another, megabytes at a time. By default glibc keeps freed blocks of
 //! up to 32 MiB, in as many arenas as eight times the cores: a process that needs 350 MiB comes to hold 490. With a fixed
@@ -6,6 +6,12 @@
 //! measured (docs/benchmarks.md, a). What the environment says (`MALLOC_ARENA_MAX`, `MALLOC_MMAP_THRESHOLD_`) stays.
 //!
 //! *Not here*: other C libraries; there this does nothing.
+
+#[cfg(target_os = "linux")]
+mod program;
+
+#[cfg(target_os = "linux")]
+pub use program::let_go as let_go_of_program;
 
 /// Blocks of this size or more go back to the system when they are freed, bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

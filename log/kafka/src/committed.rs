@@ -55,7 +55,8 @@ impl Broker {
             instance: instance.as_deref(),
             generation: request.generation_id_or_member_epoch,
         };
-        let simple = sender.generation < 0 && sender.member.is_empty();
+        // Who shares nothing with others may call itself something all the same: a client of the new protocol does.
+        let simple = sender.generation < 0;
         let refusal = if group.is_empty() {
             Some(Code::InvalidGroupId)
         } else {

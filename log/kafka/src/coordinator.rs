@@ -298,6 +298,8 @@ impl Coordinator {
     pub(crate) fn may_read(&self, name: &str, sender: Sender<'_>) -> Result<(), Code> {
         match self.groups.lock().get(name).map(|watched| &watched.group) {
             Some(Kind::Consumer(group)) => group.may_commit(sender),
+            // It shares nothing with others.
+            Some(Kind::Classic(_)) | None if sender.generation < 0 => Ok(()),
             Some(Kind::Classic(_)) | None => Err(Code::UnknownMemberId),
         }
     }

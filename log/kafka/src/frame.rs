@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Encodable, HeaderVersion};
+use tarn_log::Buffer;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(crate) const LARGEST_FRAME_BYTES: usize = 64 << 20;
 /// KiB of requests of all connections together.
 pub(crate) const FRAMES_KIB: u32 = 128 << 10;
-/// Bytes by which the buffer of a frame grows.
+/// Bytes by which the buffer of a frame grows; a frame that is no larger has one buffer from the beginning.
 const STEP_BYTES: usize = 1 << 20;
 /// A frame that was begun must go on within this time.
 const STALLED: Duration = Duration::from_secs(30);
@@ -47,7 +48,18 @@ pub(crate) async fn read(
     }
     let kib = u32::try_from(length >> 10).map_err(|_| wrong())?.max(1);
     let room = Arc::clone(budget).acquire_many_owned(kib).await.map_err(io::Error::other)?;
-    let mut bytes = BytesMut::with_capacity(length.min(STEP_BYTES));
+    if length <= STEP_BYTES {
+        let mut buffer = Buffer::of(length);
+        while !buffer.rest().is_empty() {
+            let read = tokio::time::timeout(STALLED, stream.read(buffer.rest())).await??;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            buffer.fill(read);
+        }
+        return Ok(Some(Frame { bytes: buffer.freeze(), room }));
+    }
+    let mut bytes = BytesMut::with_capacity(STEP_BYTES);
     while bytes.len() < length {
         let left = length - bytes.len();
         bytes.reserve(left.min(STEP_BYTES));

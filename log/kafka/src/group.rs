@@ -20,6 +20,7 @@
 //! *Not here*: offsets (`committed.rs`), time (`coordinator.rs` calls [`Group::expire`] when it has come).
 
 mod kept;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -31,78 +32,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub(crate) use self::kept::KeptGroup;
+pub(crate) use self::told::{Join, Joined, Reply, Sender, Synced};
 
 /// A new group waits this long for more members before its first generation.
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
 /// Most members of a group.
 const MOST_MEMBERS: usize = 1000;
-
-/// What a member that joins is told.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Joined {
-    pub(crate) error: i16,
-    pub(crate) generation: i32,
-    pub(crate) protocol_type: Option<String>,
-    pub(crate) protocol: Option<String>,
-    pub(crate) leader: String,
-    pub(crate) member: String,
-    /// The leader of an unchanged generation must not assign anew.
-    pub(crate) skip_assignment: bool,
-    /// For the leader: id, instance, metadata.
-    pub(crate) members: Vec<(String, Option<String>, Bytes)>,
-}
-
-impl Joined {
-    pub(crate) fn refused(code: Code, member: &str) -> Joined {
-        Joined { error: code.code(), generation: -1, member: member.to_owned(), ..Joined::default() }
-    }
-}
-
-/// What a member that syncs is told.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Synced {
-    pub(crate) error: i16,
-    pub(crate) protocol_type: Option<String>,
-    pub(crate) protocol: Option<String>,
-    pub(crate) assignment: Bytes,
-}
-
-impl Synced {
-    fn refused(code: Code) -> Synced {
-        Synced { error: code.code(), ..Synced::default() }
-    }
-}
-
-/// An answer, now or later.
-#[derive(Debug)]
-pub(crate) enum Reply<T> {
-    Now(T),
-    Later(oneshot::Receiver<T>),
-}
-
-/// A request to join.
-#[derive(Debug, Clone)]
-pub(crate) struct Join {
-    pub(crate) member: String,
-    pub(crate) instance: Option<String>,
-    pub(crate) client_id: String,
-    pub(crate) client_host: String,
-    pub(crate) session_timeout: Duration,
-    pub(crate) rebalance_timeout: Duration,
-    pub(crate) protocol_type: String,
-    /// Names with metadata, the preferred first.
-    pub(crate) protocols: Vec<(String, Bytes)>,
-    /// Whether a new member is given an id first, and must come again with it.
-    pub(crate) needs_id: bool,
-}
-
-/// Who sends a request, as which member of which generation.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sender<'a> {
-    pub(crate) member: &'a str,
-    pub(crate) instance: Option<&'a str>,
-    pub(crate) generation: i32,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -586,9 +521,9 @@ impl Group {
         }
     }
 
-    /// Whether offsets may be committed by this sender: a member of the generation, or anybody when there are no members.
+    /// Whether offsets may be committed by this sender: a member of the generation, or who names none, when there are no members.
     pub(crate) fn may_commit(&mut self, sender: Sender<'_>, now: Instant) -> Result<(), Code> {
-        if sender.generation < 0 && sender.member.is_empty() && self.members.is_empty() {
+        if sender.generation < 0 && self.members.is_empty() {
             return Ok(());
         }
         self.hear(sender, now)?;

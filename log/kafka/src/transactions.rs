@@ -222,7 +222,7 @@ impl Broker {
             // No version of this request knows epochs of members.
             Some(Err(Code::StaleMemberEpoch)) => Some(Code::IllegalGeneration),
             Some(Err(code)) => Some(code),
-            None => Some(Code::UnknownMemberId),
+            None => (request.generation_id >= 0).then_some(Code::UnknownMemberId),
         }
     }
 

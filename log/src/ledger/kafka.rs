@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use rusqlite::{Connection, Transaction, params};
-use tarn_model::PartitionId;
+use tarn_model::{Offset, PartitionId};
 
 use super::rows::{meta, set_meta};
 use super::{Change, Ledger, Reader, Sql, open};
@@ -229,6 +229,20 @@ impl Reader {
                     };
                     Ok((row.get(0)?, row.get(1)?, committed))
                 })?
+                .collect()
+        };
+        find().map_err(LogError::ledger("read"))
+    }
+
+    /// Group, topic, partition and offset of all that was committed, group by group.
+    pub(crate) fn all_group_offsets(&self) -> Result<Vec<(String, i64, PartitionId, Offset)>, LogError> {
+        let connection = self.connection();
+        let find = || -> Sql<_> {
+            open(&connection)?
+                .prepare_cached(
+                    "SELECT \"group\", topic, partition, offset FROM offsets ORDER BY \"group\", topic, partition",
+                )?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
                 .collect()
         };
         find().map_err(LogError::ledger("read"))

@@ -5,8 +5,8 @@ use tarn_model::{Offset, PartitionId};
 use uuid::Uuid;
 
 use super::{Change, KeyRow, PartitionChange, PartitionRow, Sql, TopicRow, UNDO_TABLES};
-use crate::append::Position;
 use crate::options::TopicConfigs;
+use crate::sealed::Position;
 use crate::segment::Extent;
 
 pub(super) const SCHEMA: &str = "

@@ -144,6 +144,8 @@ async fn what_a_group_committed_stays_until_it_is_forgotten() {
     let (topic_name, partition, stored) = log.group_offsets("g").expect("read").remove(0);
     assert_eq!((topic_name.as_str(), partition, Some(stored)), ("t", 0, group_offset(Some(4)).committed));
     assert_eq!(log.groups().expect("read"), ["g"]);
+    let of_all = log.all_group_offsets().expect("read");
+    assert_eq!(of_all.into_iter().collect::<Vec<_>>(), [("g".to_owned(), vec![("t".to_owned(), 0, 4)])]);
     log.forget_group("g").await.expect("forgotten");
     assert!(committed(&log).is_empty() && log.groups().expect("read").is_empty());
 

@@ -136,6 +136,8 @@ fn another_generation_changes_nothing() {
     assert_eq!(group.may_commit(sender("", -1), at), Err(Code::UnknownMemberId), "the group has members");
     assert_eq!(group.may_commit(sender(&ids[0], 1), at), Ok(()));
     assert_eq!(Group::default().may_commit(sender("", -1), at), Ok(()), "nobody is in it");
+    assert_eq!(Group::default().may_commit(sender("a", -1), at), Ok(()), "whatever it calls itself");
+    assert_eq!(Group::default().may_commit(sender("a", 0), at), Err(Code::UnknownMemberId));
 }
 
 #[test]

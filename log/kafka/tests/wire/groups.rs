@@ -105,6 +105,23 @@ async fn ask_by_id<R: Request>(wire: &mut Wire, request: &R, id: uuid::Uuid) -> 
 }
 
 #[tokio::test]
+async fn a_client_that_shares_nothing_commits_whatever_it_calls_itself() {
+    let bench = Bench::new().await;
+    bench.topic("t", 1).await;
+    let mut wire = bench.connect().await;
+    let itself = StrBytes::from_static_str("a-uuid");
+    let code = |answer: OffsetCommitResponse| answer.topics[0].partitions[0].error_code;
+    for offset in [5, 6] {
+        assert_eq!(code(wire.ask(&commit("g", &itself, -1, offset), 9).await), 0);
+        assert_eq!(committed(&mut wire, "g").await.1, offset);
+    }
+    assert_eq!(code(wire.ask(&commit("g", &itself, 1, 7), 9).await), 25, "a generation is a member's");
+    alone(&mut wire, "g", None).await;
+    assert_eq!(code(wire.ask(&commit("g", &itself, -1, 8), 9).await), 25, "now it is shared");
+    assert_eq!(committed(&mut wire, "g").await.1, 6);
+}
+
+#[tokio::test]
 async fn offsets_are_committed_and_fetched_by_the_ids_of_topics() {
     let bench = Bench::new().await;
     let t = bench.topic("t", 1).await;
