@@ -45,6 +45,7 @@ use crate::source::{Collector, Source, Stop};
 mod address;
 mod appending;
 mod explorer;
+mod importing;
 mod link;
 mod mysql;
 mod postgres;
@@ -58,6 +59,7 @@ mod tests;
 
 use address::{Address, Speaks};
 pub use explorer::{ExploredColumn, Explorer, forget};
+pub use importing::{Import, ImportPlan, ImportedTable, RowTaker, TakerOf};
 use row::{Cursor, Value};
 use settling::Unsettled;
 use splitting::Splits;
@@ -85,9 +87,14 @@ trait Rows {
     /// whether there were any is returned.
     fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool>;
 
-    /// A table in `count` parts that hold like numbers of rows, by the values of a column.
+    /// A table or query in `count` parts that hold like numbers of rows, by the values of a column.
     fn splits(&mut self, _what: &Selection, _column: &str, _count: usize) -> Result<Splits> {
         Err(Error::invalid("this database is not read by several readers").with_hint("leave `split_by` out"))
+    }
+
+    /// About how many rows there are, where that is known without reading them.
+    fn estimate(&mut self, _what: &Selection) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     /// Ends the snapshot, which begins with whatever is asked first.

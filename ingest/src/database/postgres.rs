@@ -271,6 +271,17 @@ impl Rows for Postgres {
         self.split(what, column, count)
     }
 
+    /// What the planner thinks.
+    fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
+        self.begin()?;
+        let filter = what.filter.as_ref().map_or(String::new(), |filter| format!(" WHERE (\n{filter}\n)"));
+        let sql = format!("EXPLAIN SELECT * FROM {}{filter}", self.from(what)?);
+        let plan = self.connection.query(&sql, "ask how many rows there are")?;
+        let rows = first(&plan).and_then(|line| line.split_once("rows=")).map(|(_, rest)| rest);
+        let digits = rows.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+        Ok(digits.and_then(|digits| digits.parse().ok()))
+    }
+
     fn release(&mut self) -> Result<()> {
         self.known = None;
         if std::mem::take(&mut self.begun) && !self.given_up {

@@ -81,6 +81,14 @@ impl Rows for Sqlite {
         Ok(None)
     }
 
+    fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
+        let filter = what.filter.as_ref().map_or(String::new(), |filter| format!(" WHERE (\n{filter}\n)"));
+        let sql = format!("SELECT count(*) FROM {}{filter}", from(what));
+        let rows: i64 =
+            self.connection.query_row(&sql, [], |row| row.get(0)).map_err(failed("count the rows"))?;
+        Ok(u64::try_from(rows).ok())
+    }
+
     fn release(&mut self) -> Result<()> {
         Ok(())
     }
