@@ -382,6 +382,7 @@ pub(crate) enum EvalOutput {
 Examples:
   tarn import orders                             one run of the job `orders`
   tarn import --all --output json                every job of the config, one after the other
+  tarn import orders --validate                  rows and checksums of both sides, split by split, before the commit
   tarn import -c shop.toml orders --run 20261123 does nothing where the table has that run, or a later one
 
 Runs of one job are numbered: 1, 2, 3, ..., or by --run, which must grow from run to run.")]
@@ -400,6 +401,10 @@ pub(crate) struct ImportArgs {
     /// Number of this run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     pub(crate) run: Option<i64>,
+
+    /// Compares what was written with the database before it is committed, which reads everything a second time
+    #[arg(long)]
+    pub(crate) validate: bool,
 
     /// How the report is written
     #[arg(long, short, value_enum, default_value_t)]

@@ -18,6 +18,7 @@
 
 mod filler;
 mod run_file;
+mod validator;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -45,6 +46,7 @@ use crate::rest;
 use crate::status::write_json;
 use filler::Filler;
 use run_file::{RunFile, TableLock};
+use validator::Validated;
 
 /// How often a commit is tried anew when somebody else committed meanwhile.
 const ATTEMPTS: u32 = 8;
@@ -66,6 +68,9 @@ struct Imported {
     elapsed_s: f64,
     /// The run was committed before, and its answer was lost.
     already_there: bool,
+    /// With `--validate`: both sides of each split.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    validated: Vec<Validated>,
 }
 
 pub(crate) async fn import(args: ImportArgs) -> anyhow::Result<()> {
@@ -79,7 +84,10 @@ pub(crate) async fn import(args: ImportArgs) -> anyhow::Result<()> {
     let lake = lake.await.with_context(|| format!("cannot open the lake at {}", config.lake.url))?;
     let (mut done, mut runs, mut ended) = (Vec::new(), Vec::new(), Ok(()));
     for job in jobs {
-        match (Job { config: &config, lake: &lake, import: job }).run(args.run, &mut done).await {
+        match (Job { config: &config, lake: &lake, import: job, validate: args.validate })
+            .run(args.run, &mut done)
+            .await
+        {
             Ok(run) => runs.push(run),
             Err(error) => {
                 ended = Err(error);
@@ -94,6 +102,9 @@ pub(crate) async fn import(args: ImportArgs) -> anyhow::Result<()> {
             Report::Table => {
                 let mut out = out();
                 write!(out, "{}", grid(&done))?;
+                for table in done.iter().filter(|table| !table.validated.is_empty()) {
+                    write!(out, "\n{}\n{}", table.into, validator::grid(&table.validated))?;
+                }
                 out.flush()?;
             }
         }
@@ -169,6 +180,7 @@ struct Job<'a> {
     config: &'a Config,
     lake: &'a Lake,
     import: &'a ImportConfig,
+    validate: bool,
 }
 
 impl Job<'_> {
@@ -239,7 +251,7 @@ impl Job<'_> {
         let read = Columns::new(
             found.iter().map(|column| columns.get(&column.name).unwrap_or(column).clone()).collect(),
         )?;
-        let files = self.files(table, &read, &columns, database).await?;
+        let (files, validated) = self.files(table, &read, &columns, database).await?;
         let rows = files.iter().map(|file| file.rows).sum();
         let size = files.iter().map(|file| file.size).sum();
         let count = files.len();
@@ -271,6 +283,7 @@ impl Job<'_> {
             version,
             elapsed_s: since.elapsed().as_secs_f64(),
             already_there: false,
+            validated,
         })
     }
 
@@ -289,6 +302,7 @@ impl Job<'_> {
             version: snapshot.version,
             elapsed_s: 0.0,
             already_there: true,
+            validated: Vec::new(),
         }
     }
 
@@ -299,22 +313,34 @@ impl Job<'_> {
         read: &Columns,
         columns: &Columns,
         database: &mut Import,
-    ) -> anyhow::Result<Vec<NewFile>> {
+    ) -> anyhow::Result<(Vec<NewFile>, Vec<Validated>)> {
         let writer = self.lake.bulk_writer(&table.into, &import_schema(columns))?;
         let rows = Arc::new(AtomicU64::new(0));
-        let files = tokio::task::block_in_place(|| -> anyhow::Result<Vec<NewFile>> {
-            let plan = database.plan(table)?;
-            let total = if ImportBar::is_wanted() { database.estimate(table) } else { None };
-            let bar = ImportBar::start(table.name(), total, Arc::clone(&rows));
-            let filler =
-                Filler::new(writer.clone(), read, self.import.timezone.as_deref(), rows, plan.splits());
-            let done = database.read(table, &plan, &|split| filler.taker(split));
-            bar.finish();
-            done?;
-            Ok(filler.files())
-        })?;
+        let (files, validated) =
+            tokio::task::block_in_place(|| -> anyhow::Result<(Vec<NewFile>, Vec<Validated>)> {
+                let plan = database.plan(table)?;
+                let total = if ImportBar::is_wanted() { database.estimate(table) } else { None };
+                let bar = ImportBar::start(table.name(), total, Arc::clone(&rows));
+                let filler =
+                    Filler::new(writer.clone(), read, self.import.timezone.as_deref(), rows, plan.splits());
+                let done = database.read(table, &plan, &|split| filler.taker(split));
+                bar.finish();
+                done?;
+                let files = filler.files();
+                let mut validated = Vec::new();
+                if self.validate {
+                    let timezone = self.import.timezone.as_deref();
+                    validated =
+                        validator::validate(database, table, &plan, read, timezone, (&writer, &files))?;
+                    if let Err(error) = validator::check(&validated) {
+                        eprint!("{}", validator::grid(&validated));
+                        return Err(error.into());
+                    }
+                }
+                Ok((files.into_iter().flatten().collect(), validated))
+            })?;
         writer.check(&files).await?;
-        Ok(files)
+        Ok((files, validated))
     }
 
     /// Puts files, progress and what was read into the table at once.
@@ -440,6 +466,12 @@ fn joined(found: &Columns, stored: &Columns) -> tarn_model::Result<Columns> {
         }
     }
     Columns::new(columns)
+}
+
+/// A hash of a row's bytes, for sums that are compared within this process.
+fn hash_of(row: &[u8]) -> u64 {
+    use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(row)
 }
 
 /// Counts rows as they come.

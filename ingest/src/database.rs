@@ -92,6 +92,14 @@ trait Rows {
         Err(Error::invalid("this database is not read by several readers").with_hint("leave `split_by` out"))
     }
 
+    /// Keeps one snapshot until [`Rows::release`], over all that is read.
+    fn hold(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many rows there are, of those that fulfil a condition; the database counts.
+    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64>;
+
     /// About how many rows there are, where that is known without reading them.
     fn estimate(&mut self, _what: &Selection) -> Result<Option<u64>> {
         Ok(None)
@@ -156,6 +164,13 @@ impl Selection {
             Named::Table(name) => name,
             Named::Query(_) => QUERY,
         }
+    }
+
+    /// A `WHERE` of the filter and another condition, in brackets each.
+    fn conditions(&self, other: Option<&str>) -> String {
+        let all = self.filter.as_deref().into_iter().chain(other);
+        let all: Vec<String> = all.map(|condition| format!("(\n{condition}\n)")).collect();
+        if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 }
 
@@ -285,6 +300,7 @@ impl Database {
         }
         let mut database = self.connect(source.stop.clone())?;
         let selections = self.selections(&mut *database)?;
+        database.release()?;
         self.mark(source, run)?;
         info!(source = source.name, run = run.number, tables = selections.len(), "run begins");
         let Some(bounds) = self.bounds(source, &selections, &mut *database)? else {
@@ -342,7 +358,6 @@ impl Database {
             return Ok(vec![select(Named::Table(table.clone()))]);
         }
         let mut tables = database.tables()?;
-        database.release()?;
         let fits =
             |patterns: &[String], table: &String| patterns.iter().any(|pattern| is_like(pattern, table));
         tables.retain(|table| {

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
-use tarn_model::{Error, Result, clock, fault};
+use tarn_model::{Error, Result, background, clock, fault};
 
 use crate::action::{CommitInfo, ENGINE, Line, Signature, Txn};
 use crate::commit::add_of;
-use crate::data_reader::rows_of;
+use crate::data_reader::{DataRows, rows_of};
 use crate::snapshot::{check_properties, file_path};
 use crate::writer::{FileWriter, conform};
-use crate::{Commit, Lake, LakeSnapshot, LakeTable, NewFile, NewTable, error, schema};
+use crate::{Commit, Lake, LakeFile, LakeSnapshot, LakeTable, NewFile, NewTable, error, schema};
 
 /// Writes files of one table, several at a time if need be; clones share nothing but the lake.
 #[derive(Debug, Clone)]
@@ -35,6 +35,28 @@ impl BulkWriter {
         let schema = self.writer.file_schema.clone();
         let rows = rows.map(move |rows| conform(&rows?, &schema));
         self.writer.write_stream(BTreeMap::new(), move || rows).await
+    }
+
+    /// Gives the rows of `files` to `each`, as they lie in the lake; on a blocking thread.
+    pub async fn read(
+        &self,
+        files: &[NewFile],
+        mut each: impl FnMut(RecordBatch) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let mut read = Vec::with_capacity(files.len());
+        for file in files {
+            let path = file_path(&self.writer.folder, &file.path)?;
+            read.push(LakeFile { path, size: file.size, modified_ms: 0, partition_values: Vec::new() });
+        }
+        let (rows, schema) =
+            (DataRows::new(self.writer.store.clone(), read), self.writer.file_schema.clone());
+        let reading = background::run(move || {
+            for batch in rows {
+                each(conform(&batch?, &schema)?)?;
+            }
+            Ok(())
+        });
+        reading.await?
     }
 
     /// Refuses to go on when one of `files` is gone: somebody deleted it as an orphan.

@@ -70,9 +70,9 @@ impl Filler {
         }))
     }
 
-    /// All files, in the order of the splits.
-    pub(super) fn files(&self) -> Vec<NewFile> {
-        self.files.lock().iter().flatten().cloned().collect()
+    /// The files of each split.
+    pub(super) fn files(&self) -> Vec<Vec<NewFile>> {
+        self.files.lock().clone()
     }
 }
 

@@ -5,8 +5,8 @@
 //! readers                                                               split ▶ taker   split ▶ taker
 //! ```
 //!
-//! *Invariants*: every row is in one split. All tables of one [`Import`] are read in the coordinator's one transaction where the
-//! database has such snapshots (PostgreSQL, and InnoDB's tables of MySQL); of SQLite each table by itself.
+//! *Invariants*: every row is in one split. All tables of one [`Import`] are read in the coordinator's one transaction, so from one
+//! snapshot where the database has such (of MySQL, tables of InnoDB).
 //!
 //! *Failure*: an error of one reader, or of one taker, ends all; nothing is tried again, for nothing was committed.
 
@@ -88,7 +88,8 @@ impl Import {
     pub fn open(import: &ImportConfig, config: &Config) -> Result<Import> {
         let database = Database::new(import.database(), config)?;
         let stop = Arc::new(Stop::default());
-        let rows = database.connect(stop.clone()).map_err(not_again)?;
+        let mut rows = database.connect(stop.clone()).map_err(not_again)?;
+        rows.hold().map_err(not_again)?;
         Ok(Import { database, rows, config: import.clone(), stop })
     }
 
@@ -177,6 +178,11 @@ impl Import {
         let readers = self.config.readers();
         let splits = self.rows.splits(&table.what, column, readers * SPLITS_PER_READER).map_err(not_again)?;
         Ok(ImportPlan { splits: Some(splits), readers })
+    }
+
+    /// How many rows a split has; the database counts.
+    pub fn count(&mut self, table: &ImportedTable, plan: &ImportPlan, split: usize) -> Result<u64> {
+        self.rows.count(&table.what, plan.condition(split)).map_err(not_again)
     }
 
     /// About how many rows there are, where the database has an idea of it.

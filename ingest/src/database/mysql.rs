@@ -290,6 +290,14 @@ impl Rows for Mysql {
         Ok(without_cursor)
     }
 
+    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64> {
+        self.begin()?;
+        let sql = format!("SELECT COUNT(*) FROM {}{}", self.from(what)?, what.conditions(condition));
+        let counted = self.connection.query(&sql, &format!("count the rows of `{}`", what.name()))?;
+        let counted = counted.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+        counted.ok_or_else(|| Error::internal("a count is no number"))
+    }
+
     /// What the storage engine thinks a table has.
     fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
         let (Named::Table(name), None) = (&what.named, &what.filter) else { return Ok(None) };
