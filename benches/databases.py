@@ -47,6 +47,16 @@ table = "lineitem"
 topic = "lineitem"
 [[table]]
 name = "lineitem"
+[[import]]
+name = "imported"
+url = "{url}"
+table = "lineitem"
+split_by = "l_orderkey"
+readers = 2
+[[import]]
+name = "imported_by_one"
+url = "{url}"
+table = "lineitem"
 """
 
 
@@ -74,7 +84,7 @@ def lineitem(postgres, generator):
 
 
 def n():
-    """TPC-H lineitem from PostgreSQL through the log into the lake, beside connectorx and DuckDB to Parquet, and COPY to nowhere."""
+    """TPC-H lineitem from PostgreSQL into the lake, through the log and straight, beside connectorx and DuckDB to Parquet, and COPY to nowhere."""
     extension, generator = brought()
     postgres = Postgres()
     lineitem(postgres, generator)
@@ -89,6 +99,8 @@ def n():
         with open(folder / "stderr", "wb") as said:
             commands = {
                 "Tarn: log, then lake": ([TARN, "run", str(folder / "tarn.toml"), "--drain"], {"stderr": said}),
+                "Tarn: import, 2 readers": ([TARN, "import", "-c", str(folder / "tarn.toml"), "imported"], {"stderr": said}),
+                "Tarn: import, 1 reader": ([TARN, "import", "-c", str(folder / "tarn.toml"), "imported_by_one"], {"stderr": said}),
                 "connectorx, 2 partitions: Parquet": ([sys.executable, "-c", CONNECTORX, url, str(folder / "cx.parquet")], {}),
                 "DuckDB, 2 threads: Parquet": ([sys.executable, "-c", DUCKDB, url, str(folder / "duck.parquet"), extension], {}),
                 "binary COPY to /dev/null": ([*psql, "-c", copied[0]], {}),
@@ -96,21 +108,23 @@ def n():
             for name, (command, options) in commands.items():
                 took.setdefault(name, []).append(measured(command, stdout=subprocess.DEVNULL, **options))
         print(f"run {run + 1}: " + ", ".join(f"{name} {found[-1][0]:.1f} s" for name, found in took.items()), file=sys.stderr)
-    answer = subprocess.run(
-        [TARN, "sql", "-c", str(DIR / "n/tarn.toml"), "--output", "csv", "SELECT count(*) AS n FROM lineitem"],
-        check=True, capture_output=True, text=True,
-    )
     postgres.end()
-    if answer.stdout.split() != ["n", str(rows)]:
-        sys.exit(f"PostgreSQL has {rows} rows, the lake says {answer.stdout}")
+    for table in ("lineitem", "imported", "imported_by_one"):
+        query = f"SELECT count(*) AS n FROM {table}"
+        answer = subprocess.run(
+            [TARN, "sql", "-c", str(DIR / "n/tarn.toml"), "--output", "csv", query], check=True, capture_output=True, text=True
+        )
+        if answer.stdout.split() != ["n", str(rows)]:
+            sys.exit(f"PostgreSQL has {rows} rows, the lake says of {table}: {answer.stdout}")
     print("| | seconds | rows/s | CPU seconds without the server's | peak RSS, MiB |\n|---|---|---|---|---|")
     for name, found in took.items():
         seconds, rss, cpu = (statistics.median(values) for values in zip(*found))
         print(f"| {name} | {seconds:.2f} | {rows / seconds / 1e6:.2f} M | {cpu:.2f} | {rss:.0f} |")
-    ours = [seconds for seconds, _, _ in took["Tarn: log, then lake"]]
-    ratios = {name: statistics.median(t[0] / o for t, o in zip(found, ours)) for name, found in took.items()}
-    told = ", ".join(f"{name.split(',')[0].split(':')[0]} {ratio:.2f}" for name, ratio in ratios.items() if not name.startswith("Tarn"))
-    print(f"\nrate of Tarn / rate of: {told} ({RUNS} runs by turns, scale {SCALE}, {rows} rows)")
+    for way in (name for name in took if name.startswith("Tarn")):
+        ours = [seconds for seconds, _, _ in took[way]]
+        ratios = {name: statistics.median(t[0] / o for t, o in zip(found, ours)) for name, found in took.items()}
+        told = ", ".join(f"{name.split(',')[0].split(':')[0]} {ratio:.2f}" for name, ratio in ratios.items() if not name.startswith("Tarn"))
+        print(f"\nrate of {way} / rate of: {told} ({RUNS} runs by turns, scale {SCALE}, {rows} rows)")
 
 
 BENCHES = {"n": n}

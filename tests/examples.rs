@@ -262,3 +262,25 @@ fn shop_makes_orders_up_and_goes_on_with_them() {
     assert!(count(&client, "orders").is_some_and(|n| n >= orders), "the count fell");
     assert_eq!(running.stop().code, Some(0));
 }
+
+#[test]
+fn import_brings_tables_and_a_query_straight_into_the_lake() {
+    let folder = example("import");
+    let shop = rusqlite::Connection::open(folder.path("shop.sqlite")).expect("a database");
+    let sql = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/database.sql");
+    shop.execute_batch(&std::fs::read_to_string(sql).expect("the shop")).expect("the shop");
+    let counts = || {
+        ["shop_customers", "shop_orders", "revenue"]
+            .map(|table| folder.number(&format!("SELECT count(*) FROM {table}")))
+    };
+    for revenues in [2, 4] {
+        let ended = folder.tarn(&["import", "-c", "tarn.toml", "--all"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        assert_eq!(counts(), [3, 3, revenues], "tables are replaced, revenues added");
+    }
+    let joined = "SELECT c.name, min(r.orders) AS orders FROM revenue r JOIN shop_customers c ON c.id = r.customer GROUP BY 1 ORDER BY 1";
+    assert_eq!(
+        folder.sql(joined),
+        [json!({"name": "Ada", "orders": 2}), json!({"name": "Grace", "orders": 1})]
+    );
+}

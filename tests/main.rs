@@ -17,6 +17,7 @@ mod exactly_once;
 mod examples;
 mod flights;
 mod groups;
+mod imports;
 mod many_topics;
 mod messages;
 mod serving;

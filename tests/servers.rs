@@ -13,6 +13,7 @@ use crate::harness::{Folder, committed, exactly_once, push, seconds, table_statu
 mod columnar;
 mod databases;
 mod flight_views;
+mod imports;
 mod mariadb;
 mod mariadb_server;
 mod mariadb_types;

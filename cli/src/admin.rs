@@ -10,11 +10,13 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
 use tarn_batch::Which;
+use tarn_lake::LakeTable;
 use tarn_log::Log;
 use tarn_model::{Error, Kind, Result};
 use tarn_table::verify::{TableReport, verify};
 use tarn_table::{Catalog, OpenTable};
 
+use crate::imports::ImportTables;
 use crate::pipeline::Pipeline;
 use crate::views::RunningViews;
 
@@ -23,20 +25,23 @@ struct Admin {
     catalog: Catalog,
     pipeline: Arc<Pipeline>,
     views: Arc<RunningViews>,
+    imports: Arc<ImportTables>,
     vacuum_retention: Duration,
 }
 
-/// `POST /v1/verify`, `POST /v1/table/{name}/{action}` and `POST /v1/view/{name}/{action}`.
+/// `POST /v1/verify`, `POST /v1/imports/show`, `POST /v1/table/{name}/{action}` and `POST /v1/view/{name}/{action}`.
 pub(crate) fn router(
     log: Log,
     catalog: Catalog,
     pipeline: Arc<Pipeline>,
     views: Arc<RunningViews>,
+    imports: Arc<ImportTables>,
     vacuum_retention: Duration,
 ) -> Router {
-    let admin = Arc::new(Admin { log, catalog, pipeline, views, vacuum_retention });
+    let admin = Arc::new(Admin { log, catalog, pipeline, views, imports, vacuum_retention });
     Router::new()
         .route("/v1/verify", post(verify_all))
+        .route("/v1/imports/show", post(show_imports))
         .route("/v1/table/{name}/{action}", post(act))
         .route("/v1/view/{name}/{action}", post(act_on_view))
         .with_state(admin)
@@ -65,7 +70,16 @@ async fn verify_all(State(admin): State<Arc<Admin>>) -> std::result::Result<Json
             verify(&admin.log, admin.catalog.lake(), &table.topic.name, &table.config.name, &table.format);
         reports.push(report.await.map_err(Refusal)?);
     }
+    reports.extend(admin.imports.verify().await.map_err(Refusal)?);
     Ok(Json(reports))
+}
+
+/// Shows what another process has imported.
+async fn show_imports(
+    State(admin): State<Arc<Admin>>,
+) -> std::result::Result<Json<serde_json::Value>, Refusal> {
+    admin.imports.look().await.map_err(Refusal)?;
+    Ok(Json(serde_json::json!({ "shown": true })))
 }
 
 /// Options of an action on a view, in the query.
@@ -136,6 +150,11 @@ impl Admin {
     }
 
     async fn act(&self, name: &str, action: &str, options: Options) -> Result<serde_json::Value> {
+        if let Some(table) = self.imports.get(name).await {
+            let report = self.upkeep(&table, action, &options).await?;
+            self.imports.show(&table)?;
+            return Ok(report);
+        }
         let tables = self.pipeline.tables();
         let table =
             tables.iter().find(|table| table.config.name == name || table.config.dead_letters_name() == name);
@@ -145,7 +164,13 @@ impl Admin {
                 .with_hint(format!("tables: {}", known.join(", ")))
         })?;
         let lake = if table.config.name == name { &table.lake } else { &table.dead_letters };
-        let report = match action {
+        let report = self.upkeep(lake, action, &options).await?;
+        self.show(table);
+        Ok(report)
+    }
+
+    async fn upkeep(&self, lake: &LakeTable, action: &str, options: &Options) -> Result<serde_json::Value> {
+        Ok(match action {
             "optimize" => json(&lake.optimize().await?),
             "vacuum" => {
                 let retention = options.retention.map_or(self.vacuum_retention, |retention| retention.0);
@@ -159,9 +184,7 @@ impl Admin {
                 return Err(Error::invalid(format!("there is no action `{action}`"))
                     .with_hint("actions: optimize, vacuum, detach, adopt"));
             }
-        };
-        self.show(table);
-        Ok(report)
+        })
     }
 
     /// Lets statements see what was rewritten.

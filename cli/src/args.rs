@@ -67,6 +67,7 @@ pub(crate) enum Command {
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Source(SourceArgs),
     Eval(EvalArgs),
+    Import(ImportArgs),
     /// Views: how they are kept, and how fresh they are
     #[command(arg_required_else_help = true, subcommand_required = true)]
     View(ViewArgs),
@@ -370,6 +371,44 @@ pub(crate) enum EvalOutput {
     Table,
     /// One JSON object a line, as it would be a record
     Ndjson,
+}
+
+/// Brings tables of a database straight into tables of the lake, each in one commit
+///
+/// What a job reads, and where it goes, its `[[import]]` in the config says. Until a table's run is whole, nothing of it is to be
+/// seen. A run that broke off is run again under its number: what it has committed is not imported twice.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  tarn import orders                             one run of the job `orders`
+  tarn import --all --output json                every job of the config, one after the other
+  tarn import orders --validate                  rows and checksums of both sides, split by split, before the commit
+  tarn import -c shop.toml orders --run 20261123 does nothing where the table has that run, or a later one
+
+Runs of one job are numbered: 1, 2, 3, ..., or by --run, which must grow from run to run.")]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+
+    /// The jobs
+    #[arg(value_name = "JOB")]
+    pub(crate) jobs: Vec<String>,
+
+    /// Every job of the config
+    #[arg(long, conflicts_with = "jobs")]
+    pub(crate) all: bool,
+
+    /// Number of this run
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) run: Option<i64>,
+
+    /// Compares what was written with the database before it is committed, which reads everything a second time
+    #[arg(long)]
+    pub(crate) validate: bool,
+
+    /// How the report is written
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Report,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -60,6 +60,15 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         }
         write!(out, "\n{grid}")?;
     }
+    if !config.imports.is_empty() {
+        let mut grid = Grid::new(&["import", "reads", "into", "mode"]);
+        for import in &config.imports {
+            let what =
+                import.table.as_deref().map_or_else(|| "a query".into(), |table| format!("table {table}"));
+            grid.row([import.name.as_str(), &what, import.into_name(), import.mode.as_str()]);
+        }
+        write!(out, "\n{grid}")?;
+    }
     Ok(())
 }
 
@@ -72,11 +81,15 @@ fn in_short(config: &Config) -> String {
         0 => String::new(),
         views => format!(", {}", count(views, "view")),
     };
+    let imports = match config.imports.len() {
+        0 => String::new(),
+        imports => format!(", {}", count(imports, "import")),
+    };
     let dashboards = match config.dashboards.len() {
         0 => String::new(),
         dashboards => format!(", {}", count(dashboards, "dashboard")),
     };
-    format!("{topics}, {sources}, {tables}{views}{dashboards}")
+    format!("{topics}, {sources}, {tables}{imports}{views}{dashboards}")
 }
 
 /// What a source reads, without its secrets; paths as they are seen from the config's `folder`.

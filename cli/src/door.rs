@@ -111,6 +111,11 @@ impl Door {
         self.json(Method::POST, "/v1/verify", None).await
     }
 
+    /// Import tables have new rows: `POST /v1/imports/show`.
+    pub(crate) async fn imported(&self) -> anyhow::Result<Value> {
+        self.json(Method::POST, "/v1/imports/show", None).await
+    }
+
     /// `POST /v1/table/{name}/{action}` with `options` as its query.
     pub(crate) async fn table(
         &self,

@@ -11,6 +11,8 @@ mod dead_letters;
 mod demo;
 mod door;
 mod failure;
+mod import;
+mod imports;
 mod kafka;
 mod logging;
 mod pipeline;
@@ -69,6 +71,7 @@ fn start(args: Args) -> anyhow::Result<()> {
             Command::Consume(consume) => kafka::consume(consume).await,
             Command::Source(options) => source::source(options).await,
             Command::Eval(eval) => source::eval(eval).await,
+            Command::Import(args) => import::import(args).await,
             Command::View(view) => views::view(view).await,
         }
     });

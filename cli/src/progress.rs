@@ -1,6 +1,7 @@
-//! Progress bars on a terminal: over the bounded sources of a drain, and over a build of a view.
+//! Progress bars on a terminal: over the bounded sources of a drain, over the rows of an import, and over a build of a view.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -75,6 +76,53 @@ impl BuildBar {
             })
         });
         BuildBar { bar, drawing }
+    }
+
+    pub(crate) fn finish(self) {
+        if let Some(drawing) = self.drawing {
+            drawing.abort();
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The bar over the rows of an import: rows/s, and the time left where the database has an idea of how many rows there are.
+pub(crate) struct ImportBar {
+    bar: ProgressBar,
+    drawing: Option<JoinHandle<()>>,
+}
+
+impl ImportBar {
+    /// Whether somebody sees it.
+    pub(crate) fn is_wanted() -> bool {
+        !ProgressDrawTarget::stderr().is_hidden()
+    }
+
+    /// Draws what `rows` says until it is finished; within the runtime.
+    pub(crate) fn start(table: &str, total: Option<u64>, rows: Arc<AtomicU64>) -> ImportBar {
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let template = match total {
+            Some(_) => "{msg} {bar:30} {human_pos}/{human_len} rows {per_sec} eta {eta}",
+            None => "{msg} {spinner} {human_pos} rows {per_sec}, {elapsed}",
+        };
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(table.to_owned());
+        let drawing = (!bar.is_hidden()).then(|| {
+            let bar = bar.clone();
+            tokio::spawn(async move {
+                loop {
+                    let rows = rows.load(Ordering::Relaxed);
+                    // What the database thinks may be too few.
+                    if bar.length().is_some_and(|length| length < rows) {
+                        bar.set_length(rows);
+                    }
+                    bar.set_position(rows);
+                    clock::pause(EVERY).await;
+                }
+            })
+        });
+        ImportBar { bar, drawing }
     }
 
     pub(crate) fn finish(self) {

@@ -28,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 use crate::admin;
 use crate::dead_letters;
 use crate::door::process_file;
+use crate::imports::ImportTables;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
 use crate::rest;
@@ -131,12 +132,17 @@ async fn start(config: &Config, drain: bool) -> anyhow::Result<Started> {
     let kafka = kafka_listener
         .map(|listener| KafkaServer::start(listener, log.clone(), kafka_options, clock))
         .transpose()?;
+    let imports = Arc::new(ImportTables::new(config, &catalog));
+    if let Err(error) = imports.look().await {
+        tracing::warn!(error = ?error, "import tables cannot be looked at yet; trying again");
+    }
     let views = views::of(config, &catalog)?;
     let running = Arc::new(Running {
         started: Instant::now(),
         catalog: catalog.clone(),
         pipeline: Arc::clone(&pipeline),
         collectors: Arc::clone(&collectors),
+        imports: Arc::clone(&imports),
         views: Arc::new(RunningViews::start(&views, &catalog).await),
     });
     let engine = Engine::with_views(catalog.clone(), views, EngineOptions::of(&config.serving))?;
@@ -147,6 +153,7 @@ async fn start(config: &Config, drain: bool) -> anyhow::Result<Started> {
         catalog.clone(),
         Arc::clone(&pipeline),
         Arc::clone(&running.views),
+        imports,
         config.lake.vacuum_retention.0,
     ));
     let letters = dead_letters::router(config.clone(), log.clone(), Arc::clone(&pipeline), engine.clone());
@@ -234,6 +241,7 @@ async fn work(
         error = pipeline.failed() => return Err(error.into()),
         error = log_failed(log) => return Err(error.into()),
         () = retention(log, config.log.retention_every.0) => {}
+        () = running.imports.follow() => {}
         () = tell_what_is_left(running, until.drain) => {}
         () = signals.told() => {
             tracing::info!("told to stop");
@@ -436,6 +444,7 @@ struct Running {
     catalog: Catalog,
     pipeline: Arc<Pipeline>,
     collectors: Arc<Collectors>,
+    imports: Arc<ImportTables>,
     views: Arc<RunningViews>,
 }
 
@@ -448,7 +457,7 @@ impl StatusSource for Running {
             uptime_s: self.started.elapsed().as_secs_f64(),
             sources: self.collectors.status(),
             topics: self.pipeline.topic_status(),
-            tables: self.pipeline.table_status(),
+            tables: self.pipeline.table_status().into_iter().chain(self.imports.status()).collect(),
             views: self.views.status(),
             groups: self.pipeline.group_status(),
         }

@@ -106,6 +106,7 @@ pub(crate) fn write_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut out = out();
     serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
     writeln!(out)?;
+    out.flush()?;
     Ok(())
 }
 
@@ -268,7 +269,7 @@ pub(crate) fn tables(tables: &[TableStatus]) -> Grid {
         };
         let mut row = vec![
             table.name.clone(),
-            table.topic.clone(),
+            if table.topic.is_empty() { "-".to_owned() } else { table.topic.clone() },
             table.state.clone(),
             number(table.lake_rows + table.tail_rows),
             number(table.lake_rows),

@@ -1,4 +1,4 @@
-//! `tarn verify`: log = table + dead letters, partition by partition.
+//! `tarn verify`: log = table + dead letters, partition by partition; and of import tables, that they have the rows that were read.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use crate::args::{Report, VerifyArgs};
 use crate::door::Door;
 use crate::failure::Silent;
 use crate::render::{Grid, number, out};
-use crate::{rest, status};
+use crate::{imports, rest, status};
 
 pub(crate) async fn verify(args: VerifyArgs) -> anyhow::Result<()> {
     let config = args.config.load()?;
@@ -50,6 +50,9 @@ async fn at_rest(config: &Config) -> anyhow::Result<Vec<TableReport>> {
             None => eprintln!("table {} is not in the lake yet", table.name),
         }
     }
+    for (_, table) in imports::find(&lake, &config.imports, |_| false).await? {
+        reports.push(tarn_table::import::verify(&table).await?);
+    }
     log.close().await?;
     Ok(reports)
 }
@@ -80,10 +83,21 @@ fn show(reports: &[TableReport]) -> anyhow::Result<()> {
             grid.row(cells(report, partition));
         }
     }
-    write!(out, "{grid}")?;
+    if reports.iter().any(|report| report.import.is_none()) {
+        write!(out, "{grid}")?;
+    }
     for report in reports {
         let sum = |of: fn(&PartitionReport) -> u64| report.partitions.iter().map(of).sum::<u64>();
         let (rows, dead) = (sum(|p| p.rows), sum(|p| p.dead_letters));
+        if let Some(import) = &report.import {
+            let verdict = if report.ok { "as many as were read" } else { "NOT what was read" };
+            let (rows, files) = (number(import.rows), number(import.files as u64));
+            writeln!(out, "{}: {rows} rows in {files} files of an import table: {verdict}", report.table)?;
+            for problem in &report.problems {
+                writeln!(out, "  {problem}")?;
+            }
+            continue;
+        }
         let verdict = if report.ok { "agrees with the log" } else { "DOES NOT AGREE with the log" };
         writeln!(
             out,

@@ -45,6 +45,7 @@ use crate::source::{Collector, Source, Stop};
 mod address;
 mod appending;
 mod explorer;
+mod importing;
 mod link;
 mod mysql;
 mod postgres;
@@ -58,6 +59,7 @@ mod tests;
 
 use address::{Address, Speaks};
 pub use explorer::{ExploredColumn, Explorer, forget};
+pub use importing::{Import, ImportPlan, ImportedTable, RowTaker, TakerOf};
 use row::{Cursor, Value};
 use settling::Unsettled;
 use splitting::Splits;
@@ -85,9 +87,22 @@ trait Rows {
     /// whether there were any is returned.
     fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool>;
 
-    /// A table in `count` parts that hold like numbers of rows, by the values of a column.
+    /// A table or query in `count` parts that hold like numbers of rows, by the values of a column.
     fn splits(&mut self, _what: &Selection, _column: &str, _count: usize) -> Result<Splits> {
         Err(Error::invalid("this database is not read by several readers").with_hint("leave `split_by` out"))
+    }
+
+    /// Keeps one snapshot until [`Rows::release`], over all that is read.
+    fn hold(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many rows there are, of those that fulfil a condition; the database counts.
+    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64>;
+
+    /// About how many rows there are, where that is known without reading them.
+    fn estimate(&mut self, _what: &Selection) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     /// Ends the snapshot, which begins with whatever is asked first.
@@ -149,6 +164,13 @@ impl Selection {
             Named::Table(name) => name,
             Named::Query(_) => QUERY,
         }
+    }
+
+    /// A `WHERE` of the filter and another condition, in brackets each.
+    fn conditions(&self, other: Option<&str>) -> String {
+        let all = self.filter.as_deref().into_iter().chain(other);
+        let all: Vec<String> = all.map(|condition| format!("(\n{condition}\n)")).collect();
+        if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 }
 
@@ -278,6 +300,7 @@ impl Database {
         }
         let mut database = self.connect(source.stop.clone())?;
         let selections = self.selections(&mut *database)?;
+        database.release()?;
         self.mark(source, run)?;
         info!(source = source.name, run = run.number, tables = selections.len(), "run begins");
         let Some(bounds) = self.bounds(source, &selections, &mut *database)? else {
@@ -335,7 +358,6 @@ impl Database {
             return Ok(vec![select(Named::Table(table.clone()))]);
         }
         let mut tables = database.tables()?;
-        database.release()?;
         let fits =
             |patterns: &[String], table: &String| patterns.iter().any(|pattern| is_like(pattern, table));
         tables.retain(|table| {

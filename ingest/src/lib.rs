@@ -64,5 +64,5 @@ mod unpack;
 
 pub use collectors::{Collectors, RunMode};
 pub use columnar::write_row;
-pub use database::{ExploredColumn, Explorer, forget};
+pub use database::{ExploredColumn, Explorer, Import, ImportPlan, ImportedTable, RowTaker, TakerOf, forget};
 pub use replay::{DeadLetter, REPLAY_HEADER, Replay, Replayed, Taken};

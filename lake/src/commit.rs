@@ -44,16 +44,20 @@ pub(crate) struct Operation {
 }
 
 impl LakeTable {
-    /// Commits on a task of its own, see the module's invariants.
-    pub(crate) async fn commit_rows(&self, commit: Commit) -> Result<Arc<LakeSnapshot>> {
+    /// Commits on a task of its own, see the module's invariants; with `at` only as the version after that one.
+    pub(crate) async fn commit_rows(&self, commit: Commit, at: Option<u64>) -> Result<Arc<LakeSnapshot>> {
         let this = self.clone();
         let landed = tokio::spawn(async move {
             let name =
                 if commit.operation.is_empty() { "WRITE".to_owned() } else { commit.operation.clone() };
             let operation =
                 Operation { name, parameters: BTreeMap::from([("mode".to_owned(), "Append".to_owned())]) };
-            let landed =
-                this.commit_on_newest(operation, |state, seen| this.actions_of(&commit, state, seen)).await?;
+            let landed = this
+                .commit_on_newest(operation, |state, seen| {
+                    this.compare_version(at, state)?;
+                    this.actions_of(&commit, state, seen)
+                })
+                .await?;
             for file in &commit.files {
                 this.forget_uncommitted(&file.path);
             }
@@ -63,6 +67,18 @@ impl LakeTable {
             }
         });
         landed.await.map_err(error::task)?
+    }
+
+    fn compare_version(&self, at: Option<u64>, state: &TableState) -> Result<()> {
+        let found = state.snapshot.version;
+        match at {
+            Some(at) if at != found => Err(Error::conflict(format!(
+                "the table has come to version {found} meanwhile, from {at}: table=`{}`",
+                self.name()
+            ))
+            .with_hint("reload the table and try again")),
+            _ => Ok(()),
+        }
     }
 
     /// Turns a commit into actions on `state`, or refuses it. Nothing to say is no commit.

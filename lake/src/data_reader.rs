@@ -72,6 +72,13 @@ impl Iterator for DataRows {
     }
 }
 
+/// How many rows a data file has, by its footer.
+pub(crate) async fn rows_of(store: &Arc<dyn ObjectStore>, file: &LakeFile) -> Result<u64> {
+    let mut source = DataFile { store: Arc::clone(store), path: file.path.clone(), size: file.size };
+    let metadata = source.get_metadata(None).await.map_err(|e| unreadable(&file.path, e))?;
+    Ok(u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0))
+}
+
 fn unreadable(path: &Path, e: ParquetError) -> Error {
     match e {
         ParquetError::External(source) => match source.downcast::<object_store::Error>() {

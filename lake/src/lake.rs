@@ -22,7 +22,7 @@ const TOMBSTONE_RETENTION: &str = "delta.deletedFileRetentionDuration";
 /// A folder of Delta tables; clones share it.
 #[derive(Clone, Debug)]
 pub struct Lake {
-    inner: Arc<LakeInner>,
+    pub(crate) inner: Arc<LakeInner>,
 }
 
 #[derive(Debug)]
@@ -148,21 +148,7 @@ impl Lake {
 
     fn first_commit(&self, table: &NewTable) -> Result<String> {
         let now_ms = self.inner.clock.now_ms();
-        let mut configuration = table.properties.clone();
-        let retention = self.inner.options.vacuum_retention.as_secs();
-        configuration
-            .entry(TOMBSTONE_RETENTION.into())
-            .or_insert_with(|| format!("interval {retention} seconds"));
-        let metadata = Metadata {
-            id: clock::new_id().to_string(),
-            name: None,
-            description: None,
-            format: Format::default(),
-            schema_string: schema::write(&table.schema)?,
-            partition_columns: table.partition_by.clone(),
-            configuration,
-            created_time: Some(now_ms),
-        };
+        let metadata = self.first_metadata(table)?;
         check_properties(&metadata)?;
         let info = CommitInfo {
             timestamp: Some(now_ms),
@@ -187,12 +173,31 @@ impl Lake {
         Ok(lines.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n") + "\n")
     }
 
+    /// What version 0 says a table is.
+    pub(crate) fn first_metadata(&self, table: &NewTable) -> Result<Metadata> {
+        let mut configuration = table.properties.clone();
+        let retention = self.inner.options.vacuum_retention.as_secs();
+        configuration
+            .entry(TOMBSTONE_RETENTION.into())
+            .or_insert_with(|| format!("interval {retention} seconds"));
+        Ok(Metadata {
+            id: clock::new_id().to_string(),
+            name: None,
+            description: None,
+            format: Format::default(),
+            schema_string: schema::write(&table.schema)?,
+            partition_columns: table.partition_by.clone(),
+            configuration,
+            created_time: Some(self.inner.clock.now_ms()),
+        })
+    }
+
     /// A table's folder.
     pub(crate) fn folder(&self, name: &str) -> Result<Path> {
         Ok(self.log(name)?.folder)
     }
 
-    fn log(&self, name: &str) -> Result<LogReader> {
+    pub(crate) fn log(&self, name: &str) -> Result<LogReader> {
         let folder =
             Path::parse(name).ok().filter(|folder| folder.parts().count() == 1 && !name.contains('#'));
         let folder = folder.ok_or_else(|| {

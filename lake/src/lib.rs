@@ -4,6 +4,7 @@
 //! format is small, and what exactly once rests on (which commit landed, what a checkpoint holds) is in plain sight here.
 
 mod action;
+mod bulk;
 mod checkpoint;
 mod checkpoint_reader;
 mod checkpoint_writer;
@@ -34,6 +35,7 @@ use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::SchemaRef;
 use object_store::path::Path;
 
+pub use bulk::BulkWriter;
 pub use lake::Lake;
 pub use table::LakeTable;
 

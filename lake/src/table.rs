@@ -96,7 +96,12 @@ impl LakeTable {
     /// with the snapshot that is committed on; no blind retries; after an error the table is reloaded and the versions
     /// of the app ids decide whether it is committed. Files of a commit that did not land are left for vacuum.
     pub async fn commit(&self, commit: Commit) -> Result<Arc<LakeSnapshot>> {
-        self.commit_rows(commit).await
+        self.commit_rows(commit, None).await
+    }
+
+    /// The same, if nobody has committed since `version`; [`tarn_model::Kind::Conflict`] otherwise.
+    pub async fn commit_at(&self, commit: Commit, version: u64) -> Result<Arc<LakeSnapshot>> {
+        self.commit_rows(commit, Some(version)).await
     }
 
     /// Merges small files of each lake partition towards the target size (`dataChange=false`); rows keep their order by

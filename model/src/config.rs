@@ -13,9 +13,11 @@ use crate::record_columns::RecordColumns;
 
 mod check;
 mod check_dashboards;
+mod check_imports;
 mod check_streams;
 mod check_topics;
 mod dashboards;
+mod imports;
 mod load;
 mod patterns;
 mod problem;
@@ -32,6 +34,7 @@ pub use dashboards::{
     ChartKind, DashboardConfig, GRID_COLUMNS, Legend, Level, PanelConfig, Reduce, TIME_PLACEHOLDERS,
     ThresholdConfig, VariableConfig,
 };
+pub use imports::{ImportConfig, ImportMode};
 pub use load::Loader;
 pub use patterns::fills;
 pub use problem::{Problem, Problems};
@@ -69,6 +72,9 @@ pub struct Config {
     /// Tables made from topics.
     #[serde(default, rename = "table")]
     pub tables: Vec<TableConfig>,
+    /// Tables of databases that `tarn import` brings straight into the lake.
+    #[serde(default, rename = "import")]
+    pub imports: Vec<ImportConfig>,
     /// Queries with aggregates that are kept up to date.
     #[serde(default, rename = "view")]
     pub views: Vec<ViewConfig>,

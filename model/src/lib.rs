@@ -14,9 +14,11 @@ pub mod grok;
 pub mod placeholders;
 pub mod record_columns;
 pub mod status;
+pub mod value;
 pub mod vector;
 
 pub use boundary::{Boundary, Offset, OffsetRange, PartitionId};
 pub use error::{Error, Kind, Place, Result};
 pub use record_columns::{RecordColumns, RecordPart};
+pub use value::Value;
 pub use vector::OffsetVector;

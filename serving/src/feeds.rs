@@ -201,9 +201,19 @@ fn joined(feeds: &HashMap<Question, Arc<Feed>>, question: &Question) -> Option<S
     Some((Arc::clone(feed), feed.states.subscribe()))
 }
 
-/// How far every topic is decoded: what moves when there are new records.
+/// How far every topic is decoded, and the versions of import tables: what moves when there are new rows.
 fn decoded(engine: &Engine) -> Vec<String> {
-    engine.catalog().cuts().iter().map(|cut| format!("{}:{}", cut.topic, cut.decoded)).collect()
+    let catalog = engine.catalog();
+    let topics = catalog.cuts();
+    let topics = topics.iter().map(|cut| format!("{}:{}", cut.topic, cut.decoded));
+    let imports = catalog.imports();
+    let mut imports: Vec<String> = imports
+        .tables
+        .values()
+        .map(|table| format!("{} {:?}", table.name, table.lake.as_ref().map(|lake| lake.version)))
+        .collect();
+    imports.sort_unstable();
+    topics.chain(imports).collect()
 }
 
 /// Gives each key a number.

@@ -14,6 +14,7 @@ use datafusion::catalog::{
 };
 use datafusion::error::Result as DfResult;
 use tarn_model::{Boundary, clock};
+use tarn_table::import::is_import;
 use tarn_table::{CutTable, EventTime};
 use tarn_view::{Freshness, age_s};
 
@@ -140,19 +141,33 @@ fn lateness(
     }
 }
 
-/// A table lags by what is not in the lake yet.
+/// A table lags by what is not in the lake yet; an import table has no offsets to lag by.
 fn of_table(schema: &'static str, name: String, table: &CutTable) -> Relation {
+    let lake_bytes = table.lake.as_ref().map(|lake| lake.files.iter().map(|file| file.size).sum());
+    let version = table.lake.as_ref().map(|lake| lake.version);
+    if table.lake.as_ref().is_some_and(|lake| is_import(lake)) {
+        let plan = Some("import".to_owned());
+        return Relation {
+            schema,
+            name,
+            kind: "BASE TABLE",
+            version,
+            lake_bytes,
+            plan,
+            ..Relation::default()
+        };
+    }
     let now_us = clock::system().now_ms() * 1000;
     Relation {
         schema,
         name,
         kind: "BASE TABLE",
-        version: table.lake.as_ref().map(|lake| lake.version),
+        version,
         boundary: Some(table.boundary.to_string()),
         lag_records: Some(table.decoded().records_above(&table.boundary)),
         lag_s: Some(age_s(table, &table.boundary, now_us)),
         live_bytes: u64::try_from(table.tail_bytes).ok(),
-        lake_bytes: table.lake.as_ref().map(|lake| lake.files.iter().map(|file| file.size).sum()),
+        lake_bytes,
         ..Relation::default()
     }
 }

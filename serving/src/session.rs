@@ -63,7 +63,8 @@ impl Moment {
         versions: &[Version],
         as_of: Option<&OffsetVector>,
     ) -> Result<Moment> {
-        let cuts = catalog.cuts();
+        let mut cuts = catalog.cuts();
+        cuts.push(catalog.imports());
         let upto = OffsetVector::new();
         let (as_of_asked, wholes) = (as_of.is_some(), catalog.wholes());
         let (versions_seen, catalog) = (HashMap::new(), catalog.clone());
@@ -95,7 +96,7 @@ impl Moment {
             moment.upto = as_of.clone();
             return Ok(moment);
         }
-        for cut in &moment.cuts {
+        for cut in moment.cuts.iter().filter(|cut| !cut.topic.is_empty()) {
             let on_topic =
                 used.iter().filter(|(other, _)| other.topic == cut.topic).map(|(_, table)| table.decoded());
             let upto = on_topic.reduce(|a, b| a.meet(&b)).unwrap_or_else(|| cut.decoded.clone());
@@ -249,7 +250,8 @@ impl Moment {
     fn check_topics(&self, vector: &OffsetVector) -> Result<()> {
         for (topic, _) in vector.iter() {
             if !self.cuts.iter().any(|cut| &*cut.topic == topic) {
-                let topics: Vec<&str> = self.cuts.iter().map(|cut| &*cut.topic).collect();
+                let topics: Vec<&str> =
+                    self.cuts.iter().map(|cut| &*cut.topic).filter(|topic| !topic.is_empty()).collect();
                 return Err(Error::invalid(format!(
                     "the vector names the topic `{topic}`, which is not here"
                 ))

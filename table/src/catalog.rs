@@ -13,6 +13,7 @@ use tarn_model::columns::{OFFSET, PARTITION, TIMESTAMP, TOPIC as COLUMN_TOPIC};
 use tarn_model::{Boundary, Kind, Result};
 
 use crate::cut::{Cut, CutTable, DEAD_LETTERS_SUFFIX, TopicHub};
+use crate::import::is_import;
 use crate::open::{KIND, PART_OF, TOPIC, TOPIC_UUID, VIEW};
 use crate::scan::sql_schema;
 use crate::watermark::EventTime;
@@ -29,6 +30,8 @@ struct Shared {
     hubs: RwLock<BTreeMap<String, Arc<TopicHub>>>,
     event_times: RwLock<BTreeMap<String, Arc<EventTime>>>,
     wholes: RwLock<BTreeMap<String, Arc<Whole>>>,
+    /// Import tables: a cut of no topic.
+    imports: TopicHub,
     ready: AtomicBool,
     records_to_go: AtomicU64,
 }
@@ -60,6 +63,7 @@ impl Catalog {
                 hubs: RwLock::default(),
                 event_times: RwLock::default(),
                 wholes: RwLock::default(),
+                imports: TopicHub::new(""),
                 ready: AtomicBool::new(false),
                 records_to_go: AtomicU64::new(0),
             }),
@@ -82,6 +86,10 @@ impl Catalog {
                 Err(error) => return Err(error),
             };
             let snapshot = table.snapshot();
+            if is_import(&snapshot) {
+                catalog.show_import(&name, snapshot)?;
+                continue;
+            }
             let is_view = snapshot.properties.get(KIND).is_some_and(|kind| kind == VIEW);
             let Some(topic) = snapshot.properties.get(TOPIC).cloned().filter(|_| !is_view) else {
                 tracing::debug!(table = name, "left out: it has no topic");
@@ -170,7 +178,38 @@ impl Catalog {
     /// The columns that SQL shows of the table of this name, of one topic or of many.
     pub fn columns(&self, name: &str) -> Option<SchemaRef> {
         let one = self.table(name).map(|(_, table)| sql_schema(&table.schema));
+        let one = one.or_else(|| self.imports().tables.get(name).map(|table| sql_schema(&table.schema)));
         one.or_else(|| self.shared.wholes.read().get(name).map(|whole| whole.schema.clone()))
+    }
+
+    /// Import tables, in a cut that is of no topic: nothing is below its boundary, and everything is in the lake.
+    pub fn imports(&self) -> Arc<Cut> {
+        self.shared.imports.cut()
+    }
+
+    /// Lets statements see this version of an import table.
+    pub fn show_import(&self, name: &str, snapshot: Arc<LakeSnapshot>) -> Result<()> {
+        let imports = &self.shared.imports;
+        let known = imports.cut().tables.get(name).and_then(|table| table.lake.clone());
+        if let Some(known) = known {
+            if known.version <= snapshot.version {
+                if known.schema != snapshot.schema {
+                    imports.set_schema(name, snapshot.schema.clone())?;
+                }
+                return imports.committed(name, snapshot, Boundary::new());
+            }
+            // Deleted, and made anew.
+            imports.remove_table(name);
+        }
+        imports.add_table(CutTable {
+            name: name.into(),
+            schema: snapshot.schema.clone(),
+            dead_letters: false,
+            boundary: Boundary::new(),
+            lake: Some(snapshot),
+            tail: Vec::new(),
+            tail_bytes: 0,
+        })
     }
 
     /// The newest cut of every topic, by topic name.

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod cut;
 pub mod decode;
 pub mod fragment;
+pub mod import;
 pub mod open;
 pub mod scan;
 pub mod verify;

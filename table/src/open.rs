@@ -35,10 +35,12 @@ use crate::watermark::{EventTime, Times};
 pub const TOPIC_UUID: &str = "tarn.topic_uuid";
 /// Property: name of that topic.
 pub const TOPIC: &str = "tarn.topic";
-/// Property: `table`, `dead_letters` or [`VIEW`].
+/// Property: `table`, `dead_letters`, [`VIEW`] or [`IMPORT`].
 pub const KIND: &str = "tarn.kind";
 /// The [`KIND`] of a table of a view's states.
 pub const VIEW: &str = "view";
+/// The [`KIND`] of a table that was read straight from a database.
+pub const IMPORT: &str = "import";
 /// Property: the table of many topics that this one is a part of.
 pub const PART_OF: &str = "tarn.part_of";
 /// Property: the format that rows were decoded with, as JSON.

@@ -22,7 +22,7 @@ fn config_with(keys: &str, rest: &str) -> String {
 }
 
 /// A shop of eleven tables with rows of every kind that such a shop has.
-const SHOP: &str = "
+pub(super) const SHOP: &str = "
     SET sql_mode = 'NO_UNSIGNED_SUBTRACTION';
     CREATE TABLE Artist (ArtistId INT PRIMARY KEY, Name VARCHAR(120));
     CREATE TABLE Album (AlbumId INT PRIMARY KEY, Title VARCHAR(160) NOT NULL, ArtistId INT NOT NULL, FOREIGN KEY (ArtistId) REFERENCES Artist (ArtistId));

@@ -105,6 +105,15 @@ impl Definition {
                 let name = of_many.map(|(name, _)| name.as_str()).unwrap_or_default();
                 Way::Rows { reason: format!("`{name}` is a table of many topics") }
             }
+            Ok(split)
+                if tables
+                    .get(split.table())
+                    .is_some_and(|schema| schema.field_with_name(OFFSET).is_err()) =>
+            {
+                Way::Rows {
+                    reason: format!("`{}` is an import table: its rows have no offsets", split.table()),
+                }
+            }
             Ok(split) => Way::States(Arc::new(split.with_tail_plan(&session).await)),
             Err(reason) => Way::Rows { reason },
         };

@@ -11,6 +11,7 @@ use tarn_model::status::{LastError, PositionStatus, SourceStatus, Status, TableS
 use tarn_model::{Boundary, Offset, PartitionId};
 use tarn_table::catalog::boundary_of;
 
+use crate::imports;
 use crate::pipeline::{group_status, topic_status};
 use crate::rest::{self, event_time_at_rest};
 use crate::views;
@@ -30,6 +31,10 @@ pub(super) async fn status(config: &Config) -> anyhow::Result<Status> {
             Ok(lake) => table_status(&log, lake, &table).await,
             Err(error) => refused(&table, &format!("{error:#}")),
         });
+    }
+    if let Ok(lake) = &lake {
+        let found = imports::find(lake, &config.imports, |_| false).await?;
+        tables.extend(found.iter().map(|(name, table)| imports::status_of(name, &table.snapshot())));
     }
     let views = match &lake {
         Ok(lake) => views::at_rest(config, lake).await,

@@ -290,6 +290,26 @@ impl Rows for Mysql {
         Ok(without_cursor)
     }
 
+    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64> {
+        self.begin()?;
+        let sql = format!("SELECT COUNT(*) FROM {}{}", self.from(what)?, what.conditions(condition));
+        let counted = self.connection.query(&sql, &format!("count the rows of `{}`", what.name()))?;
+        let counted = counted.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+        counted.ok_or_else(|| Error::internal("a count is no number"))
+    }
+
+    /// What the storage engine thinks a table has.
+    fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
+        let (Named::Table(name), None) = (&what.named, &what.filter) else { return Ok(None) };
+        self.begin()?;
+        let quoted = self.relation(name)?;
+        let sql = format!("EXPLAIN SELECT * FROM {quoted}");
+        let plan = self.connection.query(&sql, "ask how many rows there are")?;
+        // The columns differ from server to server; the number of rows is the last one that is a number and no more.
+        let numbers = plan.first().into_iter().flatten().flatten().rev();
+        Ok(numbers.filter_map(|cell| cell.parse().ok()).next())
+    }
+
     fn release(&mut self) -> Result<()> {
         self.known = None;
         if std::mem::take(&mut self.begun) && !self.given_up {

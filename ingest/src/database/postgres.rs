@@ -271,6 +271,24 @@ impl Rows for Postgres {
         self.split(what, column, count)
     }
 
+    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64> {
+        self.begin()?;
+        let sql = format!("SELECT count(*) FROM {}{}", self.from(what)?, what.conditions(condition));
+        let counted = self.connection.query(&sql, &format!("count the rows of `{}`", what.name()))?;
+        let counted = first(&counted).and_then(|count| count.parse().ok());
+        counted.ok_or_else(|| Error::internal("a count is no number"))
+    }
+
+    /// What the planner thinks.
+    fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
+        self.begin()?;
+        let sql = format!("EXPLAIN SELECT * FROM {}{}", self.from(what)?, what.conditions(None));
+        let plan = self.connection.query(&sql, "ask how many rows there are")?;
+        let rows = first(&plan).and_then(|line| line.split_once("rows=")).map(|(_, rest)| rest);
+        let digits = rows.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+        Ok(digits.and_then(|digits| digits.parse().ok()))
+    }
+
     fn release(&mut self) -> Result<()> {
         self.known = None;
         if std::mem::take(&mut self.begun) && !self.given_up {

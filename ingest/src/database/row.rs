@@ -5,24 +5,10 @@ use std::io::Write;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+pub(super) use tarn_model::Value;
 use tarn_model::columns::ColumnType;
 
 use crate::json;
-
-/// A value as the database gives it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value<'a> {
-    Null,
-    Bool(bool),
-    Int(i64),
-    /// A whole number that has no sign.
-    Unsigned(u64),
-    Real(f32),
-    Float(f64),
-    /// Text that may not be UTF-8.
-    Text(&'a [u8]),
-    Bytes(&'a [u8]),
-}
 
 /// A cursor's value, exactly: also floats, by their bits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

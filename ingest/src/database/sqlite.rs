@@ -38,12 +38,14 @@ pub(super) fn open(path: &Path) -> Result<Sqlite> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed("open the database"))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed("open the database"))?;
-    Ok(Sqlite { connection })
+    Ok(Sqlite { connection, held: false })
 }
 
 /// An open database.
 pub(super) struct Sqlite {
     connection: Connection,
+    /// A transaction is open over several readings.
+    held: bool,
 }
 
 impl Sqlite {
@@ -81,7 +83,27 @@ impl Rows for Sqlite {
         Ok(None)
     }
 
+    fn hold(&mut self) -> Result<()> {
+        self.connection.execute_batch("BEGIN").map_err(failed("begin a transaction"))?;
+        self.held = true;
+        Ok(())
+    }
+
+    fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
+        self.count(what, None).map(Some)
+    }
+
+    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64> {
+        let sql = format!("SELECT count(*) FROM {}{}", from(what), what.conditions(condition));
+        let rows: i64 =
+            self.connection.query_row(&sql, [], |row| row.get(0)).map_err(failed("count the rows"))?;
+        Ok(u64::try_from(rows).unwrap_or(0))
+    }
+
     fn release(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.held) {
+            self.connection.execute_batch("ROLLBACK").map_err(failed("end a transaction"))?;
+        }
         Ok(())
     }
 
@@ -97,7 +119,8 @@ impl Rows for Sqlite {
         let failed = |error| failed(&doing)(error);
         let columns = self.columns(what)?;
         let all_columns = self.described(&format!("SELECT * FROM {}", from(what)), what)?;
-        let transaction = self.connection.transaction().map_err(failed)?;
+        // Within the transaction that is held, or one of its own.
+        let transaction = self.connection.savepoint().map_err(failed)?;
         let mut without_cursor = false;
         let (wanted, from_what) = (wanted(what), from(what));
         let filter = what.filter.as_ref().map_or("TRUE".to_owned(), |filter| format!("(\n{filter}\n)"));

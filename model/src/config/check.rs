@@ -36,6 +36,7 @@ pub(super) fn check(
     checker.topics();
     checker.sources(insecure);
     checker.tables();
+    checker.imports();
     checker.views();
     checker.dashboards();
 }
@@ -338,17 +339,8 @@ impl Checker<'_, '_> {
     }
 
     fn database(&mut self, at: &str, database: &DatabaseConfig, topic: &str) {
-        let url = database.url.reveal();
         let (is_postgres, is_mysql) = (database.is_postgres(), database.is_mysql());
-        let is_server = is_postgres || is_mysql;
-        if !is_server && url.strip_prefix("sqlite:").is_none_or(|path| path.trim_matches('/').is_empty()) {
-            let message = "only PostgreSQL, MySQL, MariaDB and SQLite can be read: write `postgres://USER@HOST/DATABASE`, \
-                `mysql://USER@HOST/DATABASE` or `sqlite:PATH`";
-            self.wrong(&format!("{at}.url"), message);
-        }
-        if !is_server && database.password.is_some() {
-            self.wrong(&format!("{at}.password"), "only PostgreSQL and MySQL ask for a password");
-        }
+        self.place_of_database(at, database);
         if database.lag.is_some() && !(is_mysql && database.mode != DatabaseMode::Full) {
             self.wrong(
                 &format!("{at}.lag"),
@@ -356,20 +348,7 @@ impl Checker<'_, '_> {
             );
         }
         let every_table = database.table.as_deref() == Some("*");
-        match (&database.table, &database.query) {
-            (None, None) => self
-                .wrong(&format!("{at}.table"), "say what to read: `table` (`*` is every table) or `query`"),
-            (Some(_), Some(_)) => {
-                self.wrong(&format!("{at}.query"), "there is a `table` already: leave one of them out")
-            }
-            (Some(table), None) if table.is_empty() => {
-                self.wrong(&format!("{at}.table"), "a table has a name")
-            }
-            (None, Some(query)) if query.trim().is_empty() => {
-                self.wrong(&format!("{at}.query"), "the query is empty")
-            }
-            _ => {}
-        }
+        self.table_or_query(at, database);
         if every_table && !topic.contains("{table}") {
             let message = "several tables need several topics: put `{table}` into it, e.g. `shop_{table}`";
             self.wrong(&format!("{at}.topic"), message);
@@ -414,6 +393,38 @@ impl Checker<'_, '_> {
                     format!("{shown} is no cron expression (`minute hour day month weekday`){detail}"),
                 );
             }
+        }
+    }
+
+    /// Where the database is, and who asks it.
+    pub(super) fn place_of_database(&mut self, at: &str, database: &DatabaseConfig) {
+        let url = database.url.reveal();
+        let is_server = database.is_postgres() || database.is_mysql();
+        if !is_server && url.strip_prefix("sqlite:").is_none_or(|path| path.trim_matches('/').is_empty()) {
+            let message = "only PostgreSQL, MySQL, MariaDB and SQLite can be read: write `postgres://USER@HOST/DATABASE`, \
+                `mysql://USER@HOST/DATABASE` or `sqlite:PATH`";
+            self.wrong(&format!("{at}.url"), message);
+        }
+        if !is_server && database.password.is_some() {
+            self.wrong(&format!("{at}.password"), "only PostgreSQL and MySQL ask for a password");
+        }
+    }
+
+    /// One of the two says what is read.
+    pub(super) fn table_or_query(&mut self, at: &str, database: &DatabaseConfig) {
+        match (&database.table, &database.query) {
+            (None, None) => self
+                .wrong(&format!("{at}.table"), "say what to read: `table` (`*` is every table) or `query`"),
+            (Some(_), Some(_)) => {
+                self.wrong(&format!("{at}.query"), "there is a `table` already: leave one of them out")
+            }
+            (Some(table), None) if table.is_empty() => {
+                self.wrong(&format!("{at}.table"), "a table has a name")
+            }
+            (None, Some(query)) if query.trim().is_empty() => {
+                self.wrong(&format!("{at}.query"), "the query is empty")
+            }
+            _ => {}
         }
     }
 

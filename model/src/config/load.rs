@@ -16,7 +16,7 @@ use super::problem::{Problems, Report};
 use super::replace::Surroundings;
 use super::shape::Shape;
 use super::walk::walk;
-use super::{Config, DatabaseConfig, Secret, SourceKind};
+use super::{Config, Secret, SourceKind};
 
 type Variable<'a> = dyn Fn(&str) -> Option<String> + 'a;
 type Queries<'a> = dyn Fn(&mut Config) -> Vec<(String, String)> + 'a;
@@ -142,7 +142,7 @@ fn make_absolute(config: &mut Config, folder: &Path) {
                 spool.done_path = spool.done_path.as_deref().map(|path| absolute(folder, path));
             }
             SourceKind::Taildir(tail) => tail.path = absolute(folder, &tail.path),
-            SourceKind::Database(database) => make_url_absolute(database, folder),
+            SourceKind::Database(database) => database.url = absolute_url(&database.url, folder),
             SourceKind::Http(_)
             | SourceKind::Syslog(_)
             | SourceKind::Netcat(_)
@@ -151,12 +151,19 @@ fn make_absolute(config: &mut Config, folder: &Path) {
             | SourceKind::Generator(_) => {}
         }
     }
+    for import in &mut config.imports {
+        import.url = absolute_url(&import.url, folder);
+    }
 }
 
-fn make_url_absolute(database: &mut DatabaseConfig, folder: &Path) {
-    if let Some(path) = database.url.reveal().strip_prefix("sqlite:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        database.url = Secret::new(format!("sqlite:{}", absolute(folder, Path::new(path)).display()));
+/// The URL of a database, the path of SQLite's absolute.
+fn absolute_url(url: &Secret, folder: &Path) -> Secret {
+    match url.reveal().strip_prefix("sqlite:") {
+        Some(path) => {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            Secret::new(format!("sqlite:{}", absolute(folder, Path::new(path)).display()))
+        }
+        None => url.clone(),
     }
 }
 

@@ -36,7 +36,7 @@ pub fn reference() -> String {
     page += "## Before the first section\n\n";
     keys(&mut page, &Keys { doc: String::new(), keys: plain });
     // The order in which a reader meets them, not the alphabet's.
-    let order = ["log", "lake", "serving", "topic", "source", "table", "view", "dashboard"];
+    let order = ["log", "lake", "serving", "topic", "source", "table", "import", "view", "dashboard"];
     let mut sections = sections;
     sections.sort_by_key(|key| order.iter().position(|name| *name == key.name));
     for section in &sections {

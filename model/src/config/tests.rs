@@ -623,3 +623,52 @@ fn problems_or_none(text: &str) -> Vec<String> {
         Err(_) => problems(text),
     }
 }
+
+#[test]
+fn what_is_wrong_with_an_import_is_told() {
+    let of = |more: &str| {
+        let table = "[[topic]]\nname = \"t\"\n[[table]]\nname = \"t\"\n";
+        let lines = problems_or_none(&format!("{table}[[import]]\nname = \"job\"\n{more}\n"));
+        let told = |line: &String| line.split_once(": ").map_or(line.as_str(), |(_, rest)| rest).to_owned();
+        lines.iter().map(told).collect::<Vec<_>>()
+    };
+    let none: [String; 0] = [];
+    let (sqlite, postgres) = ("url = \"sqlite:a\"\n", "url = \"postgres://u@h/d\"\n");
+    assert_eq!(of(&format!("{sqlite}table = \"a\"\ncolumns = [\"x\"]\nwhere = \"x > 1\"")), none);
+    assert_eq!(of(&format!("{postgres}query = \"SELECT 1 AS x WHERE $CONDITIONS\"\nsplit_by = \"x\"")), none);
+    assert_eq!(of(&format!("{sqlite}table = \"*\"\ninclude = [\"a*\"]\ninto = \"shop_{{table}}\"")), none);
+    let taken = "is a name of table[0], which is made from a topic: an import needs a table of its own";
+    for (into, field) in [("t", "into"), ("T_dead_letters", "into")] {
+        assert_eq!(
+            of(&format!("{sqlite}table = \"a\"\ninto = \"{into}\"")),
+            [format!("import[0].{field}: `{into}` {taken}")]
+        );
+    }
+    assert_eq!(
+        of(&format!("{sqlite}table = \"*\"\ninto = \"{{table}}\"")),
+        [format!("import[0].into: `{{table}}` {taken}")],
+        "the database may have a table `t`"
+    );
+    assert_eq!(
+        of(&format!(
+            "{sqlite}table = \"*\"\nsplit_by = \"x\"\nreaders = 1\ntypes = \"x\"\ntimezone = \"Oslo\""
+        )),
+        [
+            "import[0].table: several tables need several names: put `{table}` into it, e.g. `shop_{table}`",
+            "import[0].split_by: only an import of one `table` or `query` of PostgreSQL uses this",
+            "import[0].readers: a table is read by 2 to 64 readers",
+            "import[0].types: column `x` has no type; write `name TYPE`",
+            "import[0].timezone: `Oslo` is no time zone, did you mean `Poland`?",
+        ]
+    );
+    let two = format!(
+        "{sqlite}table = \"a\"\n[[import]]\nname = \"other\"\ninto = \"job\"\nmode = \"overwrite\"\n{sqlite}query = \"\""
+    );
+    assert_eq!(
+        of(&two),
+        [
+            "import[1].into: import[0] fills this table too: one of them would overwrite the other's rows",
+            "import[1].query: the query is empty",
+        ]
+    );
+}

@@ -17,7 +17,7 @@ use arrow::error::ArrowError;
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use tarn_model::columns::ColumnType;
-use tarn_model::{Error, Result};
+use tarn_model::{Error, Result, Value};
 
 use super::json::Raw;
 use super::values::{self, Json, Misfit, Zone};
@@ -177,6 +177,67 @@ impl Cells {
         Ok(())
     }
 
+    /// Appends a database's value. After an error the column may hold a part of it.
+    pub(super) fn push_value(&mut self, value: Value<'_>, zone: &Zone) -> std::result::Result<(), Misfit> {
+        match (&mut self.values, value) {
+            (_, Value::Null) => {
+                self.push_null();
+                return Ok(());
+            }
+            (Values::Varchar(bytes), Value::Text(text)) => {
+                std::str::from_utf8(text).map_err(|_| values::NOT_UTF8)?;
+                bytes.data.extend_from_slice(text);
+                bytes.end();
+            }
+            (Values::BigInt(into), Value::Int(number)) => into.push(number),
+            (Values::Int(into), Value::Int(number)) => into.push(within(number)?),
+            (Values::Double(into), Value::Float(number)) => into.push(number),
+            (Values::Decimal(into, precision, scale), Value::Text(text)) => {
+                into.push(values::decimal(utf8(text)?.trim_ascii(), *precision, *scale)?);
+            }
+            (Values::Timestamp(into), Value::Text(text)) => {
+                into.push(values::timestamp(utf8(text)?.trim_ascii(), *zone)?);
+            }
+            (Values::Date(into), Value::Text(text)) => into.push(values::date(utf8(text)?.trim_ascii())?),
+            (Values::Boolean(into), Value::Bool(is)) => into.append(is),
+            (Values::SmallInt(into), Value::Int(number)) => into.push(within(number)?),
+            (Values::TinyInt(into), Value::Int(number)) => into.push(within(number)?),
+            (Values::Real(into), Value::Real(number)) => into.push(number),
+            (Values::Binary(bytes), Value::Bytes(found)) => {
+                bytes.data.extend_from_slice(found);
+                bytes.end();
+            }
+            (_, other) => return self.push_other(other, zone),
+        }
+        self.nulls.append_non_null();
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Appends a value whose type is not the column's, as the JSON that it would be in a record.
+    #[cold]
+    fn push_other(&mut self, value: Value<'_>, zone: &Zone) -> std::result::Result<(), Misfit> {
+        let mut json = Vec::new();
+        match value {
+            Value::Null => json.extend_from_slice(b"null"),
+            Value::Bool(is) => json.extend_from_slice(if is { b"true" } else { b"false" }),
+            Value::Int(number) => json.extend_from_slice(number.to_string().as_bytes()),
+            Value::Unsigned(number) => json.extend_from_slice(number.to_string().as_bytes()),
+            Value::Real(number) if number.is_finite() => {
+                json.extend_from_slice(format!("{number:?}").as_bytes());
+            }
+            Value::Real(number) => push_json_text(not_finite(number.into()), &mut json),
+            Value::Float(number) => match serde_json::Number::from_f64(number) {
+                Some(number) => json.extend_from_slice(number.to_string().as_bytes()),
+                None => push_json_text(not_finite(number), &mut json),
+            },
+            Value::Text(text) => push_json_text(utf8(text)?, &mut json),
+            Value::Bytes(bytes) => push_json_text(&BASE64.encode(bytes), &mut json),
+        }
+        let text = std::str::from_utf8(&json).map_err(|_| values::NOT_UTF8)?;
+        self.push(Raw { text, plain: false }, zone)
+    }
+
     /// Appends text as it is, to a VARCHAR column.
     pub(super) fn push_text(&mut self, text: &str) {
         if let Values::Varchar(bytes) = &mut self.values {
@@ -299,6 +360,23 @@ impl Cells {
             }
         };
         array.map_err(|e| Error::internal("a decoded column is not an array").with_source(e))
+    }
+}
+
+fn utf8(text: &[u8]) -> Fits<&str> {
+    std::str::from_utf8(text).map_err(|_| values::NOT_UTF8)
+}
+
+fn within<T: TryFrom<i64>>(number: i64) -> Fits<T> {
+    T::try_from(number).map_err(|_| values::OUT_OF_RANGE)
+}
+
+/// What JSON has no numbers for.
+fn not_finite(number: f64) -> &'static str {
+    match number {
+        _ if number.is_nan() => "NaN",
+        _ if number < 0.0 => "-Infinity",
+        _ => "Infinity",
     }
 }
 

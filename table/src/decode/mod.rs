@@ -6,7 +6,7 @@
 //!
 //! *Layout.* [`json`] walks an object and yields (name, raw JSON text). [`cells`] holds one column under construction and
 //! takes raw JSON text. [`values`] turns text into exact values. [`dead`] keeps what did not fit. [`infer`] guesses
-//! columns from samples. What each type accepts is docs/types.md.
+//! columns from samples. [`native`] takes a database's values instead of records. What each type accepts is docs/types.md.
 //!
 //! *Invariants.* Each record becomes one row or one dead letter, or is settled as dead already: nothing else, never both.
 //! A value is stored exactly or not at all; only REAL and DOUBLE take the nearest value that they can hold.
@@ -15,6 +15,7 @@ mod cells;
 mod dead;
 mod infer;
 mod json;
+mod native;
 mod values;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use cells::Cells;
 use dead::DeadLetters;
 pub use dead::dead_letter_schema;
 pub use infer::infer;
+pub use native::{RowBuilder, import_schema};
 use values::{Misfit, Zone};
 
 /// How records become rows of one table.

@@ -19,8 +19,8 @@ pub(super) struct Misfit(pub(super) &'static str);
 
 type Fits<T> = std::result::Result<T, Misfit>;
 
-const NOT_A_VALUE: Misfit = Misfit("");
-const OUT_OF_RANGE: Misfit = Misfit("it is out of range");
+pub(super) const NOT_A_VALUE: Misfit = Misfit("");
+pub(super) const OUT_OF_RANGE: Misfit = Misfit("it is out of range");
 const HAS_FRACTION: Misfit = Misfit("it has a fraction");
 const MORE_FRACTION: Misfit = Misfit("it has more digits after the point than the type keeps");
 const MORE_DIGITS: Misfit = Misfit("it has more digits than the type keeps");
@@ -32,6 +32,8 @@ pub(super) const NUMBER_FOR_TIME: Misfit =
     Misfit("a number has no unit; send text like `2026-01-31T12:00:00Z`");
 /// Bytes travel as base64 text.
 pub(super) const NOT_BASE64: Misfit = Misfit("it is not base64");
+/// Text is UTF-8 here.
+pub(super) const NOT_UTF8: Misfit = Misfit("it is not valid UTF-8");
 const LONE_SURROGATE: Misfit = Misfit("it has half of a surrogate pair");
 
 /// A JSON value, split by what it is.

@@ -38,6 +38,7 @@ use tarn_model::{Boundary, Error, Offset, OffsetRange, PartitionId, Result};
 
 use crate::catalog::boundary_of;
 use crate::decode::{Decoder, TableFormat, as_dead_letters, dead_letter_schema};
+use crate::import::ImportReport;
 use crate::open;
 use ledger::{Hasher, Kind, Ledger};
 
@@ -53,6 +54,9 @@ pub struct TableReport {
     /// What is wrong with the table as a whole, in words.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Of a table without offsets: its rows are counted, not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportReport>,
     /// Whether everything agrees.
     pub ok: bool,
 }
@@ -123,6 +127,7 @@ impl Verifier {
         dead: Option<Arc<LakeSnapshot>>,
     ) -> Result<TableReport> {
         let mut report = TableReport {
+            import: None,
             table,
             topic: self.info.name.clone(),
             partitions: Vec::new(),
