@@ -3,7 +3,8 @@
 //! A case feeds files to a running process until the armed point is hit, so a point that is never reached fails its case.
 //! A killed process is started again without faults (one that was killed at a view's step must have the view right in its first
 //! answer; how soon that comes is not asserted here); one that was told of an error must mend itself or end with an error, and only the log may choose to end. Then a
-//! drain, and the proof. Points that only Kafka's clients reach have their cases in `transactions`, `compaction` and `groups`.
+//! drain, and the proof. Points that only Kafka's clients reach have their cases in `transactions`, `compaction` and `groups`,
+//! those of exports in `exports`.
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use tarn_model::fault::POINTS;
 
 use crate::harness::{Folder, Running, count, exactly_once, seconds, wait_for};
-use crate::{compaction, groups, transactions};
+use crate::{compaction, exports, groups, transactions};
 
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -152,6 +153,9 @@ fn killed(point: &str, passes: u32) {
     if point.starts_with("kafka.groups.") {
         return groups::killed(point, passes);
     }
+    if point.starts_with("export.") {
+        return exports::faulted(point, passes, "kill");
+    }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0, more: "" };
     (0..3).for_each(|_| feeder.feed());
@@ -187,6 +191,9 @@ fn told_of_an_error(point: &str, passes: u32) {
     }
     if point.starts_with("kafka.groups.") {
         return groups::told_of_an_error(point, passes);
+    }
+    if point.starts_with("export.") {
+        return exports::faulted(point, passes, "error");
     }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0, more: "" };

@@ -77,6 +77,7 @@ fn help_teaches_every_command() {
             &["produce", "--help"],
             &["consume", "--help"],
             &["source", "--help"],
+            &["export", "--help"],
         ],
     );
 }

@@ -8,8 +8,10 @@ use tarn_model::config::{Config, Loader, Span};
 
 use crate::failure::Usage;
 
+mod export;
 mod kafka;
 
+pub(crate) use export::ExportArgs;
 pub(crate) use kafka::{
     Codec, ConsumeArgs, GroupArgs, GroupVerb, LineFormat, ProduceArgs, RecordFormat, TopicArgs, TopicVerb,
     Whereto,
@@ -67,6 +69,7 @@ pub(crate) enum Command {
     #[command(arg_required_else_help = true, subcommand_required = true)]
     Source(SourceArgs),
     Eval(EvalArgs),
+    Export(ExportArgs),
     /// Views: how they are kept, and how fresh they are
     #[command(arg_required_else_help = true, subcommand_required = true)]
     View(ViewArgs),

@@ -10,6 +10,7 @@ mod check;
 mod dead_letters;
 mod demo;
 mod door;
+mod export;
 mod failure;
 mod kafka;
 mod logging;
@@ -69,6 +70,7 @@ fn start(args: Args) -> anyhow::Result<()> {
             Command::Consume(consume) => kafka::consume(consume).await,
             Command::Source(options) => source::source(options).await,
             Command::Eval(eval) => source::eval(eval).await,
+            Command::Export(options) => export::export(options).await,
             Command::View(view) => views::view(view).await,
         }
     });
