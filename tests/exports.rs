@@ -182,6 +182,17 @@ fn rows_that_came_since_are_not_inserted_behind_the_ones_that_were_unless_it_is_
     assert_eq!(number(&target, "SELECT count(*) FROM people"), 21);
     counts(&exported(&folder, "people", "people", &["--mode", "upsert", "--key", "id"]), [22, 1, 21, 0, 0]);
     assert_eq!(number(&target, "SELECT count(*) FROM people"), 22);
+
+    // A run that was begun goes on with the rows of then.
+    target.execute_batch("DELETE FROM people").expect("none");
+    let start = ["export", "people", "--to", "sqlite:shop.sqlite", "--into", "people", "--run", "tuesday"];
+    let killed = folder.tarn_armed("export.move.before=return(kill)", &start);
+    assert_eq!(killed.signal, Some(9), "{}", killed.said);
+    assert_eq!(number(&target, "SELECT count(*) FROM people"), 0);
+    folder.put("in/last.ndjson", format!("{}\n", more.replace("22", "23")));
+    folder.drained();
+    counts(&exported(&folder, "people", "people", &["--run", "tuesday"]), [22, 22, 0, 0, 0]);
+    assert_eq!(number(&target, "SELECT max(id) FROM people"), 22);
     folder.never_panicked();
 }
 

@@ -307,7 +307,7 @@ impl Exporter {
                 .find(|token| token.done && token.statement == statement && !token.is_named())
         {
             let message = format!(
-                "`{}` was exported on {} UTC, and has other rows now: they would all be inserted once more",
+                "`{}` was exported on {} UTC at another cut: the rows of then would be inserted once more",
                 self.order.job, done.done_at
             );
             return Err(Error::invalid(message).with_hint(

@@ -7,7 +7,7 @@ use tarn_ingest::Mode;
 
 use super::{ConfigArg, Report};
 
-/// Brings the rows of a table, a view or a query into a table of PostgreSQL, MySQL, MariaDB or SQLite, exactly once
+/// Exports a table, a view or a query into PostgreSQL, MySQL, MariaDB or SQLite, exactly once
 ///
 /// Rows go to a staging table first, and from there into the target in one transaction, which also marks the run as done in
 /// the table `tarn_exports` beside the target. Killed at any moment, run it again: nothing is lost and nothing comes twice.
@@ -16,16 +16,19 @@ use super::{ConfigArg, Report};
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  tarn export orders --to shop --into orders            a table, into the database of the source `shop`
+  tarn export orders --to shop --into orders
+                              a table, into the database of the source `shop`
   tarn export orders --to shop --into orders --mode upsert --key order_id
-                                                        new rows and changed ones, found by their key
-  tarn export \"SELECT city, count(*) AS n FROM trips GROUP BY 1\" --to postgres://ada@db/shop --into cities \\
-      --mode upsert --key city --run 2026-05-01         a query; TARN_EXPORT_PASSWORD has the password
+                              new rows and changed ones, found by their key
+  tarn export \"SELECT city, count(*) AS n FROM trips GROUP BY 1\" --to postgres://ada@db/shop \\
+      --into cities --mode upsert --key city --run 2026-05-01
+                              a query; TARN_EXPORT_PASSWORD has the password
   tarn export orders --to sqlite:shop.db --into orders --rejects bad.ndjson
-                                                        rows that the database refuses go to a file, with reasons
+                              rows that the database refuses go to a file, with reasons
 
-Who comes from Sqoop: --table is --into, --update-key is --key, --update-mode updateonly is --mode update,
---update-mode allowinsert is --mode upsert, -m is --writers; a staging table there always is.")]
+Who comes from Sqoop: --table is --into, --update-key is --key, --update-mode updateonly is
+--mode update, --update-mode allowinsert is --mode upsert, -m is --writers; a staging table
+there always is.")]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
