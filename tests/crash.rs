@@ -4,7 +4,7 @@
 //! A killed process is started again without faults (one that was killed at a view's step must have the view right in its first
 //! answer; how soon that comes is not asserted here); one that was told of an error must mend itself or end with an error, and only the log may choose to end. Then a
 //! drain, and the proof. Points that only Kafka's clients reach have their cases in `transactions`, `compaction` and `groups`,
-//! those of `tarn import` in `imports`.
+//! those of `tarn import` in `imports`, those of exports in `exports`.
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tarn_model::fault::POINTS;
 
 use crate::harness::{Folder, Running, count, exactly_once, seconds, wait_for};
-use crate::{compaction, groups, imports, transactions};
+use crate::{compaction, exports, groups, imports, transactions};
 
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -156,6 +156,9 @@ fn killed(point: &str, passes: u32) {
     if point.starts_with("import.") {
         return imports::killed(point, passes);
     }
+    if point.starts_with("export.") {
+        return exports::faulted(point, passes, "kill");
+    }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0, more: "" };
     (0..3).for_each(|_| feeder.feed());
@@ -194,6 +197,9 @@ fn told_of_an_error(point: &str, passes: u32) {
     }
     if point.starts_with("import.") {
         return imports::told_of_an_error(point, passes);
+    }
+    if point.starts_with("export.") {
+        return exports::faulted(point, passes, "error");
     }
     let folder = Folder::new(CONFIG);
     let mut feeder = Feeder { folder: &folder, files: 0, more: "" };

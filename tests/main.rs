@@ -15,6 +15,7 @@ mod crash;
 mod database;
 mod exactly_once;
 mod examples;
+mod exports;
 mod flights;
 mod groups;
 mod imports;

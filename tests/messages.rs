@@ -78,6 +78,7 @@ fn help_teaches_every_command() {
             &["consume", "--help"],
             &["source", "--help"],
             &["import", "--help"],
+            &["export", "--help"],
         ],
     );
 }

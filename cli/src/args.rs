@@ -8,8 +8,10 @@ use tarn_model::config::{Config, Loader, Span};
 
 use crate::failure::Usage;
 
+mod export;
 mod kafka;
 
+pub(crate) use export::ExportArgs;
 pub(crate) use kafka::{
     Codec, ConsumeArgs, GroupArgs, GroupVerb, LineFormat, ProduceArgs, RecordFormat, TopicArgs, TopicVerb,
     Whereto,
@@ -68,6 +70,7 @@ pub(crate) enum Command {
     Source(SourceArgs),
     Eval(EvalArgs),
     Import(ImportArgs),
+    Export(ExportArgs),
     /// Views: how they are kept, and how fresh they are
     #[command(arg_required_else_help = true, subcommand_required = true)]
     View(ViewArgs),

@@ -10,6 +10,7 @@ mod check;
 mod dead_letters;
 mod demo;
 mod door;
+mod export;
 mod failure;
 mod import;
 mod imports;
@@ -72,6 +73,7 @@ fn start(args: Args) -> anyhow::Result<()> {
             Command::Source(options) => source::source(options).await,
             Command::Eval(eval) => source::eval(eval).await,
             Command::Import(args) => import::import(args).await,
+            Command::Export(options) => export::export(options).await,
             Command::View(view) => views::view(view).await,
         }
     });

@@ -57,9 +57,12 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
-use address::{Address, Speaks};
+pub(crate) use address::Address;
+use address::Speaks;
 pub use explorer::{ExploredColumn, Explorer, forget};
 pub use importing::{Import, ImportPlan, ImportedTable, RowTaker, TakerOf};
+pub(crate) use mysql::MysqlWriter;
+pub(crate) use postgres::PostgresWriter;
 use row::{Cursor, Value};
 use settling::Unsettled;
 use splitting::Splits;
@@ -175,10 +178,21 @@ impl Selection {
 }
 
 /// Where a database is.
-enum Kind {
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
     Sqlite(PathBuf),
     Postgres(Address),
     Mysql(Address),
+}
+
+impl Kind {
+    pub(crate) fn of(config: &DatabaseConfig) -> Result<Kind> {
+        Ok(match config {
+            config if config.is_postgres() => Kind::Postgres(Address::of(config, Speaks::Postgres)?),
+            config if config.is_mysql() => Kind::Mysql(Address::of(config, Speaks::Mysql)?),
+            config => Kind::Sqlite(sqlite::path_of(config)?),
+        })
+    }
 }
 
 /// Rows in the order of a column, from a value on.
@@ -225,11 +239,7 @@ impl Database {
         if config.table.is_some() == config.query.is_some() {
             return Err(Error::invalid("a `database` source has either `table` or `query`"));
         }
-        let kind = match &config {
-            config if config.is_postgres() => Kind::Postgres(Address::of(config, Speaks::Postgres)?),
-            config if config.is_mysql() => Kind::Mysql(Address::of(config, Speaks::Mysql)?),
-            config => Kind::Sqlite(sqlite::path_of(config)?),
-        };
+        let kind = Kind::of(&config)?;
         if config.mode != DatabaseMode::Full && config.cursor.is_none() && !config.is_postgres() {
             return Err(Error::invalid("this `mode` needs a `cursor`: the column that grows"));
         }

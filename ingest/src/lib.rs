@@ -1,4 +1,4 @@
-//! Collectors: files, HTTP pushes and databases into the log.
+//! Collectors: files, HTTP pushes and databases into the log; and exports, out of the lake into databases.
 //!
 //! *Why*: a collector that keeps its own position file can lose or double records whenever that file and the records
 //! disagree. Here what a source has reached is part of the same commit as the records it gave
@@ -16,6 +16,7 @@
 //! shaper     from what was found to records: format, interceptors, routes to topics
 //! framer     messages of a byte stream;  inlet: messages that cannot be asked for again, until they are committed
 //! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec, mqtt       the collectors
+//! export     the other way: rows of a statement into a table of a database
 //! replay     dead letters that are taken in once more
 //! monitor    counters and state, as `tarn status` shows them
 //! ```
@@ -37,6 +38,7 @@ mod collectors;
 mod columnar;
 mod database;
 mod exec;
+mod export;
 mod feed;
 mod fields;
 #[cfg(test)]
@@ -65,4 +67,5 @@ mod unpack;
 pub use collectors::{Collectors, RunMode};
 pub use columnar::write_row;
 pub use database::{ExploredColumn, Explorer, Import, ImportPlan, ImportedTable, RowTaker, TakerOf, forget};
+pub use export::{Counts, Exporter, Finished, Mode, Order, Prepared, Stager};
 pub use replay::{DeadLetter, REPLAY_HEADER, Replay, Replayed, Taken};

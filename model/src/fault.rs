@@ -1,6 +1,6 @@
 //! Named fault points: where a test kills the process or makes a step fail.
 //!
-//! Each point between "bytes written" and "tail dropped" is one call of [`point`]. Without the feature `failpoints` a
+//! Each point between "bytes written" and "tail dropped", and each step of an export, is one call of [`point`]. Without the feature `failpoints` a
 //! call compiles to nothing. With it, the environment variable `FAILPOINTS` arms points, in the syntax of the crate
 //! `fail`: `FAILPOINTS='lake.commit.after=3*off->return(kill)'` lets three calls pass and kills the process at the
 //! fourth. Actions that a point knows: `return(kill)` (SIGKILL, no destructor runs) and `return(error)`.
@@ -71,6 +71,12 @@ pub const POINTS: &[&str] = &[
     "view.rollback.after",
     "view.drop.before",
     "view.drop.after",
+    "export.begin.before",
+    "export.begin.after",
+    "export.stage.before",
+    "export.stage.after",
+    "export.move.before",
+    "export.move.after",
 ];
 
 /// Passes, fails, or kills the process, as armed.

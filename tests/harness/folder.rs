@@ -145,6 +145,21 @@ impl Folder {
         Running::spawn(command, said, self.path("data/process.json")).end(super::seconds(120))
     }
 
+    /// The same with fault points armed.
+    pub(crate) fn tarn_armed(&self, failpoints: &str, arguments: &[&str]) -> Ended {
+        self.start_armed(failpoints, arguments).end(super::seconds(120))
+    }
+
+    /// Any other command with fault points armed.
+    pub(crate) fn start_armed(&self, failpoints: &str, arguments: &[&str]) -> Running {
+        let (mut command, said) = self.command(arguments);
+        command.stdout(Stdio::piped());
+        if !failpoints.is_empty() {
+            command.env("FAILPOINTS", failpoints);
+        }
+        Running::spawn(command, said, self.path("data/process.json"))
+    }
+
     /// `tarn sql` on the lake at rest (or the running process): rows.
     #[track_caller]
     pub(crate) fn sql(&self, query: &str) -> Vec<Value> {

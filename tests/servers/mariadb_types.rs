@@ -149,8 +149,8 @@ const UMLAUTS: &str = concat!(
     "üüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüü",
 );
 
-/// The table `types` with a column for each of them, and three rows, the last of NULLs.
-pub(super) fn make_types(server: &Server) {
+/// The table `types` with a column for each of them, and three rows, the last of NULLs; how many columns.
+pub(super) fn make_types(server: &Server) -> usize {
     let columns: String =
         TYPES.iter().enumerate().map(|(i, typed)| format!(", c{i} {}", typed.declared)).collect();
     let row = |which: usize| TYPES.iter().map(|typed| typed.given[which]).collect::<Vec<_>>().join(", ");
@@ -159,6 +159,7 @@ pub(super) fn make_types(server: &Server) {
         server.sql(&format!("INSERT INTO types VALUES ({which}, {})", row(which)));
     }
     server.sql("INSERT INTO types (id) VALUES (2)");
+    TYPES.len()
 }
 
 #[test]

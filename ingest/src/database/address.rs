@@ -49,7 +49,7 @@ impl Speaks {
 
 /// A server, a database on it, and a role.
 #[derive(Debug, Clone)]
-pub(super) struct Address {
+pub(crate) struct Address {
     pub(super) host: Host,
     pub(super) user: String,
     pub(super) password: Option<Secret>,

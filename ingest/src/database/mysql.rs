@@ -25,6 +25,7 @@ mod connection;
 mod login;
 mod types;
 
+pub(crate) use connection::Writer as MysqlWriter;
 use connection::{Connection, Statement};
 use types::{Field, Order, literal, row};
 

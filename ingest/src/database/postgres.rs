@@ -34,6 +34,7 @@ mod login;
 mod splitter;
 mod types;
 
+pub(crate) use connection::Writer as PostgresWriter;
 use connection::{Connection, Taking};
 use types::{Field, row};
 

@@ -14,10 +14,14 @@
 //!
 //! *Not here*: the socket, TLS and the block: [`Link`]. Compression, `LOAD DATA LOCAL`, several statements in one.
 
+mod writing;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use tarn_model::{Error, Kind, Result};
+
+pub(crate) use writing::Writer;
 
 use super::login::{CLEAR, NATIVE, SHA2, native_answer, sha2_answer};
 use super::types::Described;
@@ -26,8 +30,8 @@ use crate::database::address::Address;
 use crate::database::link::{Link, MOST_MESSAGE_BYTES, too_long};
 use crate::source::Stop;
 
-/// What we can and want: long passwords and flags, a database, protocol 4.1, transactions, hashed answers, ways of logging in.
-const CAPABILITIES: u32 = 0x1 | 0x4 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
+/// What we can and want: long passwords, counts of rows that were found rather than changed, long flags, a database, protocol 4.1, transactions, hashed answers, ways of logging in.
+const CAPABILITIES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
 const CAN_TLS: u32 = 0x800;
 /// `utf8mb4_general_ci`.
 const UTF8MB4: u8 = 45;

@@ -2,10 +2,14 @@
 //!
 //! *Not here*: the socket, TLS and the block that messages are slices of: [`Link`].
 
+mod writing;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use tarn_model::{Error, Kind, Result, clock};
+
+pub(crate) use writing::Writer;
 
 use super::login::{SCRAM, Scram, md5_answer};
 use crate::database::NO_SUCH_TABLE;
