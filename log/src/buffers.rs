@@ -76,10 +76,19 @@ impl Drop for Buffer {
         }
         let bytes = std::mem::take(&mut self.bytes);
         let mut unused = UNUSED.lock();
-        let kept: usize = unused.iter().map(Vec::len).sum();
-        if kept + bytes.len() <= MOST_KEPT_BYTES {
-            unused.push(bytes);
-        }
+        let mut kept: usize = unused.iter().map(Vec::len).sum();
+        unused.push(bytes);
+        kept += unused.last().map_or(0, Vec::len);
+        // What was not taken for the longest time makes room, or sizes that nobody needs any more would stay.
+        let gone = unused.iter().take_while(|oldest| {
+            let too_many = kept > MOST_KEPT_BYTES;
+            kept -= if too_many { oldest.len() } else { 0 };
+            too_many
+        });
+        let gone = gone.count();
+        let gone: Vec<_> = unused.drain(..gone).collect();
+        drop(unused);
+        drop(gone);
     }
 }
 
@@ -144,6 +153,11 @@ mod tests {
             .collect();
         assert_eq!(&slice[..], [7; 10]);
         drop(others);
+        // Sixteen of the small ones would fill it.
+        let large = Buffer::of(LARGEST_BYTES);
+        drop((0..20).map(|_| Buffer::of(1 << 20)).collect::<Vec<_>>());
+        drop(large);
+        assert!(UNUSED.lock().iter().any(|bytes| bytes.len() == LARGEST_BYTES), "the newest is kept");
         assert!(UNUSED.lock().iter().map(Vec::len).sum::<usize>() <= MOST_KEPT_BYTES);
     }
 }

@@ -37,7 +37,7 @@ use crate::visible::{Aborted, Partition, Visible};
 
 /// A log that does not sync by itself does it after so many commits, beside them: until then the ledger remembers what each of
 /// them replaced, and the files stay open.
-const MOST_UNSYNCED: i64 = 10_000;
+const MOST_UNSYNCED: i64 = if cfg!(test) { 100 } else { 10_000 };
 /// Producer ids that the ledger notes as given at once.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 /// How long a producer that does not write is remembered: a day, as in Kafka.
@@ -532,3 +532,6 @@ fn partition<'a>(visible: &'a mut Visible, topic: &str, partition: PartitionId) 
     let topic = visible.topics.get_mut(topic).expect("topics are never taken away during a commit");
     &mut topic.partitions[usize::try_from(partition).expect("the append was admitted")]
 }
+
+#[cfg(test)]
+mod tests;
