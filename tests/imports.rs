@@ -3,6 +3,7 @@
 //! SQLite here; PostgreSQL and MariaDB are in `servers`.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
@@ -29,7 +30,7 @@ into = "shop_{table}"
 "#;
 
 /// Tables of `shop.sqlite` with their rows.
-const TABLES: [(&str, i64); 4] = [("album", 200), ("artist", 275), ("nothing", 0), ("track", 40_000)];
+const TABLES: [(&str, i64); 4] = [("album", 200), ("artist", 275), ("nothing", 0), ("track", 4_000)];
 
 fn config(rest: &str) -> String {
     format!("{HEAD}{rest}")
@@ -48,7 +49,7 @@ fn shop(folder: &Folder) -> Connection {
          INSERT INTO Artist SELECT i, CASE WHEN i % 50 = 0 THEN NULL ELSE 'Artist \"' || i || '\" ☃' END FROM n;
          INSERT INTO Album SELECT id, 'Über ' || id, id FROM Artist WHERE id <= 200;
          INSERT INTO Track SELECT a.id * 1000 + t.id, a.id, 'T' || t.id, 0.99, x'00ff', '2026-01-02 03:04:05.678', '2026-01-02',
-             t.id % 2, t.id / 4.0 FROM Album a JOIN Album t;
+             t.id % 2, t.id / 4.0 FROM Album a JOIN Album t ON t.id <= 20;
          INSERT INTO Left_Out VALUES (1);",
     )
     .expect("the shop");
@@ -101,7 +102,7 @@ fn all_there(folder: &Folder, runs: i64) {
     assert_eq!(rows_in_lake(folder), want);
     let once =
         "SELECT CAST(count(*) AS BIGINT) FROM (SELECT id FROM shop_track GROUP BY id HAVING count(*) = ";
-    assert_eq!(folder.number(&format!("{once}{runs})")), 40_000, "each row came once a run");
+    assert_eq!(folder.number(&format!("{once}{runs})")), 4_000, "each row came once a run");
     verified(folder);
     folder.never_panicked();
 }
@@ -116,7 +117,7 @@ fn each_table_of_a_whole_database_comes_in_one_commit() {
     let _shop = shop(&folder);
     let report = imported(&folder, &["shop"]);
     assert_eq!(report.len(), TABLES.len());
-    assert_eq!((&report[3]["into"], &report[3]["rows"]), (&json!("shop_track"), &json!(40_000)));
+    assert_eq!((&report[3]["into"], &report[3]["rows"]), (&json!("shop_track"), &json!(4_000)));
     all_there(&folder, 1);
     for (table, _) in TABLES {
         assert_eq!(commits(&folder, &format!("shop_{table}")), 1, "{table} was made with its rows in it");
@@ -176,7 +177,7 @@ fn a_query_is_imported_with_types_that_nobody_declared() {
     assert_eq!(imported(&folder, &["sales"])[0]["from"], "query");
     assert_eq!(
         folder.sql("SELECT * FROM sales WHERE album = 3"),
-        [json!({"album": 3, "n": 200, "total": 198.0, "rating": 25.125, "empty": null})]
+        [json!({"album": 3, "n": 20, "total": 19.8, "rating": 2.625, "empty": null})]
     );
     let types = folder.tarn(&["table", "-c", "tarn.toml", "describe", "sales"]);
     assert!(types.printed.contains("DECIMAL(20,2)"), "{}", types.printed);
@@ -245,7 +246,7 @@ query = "SELECT name, count(*) AS n FROM shop_artist GROUP BY name"
     let client = running.ready();
     client.post("/v1/ingest/clicks", &[], b"{\"artist\": 7}\n{\"artist\": 8}").expect("an answer");
     imported(&folder, &["shop"]);
-    assert_eq!(count(&client, "shop_track"), Some(40_000), "there once the command has ended");
+    assert_eq!(count(&client, "shop_track"), Some(4_000), "there once the command has ended");
     let joined = "SELECT a.name, count(*) AS n FROM clicks c JOIN shop_artist a ON a.id = c.artist GROUP BY 1 ORDER BY 1";
     wait_for("the clicks", seconds(30), || (client.sql(joined).len() == 2).then_some(()));
     let shown = client.sql("SHOW TABLES");
@@ -377,7 +378,7 @@ fn faulty(point: &str, action: &str, passes: u32) {
     }
     let skip = if once || passes == 0 { String::new() } else { format!("{passes}*off->") };
     let (mut command, _) = folder.command(&["import", "-c", "tarn.toml", "shop"]);
-    command.env("FAILPOINTS", format!("{point}={skip}1*return({action})"));
+    command.stdout(Stdio::piped()).env("FAILPOINTS", format!("{point}={skip}1*return({action})"));
     let ended = command.output().expect("start the binary");
     let told = before + i64::from(!ended.stdout.is_empty() && point.contains(".end."));
     match action {
