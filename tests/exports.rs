@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::harness::{Ended, Folder};
+use crate::harness::{Ended, Folder, count, seconds, wait_for};
 
 /// Tables of several types in the lake, filled from files.
 pub(crate) const CONFIG: &str = r#"
@@ -193,6 +193,29 @@ fn rows_that_came_since_are_not_inserted_behind_the_ones_that_were_unless_it_is_
     folder.drained();
     counts(&exported(&folder, "people", "people", &["--run", "tuesday"]), [22, 22, 0, 0, 0]);
     assert_eq!(number(&target, "SELECT max(id) FROM people"), 22);
+    folder.never_panicked();
+}
+
+#[test]
+fn while_a_process_runs_the_rows_of_its_tail_come_too_at_one_cut() {
+    let config = CONFIG.replace("columns =", "commit_every = \"1h\"\ncolumns =");
+    let folder = Folder::new(&config);
+    let target = Connection::open(folder.path("shop.sqlite")).expect("a database");
+    target.execute_batch(TABLE).expect("a table");
+    let mut running = folder.start();
+    let client = running.ready();
+    folder.put("in/one.ndjson", "{\"id\": 1, \"name\": \"one\"}\n{\"id\": 2, \"name\": \"two\"}\n");
+    wait_for("the rows", seconds(60), || (count(&client, "people")? == 2).then_some(()));
+    let told = exported(&folder, "people", "people", &[]);
+    counts(&told, [2, 2, 0, 0, 0]);
+    assert_eq!(told["cut"], "people:0=2", "the tail's rows are in the cut");
+    // What is in the lake alone is another cut, and nothing.
+    target.execute_batch("DELETE FROM people; DELETE FROM tarn_exports").expect("none");
+    counts(&exported(&folder, "people", "people", &["--lake"]), [0, 0, 0, 0, 0]);
+    let told = exported(&folder, "people", "people", &["--run", "1", "--as-of", "people:0=1"]);
+    counts(&told, [1, 1, 0, 0, 0]);
+    assert_eq!(rows(&target, "SELECT id, name FROM people"), [["1", "one"]]);
+    running.kill();
     folder.never_panicked();
 }
 

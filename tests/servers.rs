@@ -12,6 +12,7 @@ use crate::harness::{Folder, committed, exactly_once, push, seconds, table_statu
 
 mod columnar;
 mod databases;
+mod exports;
 mod flight_views;
 mod imports;
 mod mariadb;

@@ -322,6 +322,7 @@ impl Exporter {
         let plan = Plan {
             staging: format!("{}{}", self.target.staging_place, self.session.words().quoted(&staging)),
             tokens: self.tokens.clone(),
+            zero_bytes: self.session.words().zero_bytes,
             target: self.target.clone(),
             columns,
         };

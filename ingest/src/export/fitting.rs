@@ -5,7 +5,7 @@
 //!
 //! *Not here*: what only the database knows: unique keys, foreign keys, checks, triggers, and whether a text is a `uuid`.
 
-use super::gives::{Cell, Gives, date, timestamp};
+use super::gives::{Cell, Gives, YEARS, is_in_years};
 
 /// What a column of the target takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,7 @@ pub(super) enum Affinity {
 /// Whole numbers that a float of 64 and of 32 bits has exactly.
 const EXACT_DOUBLE: i64 = 1 << 53;
 const EXACT_REAL: i64 = 1 << 24;
+const OTHER_YEAR: &str = "it is not in the years 1 to 9999";
 /// Digits that SQLite keeps of a decimal.
 const SQLITE_DIGITS: usize = 15;
 
@@ -104,92 +105,76 @@ pub(super) fn fits(gives: Gives, takes: Takes) -> Result<(), &'static str> {
 
 /// Whether a column keeps a value as it is; the error says why not.
 pub(super) fn fit(cell: Cell<'_>, takes: Takes) -> Result<(), String> {
-    let all_right = match (cell, takes) {
-        (Cell::Null, _) => true,
-        (Cell::TooFine, _) => return Err("it has nanoseconds, which the database has not".into()),
-        (Cell::Int(value), Takes::Int(least, most)) => between(value.into(), least, most)?,
-        (Cell::Int(value), Takes::Year) if value == 0 => true,
-        (Cell::Int(value), Takes::Year) => between(value.into(), 1901, 2155)?,
-        (Cell::Int(value), Takes::Double { .. } | Takes::Loose(Affinity::Real)) => {
-            exact(value, EXACT_DOUBLE)?
-        }
-        (Cell::Int(value), Takes::Real { .. }) => exact(value, EXACT_REAL)?,
-        (Cell::Decimal(value, scale), Takes::Int(least, most)) => between(whole(value, scale)?, least, most)?,
+    match (cell, takes) {
+        (Cell::TooFine, _) => Err("it has nanoseconds, which the database has not".into()),
+        (Cell::Int(value), Takes::Int(least, most)) => between(value.into(), least, most),
+        (Cell::Int(value), Takes::Year) if value != 0 => between(value.into(), 1901, 2155),
+        (Cell::Int(value), Takes::Double { .. } | Takes::Loose(Affinity::Real)) => exact(value, EXACT_DOUBLE),
+        (Cell::Int(value), Takes::Real { .. }) => exact(value, EXACT_REAL),
+        (Cell::Decimal(value, scale), Takes::Int(least, most)) => between(whole(value, scale)?, least, most),
         (Cell::Decimal(value, scale), Takes::Loose(Affinity::Integer)) => {
-            between(whole(value, scale)?, i64::MIN.into(), i64::MAX.into())?
+            between(whole(value, scale)?, i64::MIN.into(), i64::MAX.into())
         }
         (Cell::Decimal(value, scale), Takes::Decimal { scale: Some(most), .. }) => {
-            shifted(value, scale, most)?
+            shifted(value, scale, most)
         }
-        (Cell::Decimal(value, _), Takes::Loose(Affinity::Numeric | Affinity::Real)) => {
-            if value.unsigned_abs().to_string().trim_end_matches('0').len() > SQLITE_DIGITS {
-                return Err(format!(
-                    "it has more than {SQLITE_DIGITS} digits, which SQLite would round: declare the column as TEXT"
-                ));
-            }
-            true
+        (Cell::Decimal(value, _), Takes::Loose(Affinity::Numeric | Affinity::Real))
+            if value.unsigned_abs().to_string().trim_end_matches('0').len() > SQLITE_DIGITS =>
+        {
+            Err(format!(
+                "it has more than {SQLITE_DIGITS} digits, which SQLite would round: declare the column as TEXT"
+            ))
         }
         (Cell::Float(value), Takes::Real { infinite: false } | Takes::Double { infinite: false })
             if !value.is_finite() =>
         {
-            return Err(format!("the database has no {value}"));
+            Err(format!("the database has no {value}"))
         }
-        (Cell::Float(value), Takes::Loose(_)) if value.is_nan() => {
-            return Err("SQLite makes NULL of NaN".into());
-        }
+        (Cell::Float(value), Takes::Loose(_)) if value.is_nan() => Err("SQLite makes NULL of NaN".into()),
         (Cell::Text(text), Takes::Decimal { scale: Some(most), .. }) => {
-            seconds(text, u8::try_from(most).unwrap_or(0), "behind the point")?
+            digits(text, u8::try_from(most).unwrap_or(0), "behind the point")
         }
-        (Cell::Text(text), Takes::Parsed(Some(most))) => seconds(text, most, "of a second")?,
-        (Cell::Text(text), Takes::Text { characters, bytes }) => {
-            if let Some(most) = characters.filter(|most| text.chars().count() as u64 > *most) {
-                return Err(format!("it has {} characters, and {most} fit", text.chars().count()));
-            }
-            at_most(text.len(), bytes)?
+        (Cell::Text(text), Takes::Parsed(Some(most))) => digits(text, most, "of a second"),
+        (Cell::Text(text), Takes::Text { characters: Some(most), .. })
+            if text.chars().count() as u64 > most =>
+        {
+            Err(format!("it has {} characters, and {most} fit", text.chars().count()))
         }
+        (Cell::Text(text), Takes::Text { bytes, .. }) => at_most(text.len(), bytes),
         (Cell::Text(text), Takes::Loose(Affinity::Numeric)) if is_number(text) => {
-            return Err("SQLite would make a number of it: declare the column as TEXT".into());
+            Err("SQLite would make a number of it: declare the column as TEXT".into())
         }
-        (Cell::Bytes(value), Takes::Bytes(most)) => at_most(value.len(), most)?,
+        (Cell::Bytes(value), Takes::Bytes(most)) => at_most(value.len(), most),
         (Cell::Bytes(value), Takes::Exactly(bytes)) if value.len() as u64 != bytes => {
-            return Err(format!("it has {} bytes, and {bytes} are kept", value.len()));
+            Err(format!("it has {} bytes, and {bytes} are kept", value.len()))
         }
-        (Cell::Date(days), _) => date(days).map(|_| true).ok_or("it is not in the years 1 to 9999")?,
-        (Cell::Timestamp(micros), takes) => {
-            timestamp(micros).ok_or("it is not in the years 1 to 9999")?;
-            match takes {
-                Takes::Timestamp(digits) if digits < 6 && micros % 10_i64.pow(6 - u32::from(digits)) != 0 => {
-                    return Err(format!("it has more than {digits} digits of a second"));
-                }
-                _ => true,
-            }
+        (Cell::Date(days), _) if !YEARS.contains(&days) => Err(OTHER_YEAR.into()),
+        (Cell::Timestamp(micros), _) if !is_in_years(micros) => Err(OTHER_YEAR.into()),
+        (Cell::Timestamp(micros), Takes::Timestamp(most))
+            if most < 6 && micros % 10_i64.pow(6 - u32::from(most)) != 0 =>
+        {
+            Err(format!("it has more than {most} digits of a second"))
         }
-        _ => true,
-    };
-    debug_assert!(all_right, "what does not fit has a reason");
-    Ok(())
-}
-
-fn between(value: i128, least: i128, most: i128) -> Result<bool, String> {
-    if (least..=most).contains(&value) {
-        Ok(true)
-    } else {
-        Err(format!("{value} is not in {least} to {most}"))
+        _ => Ok(()),
     }
 }
 
-fn exact(value: i64, most: i64) -> Result<bool, String> {
+fn between(value: i128, least: i128, most: i128) -> Result<(), String> {
+    if (least..=most).contains(&value) { Ok(()) } else { Err(format!("{value} is not in {least} to {most}")) }
+}
+
+fn exact(value: i64, most: i64) -> Result<(), String> {
     if (-most..=most).contains(&value) {
-        Ok(true)
+        Ok(())
     } else {
         Err(format!("{value} is rounded by the column's type"))
     }
 }
 
-fn at_most(bytes: usize, most: Option<u64>) -> Result<bool, String> {
+fn at_most(bytes: usize, most: Option<u64>) -> Result<(), String> {
     match most {
         Some(most) if bytes as u64 > most => Err(format!("it has {bytes} bytes, and {most} fit")),
-        _ => Ok(true),
+        _ => Ok(()),
     }
 }
 
@@ -200,7 +185,7 @@ fn whole(value: i128, scale: u8) -> Result<i128, String> {
 }
 
 /// Whether a decimal has no digits beyond `most` behind its point.
-fn shifted(value: i128, scale: u8, most: i16) -> Result<bool, String> {
+fn shifted(value: i128, scale: u8, most: i16) -> Result<(), String> {
     let beyond = u32::try_from(i16::from(scale).saturating_sub(most)).unwrap_or(0);
     let lost = match 10_i128.checked_pow(beyond) {
         Some(power) => value % power != 0,
@@ -211,18 +196,18 @@ fn shifted(value: i128, scale: u8, most: i16) -> Result<bool, String> {
             Err(format!("it would be rounded: {} digits before the point are kept as zeros", -most))
         }
         true => Err(format!("it has more than {most} digits behind the point")),
-        false => Ok(true),
+        false => Ok(()),
     }
 }
 
 /// Whether the first number with a point in a text has no digits beyond `most` behind it.
-fn seconds(text: &str, most: u8, of_what: &str) -> Result<bool, String> {
+fn digits(text: &str, most: u8, of_what: &str) -> Result<(), String> {
     let behind = text.split_once('.').map_or("", |(_, behind)| behind);
     let digits = behind.find(|c: char| !c.is_ascii_digit()).map_or(behind, |end| &behind[..end]);
     if digits.trim_end_matches('0').len() > usize::from(most) {
         return Err(format!("it has more than {most} digits {of_what}"));
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether SQLite sees a number in a text.

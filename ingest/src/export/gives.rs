@@ -4,6 +4,7 @@
 //! (nanoseconds).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array,
@@ -187,21 +188,25 @@ pub(super) fn decimal(value: i128, scale: u8) -> String {
     format!("{sign}{whole}.{fraction}")
 }
 
+/// Days since 1970 that lie in the years 1 to 9999.
+pub(super) const YEARS: RangeInclusive<i32> = -719_162..=2_932_896;
+
+/// Whether a time lies in the years 1 to 9999.
+pub(super) fn is_in_years(micros: i64) -> bool {
+    const DAY: i64 = 86_400_000_000;
+    (i64::from(*YEARS.start())..=i64::from(*YEARS.end())).contains(&micros.div_euclid(DAY))
+}
+
 /// `2026-01-02`; `None` outside of the years 1 to 9999.
 pub(super) fn date(days: i32) -> Option<String> {
-    let date = NaiveDate::from_epoch_days(days)?;
-    in_range(date).then(|| date.format("%Y-%m-%d").to_string())
+    let date = YEARS.contains(&days).then(|| NaiveDate::from_epoch_days(days)).flatten()?;
+    Some(date.format("%Y-%m-%d").to_string())
 }
 
 /// `2026-01-02 03:04:05`, with `.678` or `.678901` where there is a fraction; `None` outside of the years 1 to 9999.
 pub(super) fn timestamp(micros: i64) -> Option<String> {
-    let time = DateTime::from_timestamp_micros(micros)?.naive_utc();
-    in_range(time.date()).then(|| time.format("%Y-%m-%d %H:%M:%S%.f").to_string())
-}
-
-fn in_range(date: NaiveDate) -> bool {
-    use chrono::Datelike;
-    (1..=9999).contains(&date.year())
+    let time = is_in_years(micros).then(|| DateTime::from_timestamp_micros(micros)).flatten()?;
+    Some(time.format("%Y-%m-%d %H:%M:%S%.f").to_string())
 }
 
 #[cfg(test)]
@@ -221,6 +226,9 @@ mod tests {
         assert_eq!(date(0).as_deref(), Some("1970-01-01"));
         assert_eq!(date(-719_162).as_deref(), Some("0001-01-01"));
         assert_eq!(date(-719_163), None);
+        assert_eq!(date(2_932_896).as_deref(), Some("9999-12-31"));
+        assert_eq!((date(2_932_897), timestamp(i64::MAX), timestamp(i64::MIN)), (None, None, None));
+        assert_eq!(timestamp(-62_135_596_800_000_000).as_deref(), Some("0001-01-01 00:00:00"));
         assert_eq!(timestamp(1_000_001).as_deref(), Some("1970-01-01 00:00:01.000001"));
         assert_eq!(timestamp(-1).as_deref(), Some("1969-12-31 23:59:59.999999"));
         assert_eq!(timestamp(0).as_deref(), Some("1970-01-01 00:00:00"));

@@ -28,6 +28,7 @@ const WORDS: Words = Words {
     number: "BIGINT",
     quote: '`',
     backslashes: true,
+    zero_bytes: true,
     create_staging: "CREATE TABLE",
 };
 /// Bytes from which on a statement gets no more rows.

@@ -26,6 +26,7 @@ const WORDS: Words = Words {
     number: "bigint",
     quote: '"',
     backslashes: false,
+    zero_bytes: false,
     create_staging: "CREATE UNLOGGED TABLE",
 };
 /// Bytes of rows that are copied at once.

@@ -61,6 +61,8 @@ pub(super) struct Words {
     pub(super) quote: char,
     /// Whether `\` means something in a literal.
     pub(super) backslashes: bool,
+    /// Whether a text may hold a zero byte.
+    pub(super) zero_bytes: bool,
     /// `CREATE …` of a staging table.
     pub(super) create_staging: &'static str,
 }
@@ -114,6 +116,7 @@ pub(super) struct TargetColumn {
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) columns: Vec<PlanColumn>,
+    pub(super) zero_bytes: bool,
     /// Full names, as SQL.
     pub(super) staging: String,
     pub(super) tokens: String,

@@ -28,6 +28,7 @@ const WORDS: Words = Words {
     number: "INTEGER",
     quote: '"',
     backslashes: false,
+    zero_bytes: true,
     create_staging: "CREATE TEMP TABLE",
 };
 
@@ -215,12 +216,16 @@ fn text_of(value: ValueRef<'_>) -> Option<String> {
 fn affinity(declared: &str) -> Affinity {
     let upper = declared.to_ascii_uppercase();
     let has = |parts: &[&str]| parts.iter().any(|part| upper.contains(part));
-    match () {
-        () if has(&["INT"]) => Affinity::Integer,
-        () if has(&["CHAR", "CLOB", "TEXT"]) => Affinity::Text,
-        () if upper.is_empty() || has(&["BLOB"]) => Affinity::Blob,
-        () if has(&["REAL", "FLOA", "DOUB"]) => Affinity::Real,
-        () => Affinity::Numeric,
+    if has(&["INT"]) {
+        Affinity::Integer
+    } else if has(&["CHAR", "CLOB", "TEXT"]) {
+        Affinity::Text
+    } else if upper.is_empty() || has(&["BLOB"]) {
+        Affinity::Blob
+    } else if has(&["REAL", "FLOA", "DOUB"]) {
+        Affinity::Real
+    } else {
+        Affinity::Numeric
     }
 }
 

@@ -68,6 +68,15 @@ fn reason(plan: &Plan, values: &[Values], row: usize) -> Option<String> {
             let what = if column.is_key { "it is a key" } else { "the column takes none" };
             return Some(format!("column `{}` is NULL, and {what}", column.name));
         }
+        if let Cell::Text(text) = cell
+            && !plan.zero_bytes
+            && text.contains('\0')
+        {
+            return Some(format!(
+                "column `{}`: it holds a zero byte, which the database has not",
+                column.name
+            ));
+        }
         fit(cell, column.takes).err().map(|why| format!("column `{}`: {why}", column.name))
     })
 }
