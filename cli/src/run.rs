@@ -29,6 +29,7 @@ use crate::door::process_file;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
 use crate::rest;
+use crate::source;
 use crate::views::{self, RunningViews};
 
 /// Requests under way get this long when the process stops.
@@ -110,7 +111,8 @@ pub(crate) async fn run(config: Config, options: RunOptions) -> anyhow::Result<(
         config.lake.vacuum_retention.0,
     ));
     let letters = dead_letters::router(config.clone(), log.clone(), Arc::clone(&pipeline), engine.clone());
-    let routes = routes.merge(letters);
+    let routes =
+        routes.merge(letters).merge(source::control::router(config.clone(), Arc::clone(&collectors)));
     let hosts = Hosts::bound_to(address);
     let status: Arc<dyn StatusSource> = Arc::clone(&running) as _;
     let doors = tarn_serving::router(engine, status, config.dashboards.clone(), hosts, routes);

@@ -56,7 +56,7 @@ pub use append::{
     Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, keyless, record_batch,
 };
 pub use compaction::Compacted;
-pub use fetch::{Fetch, RecordView, Records};
+pub use fetch::{Answer, Fetch, RecordView, Records};
 pub use offsets::{CommittedOffset, GroupOffset};
 pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
 pub use partitioner::of_key as partition_of_key;
