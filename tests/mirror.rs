@@ -112,7 +112,7 @@ fn a_mirror_has_each_committed_record_once_whichever_side_is_killed() {
     ];
     for (round, point) in points.iter().enumerate() {
         let mut mirror = here.start_with(&format!("{point}={}*off->1*return(kill)", 2 + round), &[]);
-        wait_for(&format!("the mirror to be killed at {point}"), seconds(60), || {
+        wait_for(&format!("the mirror to be killed at {point}"), seconds(120), || {
             account.transact(&mut kafka).expect("the other side runs").expect("no error");
             (!mirror.runs()).then_some(())
         });
