@@ -295,6 +295,32 @@ pub(crate) enum SourceVerb {
         /// The table; left out where the source reads a single one, or a query
         table: Option<String>,
     },
+    /// Has a `database` source run now, and waits until that run is done
+    Run {
+        /// The source
+        name: String,
+        /// Does not wait
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Pauses a source, also across restarts, until it is resumed
+    Pause {
+        /// The source
+        name: String,
+    },
+    /// Lets a paused source go on exactly where it was
+    Resume {
+        /// The source
+        name: String,
+    },
+    /// The last runs of a `database` source: when, how long, how much, and how they ended
+    History {
+        /// The source
+        name: String,
+        /// How many, the newest first; the last 100 are kept
+        #[arg(long, value_name = "RUNS", default_value_t = 20)]
+        last: u32,
+    },
     /// Forgets how far a source has read: it reads everything again, and appends it again
     ///
     /// At rest only. What is in the log and the lake stays.

@@ -99,14 +99,18 @@ fn reads(source: &SourceConfig, folder: &Path) -> String {
         SourceKind::Spooldir(spool) => shown(&spool.path.join(&spool.pattern)),
         SourceKind::Taildir(tail) => shown(&tail.path),
         SourceKind::Mqtt(mqtt) => format!("mqtt://{}, {}", mqtt.broker, mqtt.subscribe.join(", ")),
+        SourceKind::Kafka(kafka) => {
+            format!("{} of {}", kafka.topics.patterns().join(", "), kafka.brokers)
+        }
         SourceKind::Http(_) => format!("POST /v1/ingest/{}", source.topic),
         SourceKind::Database(database) => {
             let what =
                 database.table.as_deref().map_or_else(|| "a query".into(), |table| format!("table {table}"));
-            let when = match (&database.every, &database.cron) {
-                (Some(every), _) => format!("every {every}"),
-                (None, Some(cron)) => format!("at `{cron}`"),
-                (None, None) => "once".into(),
+            let when = match (&database.every, &database.cron, &database.after) {
+                (Some(every), ..) => format!("every {every}"),
+                (None, Some(cron), _) => format!("at `{cron}`"),
+                (None, None, Some(leader)) => format!("after `{leader}`"),
+                (None, None, None) => "once".into(),
             };
             format!("{what}, {when}")
         }

@@ -11,7 +11,7 @@ use reqwest::{Client, Method, Response};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tarn_model::config::Config;
-use tarn_model::status::Status;
+use tarn_model::status::{RunStatus, Status};
 use tarn_model::{Error, Kind, OffsetVector, Place};
 use tarn_table::verify::TableReport;
 use tokio::net::TcpStream;
@@ -147,6 +147,16 @@ impl Door {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
+    /// `POST /v1/source/{name}/{action}`.
+    pub(crate) async fn source(&self, name: &str, action: &str) -> anyhow::Result<Value> {
+        self.json(Method::POST, &source_path(name, action)?, None).await
+    }
+
+    /// The runs of a source, the newest first.
+    pub(crate) async fn source_history(&self, name: &str) -> anyhow::Result<Vec<RunStatus>> {
+        self.json(Method::GET, &source_path(name, "history")?, None).await
+    }
+
     /// `POST /v1/view/{name}/{action}` with `options` as its query.
     pub(crate) async fn view(
         &self,
@@ -204,6 +214,13 @@ impl Door {
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.address))
     }
+}
+
+/// A source may have any name.
+fn source_path(name: &str, action: &str) -> anyhow::Result<String> {
+    let mut url = reqwest::Url::parse("http://tarn/v1/source").context("a path")?;
+    url.path_segments_mut().map_err(|()| anyhow!("a path"))?.extend([name, action]);
+    Ok(url.path().to_owned())
 }
 
 /// Where a running process says who it is.

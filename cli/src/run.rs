@@ -32,6 +32,7 @@ use crate::imports::ImportTables;
 use crate::pipeline::Pipeline;
 use crate::progress::Progress;
 use crate::rest;
+use crate::source;
 use crate::views::{self, RunningViews};
 
 /// Requests under way get this long when the process stops.
@@ -157,7 +158,8 @@ async fn start(config: &Config, drain: bool) -> anyhow::Result<Started> {
         config.lake.vacuum_retention.0,
     ));
     let letters = dead_letters::router(config.clone(), log.clone(), Arc::clone(&pipeline), engine.clone());
-    let routes = routes.merge(letters);
+    let routes =
+        routes.merge(letters).merge(source::control::router(config.clone(), Arc::clone(&collectors)));
     let hosts = Hosts::bound_to(address);
     let status: Arc<dyn StatusSource> = Arc::clone(&running) as _;
     let doors = tarn_serving::router(engine, status, config.dashboards.clone(), hosts, routes);

@@ -1,5 +1,7 @@
 //! `tarn source` and `tarn eval`: sources, and what their databases have.
 
+pub(crate) mod control;
+
 use std::io::Write as _;
 
 use serde_json::{Value, json};
@@ -22,6 +24,13 @@ pub(crate) async fn source(args: SourceArgs) -> anyhow::Result<()> {
     match args.verb {
         SourceVerb::List => list_sources(&config, args.output).await,
         SourceVerb::DeadLetters { verb } => dead_letters(&config, verb, args.output).await,
+        SourceVerb::Run { name, no_wait } => control::run(&config, &name, !no_wait, args.output).await,
+        SourceVerb::Pause { name } => control::set(&config, &name, true, args.output).await,
+        SourceVerb::Resume { name } => control::set(&config, &name, false, args.output).await,
+        SourceVerb::History { name, last } => {
+            let last = usize::try_from(last).unwrap_or(usize::MAX);
+            control::history(&config, &name, last, args.output).await
+        }
         SourceVerb::Forget { name } => forget(&config, &name).await,
         SourceVerb::Tables { name } => tokio::task::block_in_place(|| tables(&config, &name, args.output)),
         SourceVerb::Schema { name, table } => {
@@ -60,13 +69,18 @@ fn schema(config: &Config, name: &str, table: Option<&str>, output: Report) -> a
     Ok(write!(out(), "{grid}")?)
 }
 
-async fn forget(config: &Config, name: &str) -> anyhow::Result<()> {
-    if !config.sources.iter().any(|source| source.name == name) {
-        let known: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        return Err(Error::invalid(format!("there is no source `{name}`"))
-            .with_hint(format!("sources: {}", known.join(", ")))
-            .into());
+/// An error that names the sources there are, when this is none of them.
+fn known(config: &Config, name: &str) -> Result<()> {
+    if config.sources.iter().any(|source| source.name == name) {
+        return Ok(());
     }
+    let known: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
+    Err(Error::invalid(format!("there is no source `{name}`"))
+        .with_hint(format!("sources: {}", known.join(", "))))
+}
+
+async fn forget(config: &Config, name: &str) -> anyhow::Result<()> {
+    known(config, name)?;
     if Door::find(config).await?.is_some() {
         return Err(Error::unavailable("a source forgets only at rest")
             .with_hint("stop the process first")

@@ -153,7 +153,7 @@ fn show(door: Option<&Door>, status: &Status) -> anyhow::Result<()> {
 }
 
 pub(crate) fn sources(sources: &[SourceStatus]) -> Grid {
-    if sources.iter().any(|source| !source.positions.is_empty() || source.state == "at rest") {
+    if sources.iter().any(|source| !source.positions.is_empty() || source.state.starts_with("at rest")) {
         return positions(sources);
     }
     let mut grid = Grid::new(&["source", "type", "topic", "state", "#records", "#read", "#left", "#dropped"]);

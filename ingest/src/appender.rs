@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tarn_log::{Append, Appended, RecordRef, TopicInfo};
-use tarn_model::{Error, Result};
+use tarn_log::{Append, Appended, RecordRef, RecordView, TopicInfo};
+use tarn_model::{Error, PartitionId, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -54,7 +54,7 @@ impl Sink for Appender<'_> {
         self.behind = true;
         match &self.source.throttle {
             None => self.building.push(topic, record),
-            Some(_) => self.push_limited(topic, record),
+            Some(_) => self.push_limited(|append| append.push(topic, record)),
         }
     }
 
@@ -87,13 +87,27 @@ impl<'a> Appender<'a> {
         Appender { source, building, under_way, behind: false, owes: false, dropped: 0, submitted, committed }
     }
 
+    /// Pushes a record of another log as it is there, to a given partition or to that of its key.
+    pub(crate) fn push_copy(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: Option<PartitionId>,
+        record: &RecordView<'_>,
+    ) -> Result<()> {
+        self.behind = true;
+        match &self.source.throttle {
+            None => self.building.push_copy(topic, partition, record),
+            Some(_) => self.push_limited(|append| append.push_copy(topic, partition, record)),
+        }
+    }
+
     /// Pushes a record, and charges it; the first of an append waits until nothing is owed.
-    fn push_limited(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
+    fn push_limited(&mut self, push: impl FnOnce(&mut Append) -> Result<()>) -> Result<()> {
         if self.building.records() == 0 {
             while !self.keep_pace(LONGEST_WAIT)? {}
         }
         let before = self.building.bytes();
-        self.building.push(topic, record)?;
+        push(&mut self.building)?;
         let grown = self.building.bytes() - before;
         let owed = self.source.throttle.as_ref().map(|throttle| throttle.take(1, grown as u64));
         self.owes = owed.is_some_and(|owed| owed >= MOST_OWED);
@@ -153,6 +167,11 @@ impl<'a> Appender<'a> {
     pub(crate) fn position(&mut self, key: &str, value: Option<serde_json::Value>) {
         self.behind = false;
         self.building.position(&self.source.name, key, value);
+    }
+
+    /// Keeps a word for `keeper`, which is no source's position: committed with what is.
+    pub(crate) fn note(&mut self, keeper: &str, key: &str, value: Option<serde_json::Value>) {
+        self.building.position(keeper, key, value);
     }
 
     /// Forgets what was not handed over.

@@ -21,6 +21,8 @@
 //! *Failure*: a database that is missing, locked or lost is waited for. Of a whole database, a table that is dropped meanwhile
 //! is left out.
 //!
+//! When a run is due is `schedule`'s, what was of the last runs `history`'s.
+//!
 //! *Not here*: one kind of database. [`Rows`] is all that a run asks of it; [`sqlite`], [`postgres`] and
 //! [`mysql`] give it; [`link`] is the connection that the latter two stand on.
 
@@ -28,28 +30,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
-use croner::Cron;
 use serde::{Deserialize, Serialize};
 use tarn_log::TopicInfo;
 use tarn_model::columns::{Column, ColumnType, Columns};
-use tarn_model::config::{Config, DatabaseConfig, DatabaseMode};
+use tarn_model::config::{Config, DatabaseConfig, DatabaseMode, is_like};
 use tarn_model::{Error, Result};
 use tracing::{info, warn};
 
 use crate::appender::Appender;
 use crate::collectors::create_topic;
 use crate::monitor::State;
-use crate::source::{Collector, Source, Stop};
+use crate::source::{Collector, Source};
+use crate::stop::Stop;
 
 mod address;
 mod appending;
 mod explorer;
+mod history;
 mod importing;
 mod link;
 mod mysql;
 mod postgres;
 mod row;
+mod schedule;
 mod settling;
 mod splitting;
 mod sqlite;
@@ -60,10 +63,13 @@ mod tests;
 pub(crate) use address::Address;
 use address::Speaks;
 pub use explorer::{ExploredColumn, Explorer, forget};
+pub use history::history;
 pub use importing::{Import, ImportPlan, ImportedTable, RowTaker, TakerOf};
 pub(crate) use mysql::MysqlWriter;
 pub(crate) use postgres::PostgresWriter;
 use row::{Cursor, Value};
+pub(crate) use schedule::last_run;
+use schedule::{Due, Run, Schedule};
 use settling::Unsettled;
 use splitting::Splits;
 
@@ -212,24 +218,14 @@ enum Until {
     Nothing,
 }
 
-/// The run under way, or the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Run {
-    number: u64,
-    started_ms: i64,
-    done: bool,
-}
-
 /// Reads tables of one database.
 pub(crate) struct Database {
     config: DatabaseConfig,
     kind: Kind,
-    cron: Option<Cron>,
+    schedule: Schedule,
     /// For topics that are named after tables.
     whole_config: Config,
     staging: PathBuf,
-    /// In a drain there is one run.
-    drained: bool,
     /// It was said that transactions cannot be seen.
     warned: bool,
 }
@@ -243,53 +239,9 @@ impl Database {
         if config.mode != DatabaseMode::Full && config.cursor.is_none() && !config.is_postgres() {
             return Err(Error::invalid("this `mode` needs a `cursor`: the column that grows"));
         }
-        let cron = config
-            .cron
-            .as_deref()
-            .map(str::parse::<Cron>)
-            .transpose()
-            .map_err(|error| Error::invalid("`cron` is no cron expression").with_source(error))?;
+        let schedule = Schedule::new(&config)?;
         let staging = staging::folder_of(whole_config);
-        Ok(Database {
-            config,
-            kind,
-            cron,
-            whole_config: whole_config.clone(),
-            staging,
-            drained: false,
-            warned: false,
-        })
-    }
-
-    fn is_scheduled(&self) -> bool {
-        self.cron.is_some() || self.config.every.is_some()
-    }
-
-    /// When the next run is due, ms since 1970; `None` when there is none any more.
-    fn due_ms(&self, source: &Source, last: Option<Run>) -> Result<Option<i64>> {
-        let now_ms = source.clock.now_ms();
-        let Some(last) = last else {
-            return match &self.cron {
-                Some(cron) if !source.draining() => next_of(cron, now_ms).map(Some),
-                _ => Ok(Some(now_ms)),
-            };
-        };
-        if !last.done {
-            return Ok(Some(now_ms));
-        }
-        if source.draining() {
-            let again = !self.drained && (self.is_scheduled() || self.config.mode != DatabaseMode::Full);
-            return Ok(again.then_some(now_ms));
-        }
-        if let Some(cron) = &self.cron {
-            return next_of(cron, last.started_ms).map(Some);
-        }
-        if let Some(every) = self.config.every {
-            return Ok(Some(last.started_ms.saturating_add(every.as_millis())));
-        }
-        // Without a schedule, rows that were read whole are not read again by a restart; new ones are.
-        let again = self.config.mode != DatabaseMode::Full && !self.drained;
-        Ok(again.then_some(now_ms))
+        Ok(Database { config, kind, schedule, whole_config: whole_config.clone(), staging, warned: false })
     }
 
     /// One run over every selected table.
@@ -300,8 +252,13 @@ impl Database {
                 number: last.map_or(1, |run| run.number + 1),
                 started_ms: source.clock.now_ms(),
                 done: false,
+                after: self.schedule.leaders_run(source)?,
             },
         };
+        source.stop.begin_run(run.number);
+        let mut appender = Appender::new(source);
+        history::begin(source, run, &mut appender)?;
+        self.mark(run, appender)?;
         staging::resume(source, &self.staging, |table| {
             source.topic_named(&topic_name(&source.topic, table))
         })?;
@@ -311,7 +268,6 @@ impl Database {
         let mut database = self.connect(source.stop.clone())?;
         let selections = self.selections(&mut *database)?;
         database.release()?;
-        self.mark(source, run)?;
         info!(source = source.name, run = run.number, tables = selections.len(), "run begins");
         let Some(bounds) = self.bounds(source, &selections, &mut *database)? else {
             return Ok(());
@@ -328,7 +284,10 @@ impl Database {
                 return Ok(());
             }
         }
-        self.mark(source, Run { done: true, ..run })?;
+        let mut appender = Appender::new(source);
+        history::done(source, run, &mut appender)?;
+        self.mark(Run { done: true, ..run }, appender)?;
+        source.followers.iter().for_each(|follower| follower.nudge());
         info!(source = source.name, run = run.number, "run is done");
         source.monitor.recovered();
         Ok(())
@@ -418,8 +377,7 @@ impl Database {
         }
     }
 
-    fn mark(&self, source: &Source, run: Run) -> Result<()> {
-        let mut appender = Appender::new(source);
+    fn mark(&self, run: Run, mut appender: Appender<'_>) -> Result<()> {
         appender.position(RUN, Some(to_json(&run)?));
         appender.finish()
     }
@@ -456,18 +414,34 @@ impl Collector for Database {
     fn collect(&mut self, source: &Source) -> Result<()> {
         const LONGEST_PAUSE: Duration = Duration::from_secs(60);
         loop {
-            let last: Option<Run> = source.log.position(&source.name, RUN)?.map(from_json).transpose()?;
-            let Some(due_ms) = self.due_ms(source, last)? else {
-                return Ok(());
-            };
-            let wait_ms = due_ms.saturating_sub(source.clock.now_ms());
-            if wait_ms > 0 {
-                source.monitor.state(State::Idle);
-                source.pause(Duration::from_millis(wait_ms.unsigned_abs()).min(LONGEST_PAUSE));
-            } else {
-                source.monitor.state(State::Running);
-                self.run(source, last)?;
-                self.drained = true;
+            let last = last_run(&source.log, &source.name)?;
+            let due = self.schedule.due(source, last)?;
+            match due {
+                Due::Now => {
+                    source.monitor.state(State::Running);
+                    if let Err(error) = self.run(source, last) {
+                        if !source.stopping() {
+                            history::failed(source, &error);
+                        }
+                        return Err(error);
+                    }
+                    self.schedule.ran = true;
+                }
+                Due::At(due_ms) => {
+                    let wait_ms = due_ms.saturating_sub(source.clock.now_ms()).max(0);
+                    source.monitor.state(State::Idle);
+                    source.pause(Duration::from_millis(wait_ms.unsigned_abs()).min(LONGEST_PAUSE));
+                }
+                Due::Later => {
+                    source.monitor.state(State::Idle);
+                    source.pause(LONGEST_PAUSE);
+                }
+                Due::Never if source.draining() => return Ok(()),
+                Due::Never => {
+                    // Somebody may ask for another run.
+                    source.monitor.state(State::Done);
+                    source.pause(LONGEST_PAUSE);
+                }
             }
             if source.stopping() {
                 return Ok(());
@@ -476,36 +450,11 @@ impl Collector for Database {
     }
 }
 
-fn next_of(cron: &Cron, after_ms: i64) -> Result<i64> {
-    let after = DateTime::from_timestamp_millis(after_ms).unwrap_or(DateTime::UNIX_EPOCH);
-    let next = cron.find_next_occurrence(&after, false);
-    next.map(|next| next.timestamp_millis())
-        .map_err(|error| Error::invalid("`cron` never comes to pass").with_source(error))
-}
-
 /// The topic of a table; what may not stand in a topic's name becomes `_`.
 fn topic_name(topic: &str, table: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let part: String = table.chars().map(|c| if fits(c) { c } else { '_' }).collect();
     topic.replace("{table}", &part)
-}
-
-/// Whether `name` fits `pattern`, in which `*` stands for anything.
-fn is_like(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        let Some((_, after)) = rest.split_once(part) else {
-            return false;
-        };
-        rest = after;
-    }
-    rest.ends_with(last)
 }
 
 fn to_json(position: &impl Serialize) -> Result<serde_json::Value> {

@@ -175,6 +175,8 @@ impl Exec {
 
 impl Collector for Exec {
     fn collect(&mut self, source: &Source) -> Result<()> {
+        // After a pause it was closed.
+        self.inlet.reopen();
         let mut shaper = match self.shaper.take() {
             Some(shaper) => shaper,
             None => Shaper::of_lines(&source.config, self.config.format, &self.config.lines)?,

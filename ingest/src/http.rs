@@ -17,7 +17,7 @@
 //! | 415 | a `Content-Encoding` that is not known |
 //! | 422 | the idempotency key came before with another body |
 //! | 429 | too many bytes under way, or the source's rate limit owes time; `Retry-After` |
-//! | 503 | the log is not available; `Retry-After` |
+//! | 503 | the log is not available, or the source is paused; `Retry-After` |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +41,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::monitor::{Monitor, tell};
 use crate::shaper::{Shaper, Sink};
+use crate::stop::Stop;
 use crate::throttle::Throttle;
 
 mod body;
@@ -61,6 +62,7 @@ const LONGEST_UPLOAD: Duration = Duration::from_secs(60);
 const LONGEST_CLOSE: Duration = Duration::from_secs(5);
 /// What a client is asked to wait when nobody knows how long it takes.
 const RETRY_AFTER_S: u64 = 1;
+const RETRY_PAUSED_AFTER_S: u64 = 10;
 
 /// The topics that take pushes.
 #[derive(Debug)]
@@ -84,16 +86,23 @@ struct Entrance {
     shapers: Arc<Mutex<Vec<Shaper>>>,
     monitor: Arc<Monitor>,
     throttle: Option<Arc<Throttle>>,
+    stop: Arc<Stop>,
 }
 
 impl Entrance {
-    fn new(config: &SourceConfig, monitor: Arc<Monitor>, throttle: Option<Throttle>) -> Result<Entrance> {
+    fn new(
+        config: &SourceConfig,
+        monitor: Arc<Monitor>,
+        throttle: Option<Throttle>,
+        stop: Arc<Stop>,
+    ) -> Result<Entrance> {
         let http = match &config.kind {
             SourceKind::Http(http) => http.clone(),
             _ => HttpConfig::default(),
         };
         let (config, shapers) = (Arc::new(config.clone()), Arc::default());
-        let entrance = Entrance { config, http, shapers, monitor, throttle: throttle.map(Arc::new) };
+        let throttle = throttle.map(Arc::new);
+        let entrance = Entrance { config, http, shapers, monitor, throttle, stop };
         entrance.shapers.lock().push(entrance.new_shaper()?);
         Ok(entrance)
     }
@@ -110,8 +119,14 @@ impl Entrance {
         Shaper::of_lines(&self.config, self.http.format, &self.http.lines)
     }
 
-    /// Turns a request down while the source's rate limit owes time, before its body is read.
+    /// Turns a request down while the source is paused or its rate limit owes time, before its body is read.
     fn admit(&self) -> std::result::Result<(), Refusal> {
+        if self.stop.is_paused() {
+            let message = format!("the source `{}` is paused", self.config.name);
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message);
+            let hint = format!("`tarn source resume {}` lets it go on", self.config.name);
+            return Err(Refusal { retry_after_s: RETRY_PAUSED_AFTER_S, ..refusal.with_hint(hint) });
+        }
         match self.throttle.as_ref().map(|throttle| throttle.debt()) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(debt) => Err(self.too_fast(debt)),
@@ -221,9 +236,10 @@ impl Door {
         config: &SourceConfig,
         monitor: Arc<Monitor>,
         throttle: Option<Throttle>,
+        stop: Arc<Stop>,
     ) -> Result<()> {
         let topic = &config.topic;
-        match self.entrances.insert(topic.clone(), Entrance::new(config, monitor, throttle)?) {
+        match self.entrances.insert(topic.clone(), Entrance::new(config, monitor, throttle, stop)?) {
             None => Ok(()),
             Some(_) => Err(Error::invalid(format!("two `http` sources fill the topic `{topic}`"))
                 .with_hint("one is enough: any number of clients may post to it")),

@@ -114,6 +114,21 @@ impl Inlet {
         self.sender = None;
     }
 
+    /// Takes senders again after [`Inlet::close`]; what had arrived and was not taken stays.
+    pub(crate) fn reopen(&mut self) {
+        if self.sender.is_some() {
+            return;
+        }
+        let (sender, arrivals) = mpsc::channel(MOST_WAITING);
+        while let Ok(arrival) = self.arrivals.try_recv() {
+            // The new channel has room for all that the old one held.
+            if sender.try_send(arrival).is_err() {
+                break;
+            }
+        }
+        (self.sender, self.arrivals) = (Some(sender), arrivals);
+    }
+
     /// Messages that are not known to be committed.
     pub(crate) fn held(&self) -> usize {
         self.held.iter().map(|held| held.messages.len()).sum()

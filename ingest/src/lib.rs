@@ -8,6 +8,7 @@
 //! *Layout*
 //! ```text
 //! source     what a collector is given: topic, log, clock, monitor, stop signal; the retry loop around it
+//! stop       the signal to pause, to stop, to run now;  control: that a source is paused, durably
 //! appender   appends of about 1 MiB, the next one built while the last commits; never two under way
 //! feed       a reader's bytes in one growing block;  lines, rows: its lines and CSV rows;  unpack: gzip and zstd
 //! columnar   rows of Avro and Parquet files
@@ -15,7 +16,7 @@
 //! throttle   how fast a source may be
 //! shaper     from what was found to records: format, interceptors, routes to topics
 //! framer     messages of a byte stream;  inlet: messages that cannot be asked for again, until they are committed
-//! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec, mqtt       the collectors
+//! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec, mqtt, kafka       the collectors
 //! export     the other way: rows of a statement into a table of a database
 //! replay     dead letters that are taken in once more
 //! monitor    counters and state, as `tarn status` shows them
@@ -36,6 +37,7 @@
 mod appender;
 mod collectors;
 mod columnar;
+mod control;
 mod database;
 mod exec;
 mod export;
@@ -51,6 +53,7 @@ mod http;
 mod inlet;
 mod joiner;
 mod json;
+mod kafka;
 mod lines;
 mod listener;
 mod monitor;
@@ -60,12 +63,16 @@ mod rows;
 mod shaper;
 mod source;
 mod spooldir;
+mod stop;
 mod taildir;
 mod throttle;
 mod unpack;
 
-pub use collectors::{Collectors, RunMode};
+pub use collectors::{Collectors, RunMode, has_runs};
 pub use columnar::write_row;
-pub use database::{ExploredColumn, Explorer, Import, ImportPlan, ImportedTable, RowTaker, TakerOf, forget};
+pub use control::{is_paused, set_paused};
+pub use database::{
+    ExploredColumn, Explorer, Import, ImportPlan, ImportedTable, RowTaker, TakerOf, forget, history,
+};
 pub use export::{Counts, Exporter, Finished, Mode, Order, Prepared, Stager};
 pub use replay::{DeadLetter, REPLAY_HEADER, Replay, Replayed, Taken};

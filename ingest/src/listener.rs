@@ -166,11 +166,13 @@ impl Collector for Listener {
             Some(shaper) => shaper,
             None => Shaper::of_lines(&source.config, self.format, &self.lines)?,
         };
-        if self.doors.is_none()
-            && let Err(error) = self.open(source)
-        {
-            self.shaper = Some(shaper);
-            return Err(error);
+        if self.doors.is_none() {
+            // After a pause, too.
+            self.inlet.reopen();
+            if let Err(error) = self.open(source) {
+                self.shaper = Some(shaper);
+                return Err(error);
+            }
         }
         let pumped = self.inlet.pump(source, &mut shaper, None);
         self.shaper = Some(shaper);

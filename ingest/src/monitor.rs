@@ -22,6 +22,8 @@ pub(crate) enum State {
     Limited,
     /// Something is wrong; it tries again.
     Waiting,
+    /// Somebody paused it.
+    Paused,
     /// It has ended by itself.
     Done,
     /// It was stopped, or failed for good.
@@ -35,6 +37,7 @@ impl State {
             State::Idle => "idle",
             State::Limited => "limited",
             State::Waiting => "waiting",
+            State::Paused => "paused",
             State::Done => "done",
             State::Stopped => "stopped",
         }
@@ -83,6 +86,10 @@ impl Monitor {
         })
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Records were committed: the source works again, so an error that made it wait is over.
     pub(crate) fn committed(&self, records: u64) {
         self.records.fetch_add(records, Ordering::Relaxed);
@@ -113,7 +120,7 @@ impl Monitor {
     /// Changes the state, but not from waiting: only a success ends that.
     pub(crate) fn state(&self, state: State) {
         let mut now = self.now.lock();
-        if now.state != State::Waiting || matches!(state, State::Done | State::Stopped) {
+        if now.state != State::Waiting || matches!(state, State::Paused | State::Done | State::Stopped) {
             now.state = state;
         }
     }

@@ -1,12 +1,12 @@
 //! What every collector is given, and the loop around it.
 //!
 //! A collector is one thread that blocks: it reads files and databases, which block anyway, and waits on a signal that
-//! [`Source::pause`] listens to. Only the commit runs on the async runtime.
+//! [`Source::pause`] listens to. Only the commit runs on the async runtime. A source that is paused keeps its thread, and has its
+//! collector called again once it goes on.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use tarn_log::{Log, TopicInfo};
 use tarn_model::clock::Clock;
 use tarn_model::config::SourceConfig;
@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::RunMode;
 use crate::monitor::{Monitor, State, tell};
+use crate::stop::Stop;
 use crate::throttle::Throttle;
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(200);
@@ -57,6 +58,10 @@ pub(crate) struct Source {
     pub(crate) mode: RunMode,
     pub(crate) runtime: Handle,
     pub(crate) stop: Arc<Stop>,
+    /// Sources that run after each run of this one.
+    pub(crate) followers: Vec<Arc<Stop>>,
+    /// The source after whose runs this one runs.
+    pub(crate) leader: Option<Arc<Stop>>,
     /// How fast it may be, if that is limited.
     pub(crate) throttle: Option<Throttle>,
     /// Size of an append.
@@ -80,38 +85,13 @@ impl Source {
         self.stop.is_set()
     }
 
-    /// Waits for `duration`, or less when the source is to stop.
+    /// Waits for `duration`, or less when the source is to stop or was nudged.
     pub(crate) fn pause(&self, duration: Duration) {
         self.stop.wait(duration);
     }
 
     pub(crate) fn draining(&self) -> bool {
         self.mode == RunMode::Drain
-    }
-}
-
-/// A signal that wakes whoever waits.
-#[derive(Debug, Default)]
-pub(crate) struct Stop {
-    set: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Stop {
-    pub(crate) fn set(&self) {
-        *self.set.lock() = true;
-        self.changed.notify_all();
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        *self.set.lock()
-    }
-
-    fn wait(&self, duration: Duration) {
-        let mut set = self.set.lock();
-        if !*set {
-            self.changed.wait_for(&mut set, duration);
-        }
     }
 }
 
@@ -148,7 +128,11 @@ pub(crate) fn spawn(source: Source, mut collector: impl Collector) -> Result<wat
                 .unwrap_or_else(|_| Err(Error::internal(format!("source `{}` panicked", source.name))));
             let how = match outcome {
                 Ok(()) => {
-                    let state = if source.stopping() { State::Stopped } else { State::Done };
+                    let state = match (source.stop.is_paused(), source.stopping()) {
+                        (true, _) => State::Paused,
+                        (false, true) => State::Stopped,
+                        (false, false) => State::Done,
+                    };
                     source.monitor.state(state);
                     info!(source = source.name, records = source.monitor.records(), ?state, "source ended");
                     Ended::Well
@@ -161,6 +145,8 @@ pub(crate) fn spawn(source: Source, mut collector: impl Collector) -> Result<wat
                 }
             };
             drop(collector);
+            source.stop.end();
+            source.followers.iter().for_each(|follower| follower.nudge());
             let _ = ended.send(Some(how));
         })
         .map_err(|error| Error::unavailable("no thread for a source").with_source(error))?;
@@ -168,10 +154,32 @@ pub(crate) fn spawn(source: Source, mut collector: impl Collector) -> Result<wat
 }
 
 fn run(source: &Source, collector: &mut impl Collector) -> Result<()> {
+    loop {
+        if !source.stop.is_paused() {
+            until_it_rests(source, collector)?;
+        }
+        if !source.stop.is_paused() {
+            return Ok(());
+        }
+        source.monitor.state(State::Paused);
+        if source.draining() {
+            warn!(source = source.name, "the source is paused: the drain is without it");
+            return Ok(());
+        }
+        info!(source = source.name, "source is paused");
+        if !source.stop.wait_while_paused() {
+            return Ok(());
+        }
+        info!(source = source.name, "source goes on");
+    }
+}
+
+/// Collects, and commits what the collector holds when it is to come to rest.
+fn until_it_rests(source: &Source, collector: &mut impl Collector) -> Result<()> {
     let collected = collect(source, collector);
     let finished = if source.stopping() { finish(source, collector) } else { Ok(()) };
     let lost = collector.held();
-    if lost > 0 {
+    if lost > 0 && !source.stop.is_paused() {
         let error = collected.as_ref().err().or(finished.as_ref().err()).map(tell);
         warn!(source = source.name, lost, error, "what was received is not committed");
     }

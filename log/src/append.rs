@@ -13,7 +13,7 @@ use tarn_model::config::Compression;
 use tarn_model::{Error, OffsetRange, PartitionId, Result};
 
 use crate::batch::{self, HEADER_BYTES, Header};
-use crate::fetch::Records;
+use crate::fetch::{RecordView, Records};
 use crate::offsets::{CommittedOffset, GroupChanges, GroupOffset};
 use crate::options::TopicInfo;
 use crate::producers::Stamp;
@@ -131,14 +131,42 @@ impl Append {
     /// with the headers `tarn.oversize` (its size in bytes, as text) and `tarn.xxh3` (the 128-bit XXH3 hash of its value, in
     /// hex), and becomes a dead letter.
     pub fn push(&mut self, topic: &Arc<TopicInfo>, record: &RecordRef<'_>) -> Result<()> {
-        let partition = match record.key {
+        self.push_to(topic, self.partition_for(topic, record.key), record)
+    }
+
+    /// Encodes a record of another log exactly as it is there, but for its offset: for a given partition, or for that of its key.
+    /// Its headers must be whole. One above the topic's limit is treated as [`Append::push`] does.
+    pub fn push_copy(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: Option<PartitionId>,
+        record: &RecordView<'_>,
+    ) -> Result<()> {
+        let partition = partition.unwrap_or_else(|| self.partition_for(topic, record.key));
+        let headers = || record.headers().map(|(name, value)| (name, value.unwrap_or_default()));
+        let header_bytes: usize = headers().map(|(name, value)| name.len() + value.len()).sum();
+        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + header_bytes;
+        if size > topic.max_record_bytes {
+            let headers: Vec<(&str, &[u8])> = headers().collect();
+            let (timestamp_ms, key, value) = (record.timestamp_ms, record.key, record.value);
+            return self.push_head(
+                topic,
+                partition,
+                &RecordRef { timestamp_ms, key, value, headers: &headers },
+            );
+        }
+        self.encode_with(topic, partition, size, record.timestamp_ms, |batch| batch.put_copy(record))
+    }
+
+    /// The partition of a key, or this append's.
+    fn partition_for(&self, topic: &TopicInfo, key: Option<&[u8]>) -> PartitionId {
+        match key {
             Some(key) => partitioner::of_key(key, topic.partitions),
             None => {
                 let turn = self.turn % topic.partitions.max(1).unsigned_abs();
                 PartitionId::try_from(turn).expect("less than the number of partitions")
             }
-        };
-        self.push_to(topic, partition, record)
+        }
     }
 
     /// Encodes a record for a given partition.
@@ -262,20 +290,31 @@ impl Append {
         partition: PartitionId,
         record: &RecordRef<'_>,
     ) -> Result<()> {
+        self.encode_with(topic, partition, record.size(), record.timestamp_ms, |batch| batch.put(record))
+    }
+
+    fn encode_with(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: PartitionId,
+        size: usize,
+        timestamp_ms: i64,
+        put: impl FnOnce(&mut Building),
+    ) -> Result<()> {
         let batches = self.partition(topic, partition)?;
-        let full = |b: &Building| b.whole.is_some() || b.bytes.len() + record.size() > BATCH_BYTES;
+        let full = |b: &Building| b.whole.is_some() || b.bytes.len() + size > BATCH_BYTES;
         if batches.last().is_none_or(full) {
             batches.push(Building {
                 bytes: vec![0; HEADER_BYTES],
                 records: 0,
-                base_timestamp: record.timestamp_ms,
-                max_timestamp: record.timestamp_ms,
+                base_timestamp: timestamp_ms,
+                max_timestamp: timestamp_ms,
                 whole: None,
             });
         }
         let batch = batches.last_mut().expect("one was pushed if there was none");
         let before = batch.bytes.len();
-        batch.put(record);
+        put(batch);
         let grown = batch.bytes.len() - before;
         self.records += 1;
         self.bytes += grown;
@@ -490,6 +529,19 @@ impl Building {
         let delta = record.timestamp_ms.wrapping_sub(self.base_timestamp);
         let (key, value) = (record.key, record.value);
         batch::put_record(&mut self.bytes, i64::from(self.records), delta, key, value, record.headers);
+        self.records += 1;
+        self.max_timestamp = self.max_timestamp.max(record.timestamp_ms);
+    }
+
+    fn put_copy(&mut self, record: &RecordView<'_>) {
+        let raw = batch::RawRecord {
+            timestamp_delta: record.timestamp_ms.wrapping_sub(self.base_timestamp),
+            offset_delta: i64::from(self.records),
+            key: record.key,
+            value: record.value,
+            headers: record.raw_headers(),
+        };
+        batch::put_raw(&mut self.bytes, &raw);
         self.records += 1;
         self.max_timestamp = self.max_timestamp.max(record.timestamp_ms);
     }

@@ -57,36 +57,11 @@ impl Records {
     /// Unpacks what a broker answered a fetch with: its whole batches (a torn one at the end is left), without markers and
     /// without what the transactions `(producer, first offset)` wrote, which it says were aborted. Also where to go on.
     pub fn of_answer(answer: &Bytes, from: Offset, aborted: &[(i64, Offset)]) -> Result<(Records, Offset)> {
-        let wrong = |what: &str| Error::corrupt(format!("a broker's record batch cannot be read: {what}"));
-        let (mut batches, mut next, mut rest) = (Vec::new(), from, answer.clone());
-        let mut ends = Vec::new();
-        while rest.len() >= HEADER_BYTES {
-            let header = Header::parse(&rest).map_err(wrong)?;
-            if header.bytes > rest.len() {
-                break;
-            }
-            let batch = rest.split_to(header.bytes);
-            if batch::checksum(&batch) != header.crc {
-                return Err(wrong("its CRC does not match its bytes"));
-            }
-            if header.is_control() {
-                ends.push((header.producer_id, header.base_offset));
-            }
-            next = next.max(header.next_offset());
-            batches.push(batch);
-        }
-        let until = |producer: i64, first: Offset| {
-            let end = ends.iter().find(|(of, at)| *of == producer && *at >= first);
-            end.map_or(Offset::MAX, |(_, at)| *at)
-        };
-        let aborted: Vec<Aborted> = aborted
-            .iter()
-            .map(|(producer, first)| {
-                let last = until(*producer, *first);
-                Aborted { producer: *producer, first: *first, last, stable: last }
-            })
-            .collect();
-        Ok((Records::unpack(&batches, from, &aborted).map_err(|what| wrong(&what))?, next))
+        let answer = Answer::read(answer, from, aborted)?;
+        Ok((
+            Records::unpack(&answer.batches, from, &answer.aborted).map_err(|what| unreadable(&what))?,
+            answer.next,
+        ))
     }
 
     /// Unpacks `batches` and keeps the records at or above `from` that count; the error says what cannot be, and where.
@@ -188,6 +163,67 @@ fn count_records(
     if seen == header.records { Ok(kept) } else { Err("another number of records than the header says") }
 }
 
+/// What a broker answered a fetch with, checked and not unpacked: a small answer can hold large batches.
+#[derive(Debug)]
+pub struct Answer {
+    batches: Vec<Bytes>,
+    aborted: Vec<Aborted>,
+    from: Offset,
+    next: Offset,
+}
+
+impl Answer {
+    /// Takes the whole batches of an answer (a torn one at its end is left); `aborted` are the transactions `(producer, first
+    /// offset)` that it says were aborted.
+    pub fn read(answer: &Bytes, from: Offset, aborted: &[(i64, Offset)]) -> Result<Answer> {
+        let (mut batches, mut next, mut rest) = (Vec::new(), from, answer.clone());
+        let mut ends = Vec::new();
+        while rest.len() >= HEADER_BYTES {
+            let header = Header::parse(&rest).map_err(unreadable)?;
+            if header.bytes > rest.len() {
+                break;
+            }
+            let batch = rest.split_to(header.bytes);
+            if batch::checksum(&batch) != header.crc {
+                return Err(unreadable("its CRC does not match its bytes"));
+            }
+            if header.is_control() {
+                ends.push((header.producer_id, header.base_offset));
+            }
+            next = next.max(header.next_offset());
+            batches.push(batch);
+        }
+        let until = |producer: i64, first: Offset| {
+            let end = ends.iter().find(|(of, at)| *of == producer && *at >= first);
+            end.map_or(Offset::MAX, |(_, at)| *at)
+        };
+        let aborted = aborted.iter().map(|(producer, first)| {
+            let last = until(*producer, *first);
+            Aborted { producer: *producer, first: *first, last, stable: last }
+        });
+        Ok(Answer { batches, aborted: aborted.collect(), from, next })
+    }
+
+    /// Where to go on after all of it.
+    pub fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// Unpacks one batch after another: its records at or above the offset that was asked for, without what was aborted, and where
+    /// to go on after it.
+    pub fn batches(&self) -> impl Iterator<Item = Result<(Records, Offset)>> {
+        self.batches.iter().map(|batch| {
+            let header = Header::parse(batch).map_err(unreadable)?;
+            let records = Records::unpack(std::slice::from_ref(batch), self.from, &self.aborted);
+            Ok((records.map_err(|what| unreadable(&what))?, header.next_offset()))
+        })
+    }
+}
+
+fn unreadable(what: &str) -> Error {
+    Error::corrupt(format!("a broker's record batch cannot be read: {what}"))
+}
+
 /// A record, borrowed.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordView<'a> {
@@ -215,7 +251,13 @@ impl<'a> RecordView<'a> {
         self.headers().find(|(other, _)| *other == name).and_then(|(_, value)| value)
     }
 
-    pub(crate) fn headers_are_whole(&self) -> bool {
+    /// Its headers as they are encoded: their number, then each.
+    pub(crate) fn raw_headers(&self) -> &'a [u8] {
+        self.raw_headers
+    }
+
+    /// Whether its headers can be read, all of them.
+    pub fn headers_are_whole(&self) -> bool {
         batch::headers_are_whole(self.raw_headers)
     }
 }

@@ -59,7 +59,7 @@ pub use append::{
 };
 pub use buffers::Buffer;
 pub use compaction::Compacted;
-pub use fetch::{Fetch, RecordView, Records};
+pub use fetch::{Answer, Fetch, RecordView, Records};
 pub use offsets::{CommittedOffset, GroupOffset};
 pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
 pub use partitioner::of_key as partition_of_key;

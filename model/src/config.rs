@@ -14,6 +14,7 @@ use crate::record_columns::RecordColumns;
 mod check;
 mod check_dashboards;
 mod check_imports;
+mod check_schedule;
 mod check_streams;
 mod check_topics;
 mod dashboards;
@@ -36,14 +37,15 @@ pub use dashboards::{
 };
 pub use imports::{ImportConfig, ImportMode};
 pub use load::Loader;
-pub use patterns::fills;
+pub use patterns::{fills, has_place, is_like};
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use streams::{
     CompiledQuery, ExecConfig, ExtractConfig, FieldsConfig, FilterConfig, HashConfig, HeaderConfig,
-    HostConfig, InterceptorConfig, LineConfig, MaskConfig, MqttConfig, MultilineConfig, NetcatConfig,
-    RateLimitConfig, RecordQuery, RenameConfig, ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig,
-    SqlConfig, StaticConfig, SyslogConfig, TimestampConfig, UuidConfig,
+    HostConfig, InterceptorConfig, KafkaConfig, KafkaStart, KafkaTopics, LineConfig, MaskConfig, MqttConfig,
+    MultilineConfig, NetcatConfig, OutOfRange, Partitioning, RateLimitConfig, RecordQuery, RenameConfig,
+    ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig, SqlConfig, StaticConfig, SyslogConfig,
+    TimestampConfig, UuidConfig,
 };
 pub use units::{ByteSize, Span};
 
@@ -217,7 +219,7 @@ pub struct TopicConfig {
 pub struct SourceConfig {
     /// Name under which its positions are kept: renaming a source makes it read everything again.
     pub name: String,
-    /// Topic that it fills. A `database` source that reads several tables may use `{table}` in it.
+    /// Topic that it fills. A `database` source that reads several tables may use `{table}` in it, a `kafka` source `{topic}`.
     pub topic: String,
     /// Field of the record that becomes its key, and by its hash chooses the partition. Default: no key, and partitions
     /// take turns.
@@ -242,6 +244,14 @@ impl SourceConfig {
     pub fn topics(&self) -> impl Iterator<Item = &str> + Clone {
         std::iter::once(self.topic.as_str()).chain(self.routes.iter().map(|route| route.topic.as_str()))
     }
+
+    /// The source after whose runs it runs.
+    pub fn after(&self) -> Option<&str> {
+        match &self.kind {
+            SourceKind::Database(database) => database.after.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// What a source is, by its `type`.
@@ -264,6 +274,8 @@ pub enum SourceKind {
     Exec(ExecConfig),
     /// Messages of an MQTT broker.
     Mqtt(MqttConfig),
+    /// Topics of another Kafka cluster.
+    Kafka(KafkaConfig),
     /// Made-up shop orders and clicks.
     Generator(GeneratorConfig),
 }
@@ -280,6 +292,7 @@ impl SourceKind {
             SourceKind::Netcat(_) => "netcat",
             SourceKind::Exec(_) => "exec",
             SourceKind::Mqtt(_) => "mqtt",
+            SourceKind::Kafka(_) => "kafka",
             SourceKind::Generator(_) => "generator",
         }
     }
@@ -496,6 +509,10 @@ pub struct DatabaseConfig {
     /// Cron expression of the runs (minute, hour, day, month, weekday; UTC), instead of `every`.
     #[serde(default)]
     pub cron: Option<String>,
+    /// Another `database` source: a run follows each of its runs that is done, instead of `every` and `cron`. Runs that were done while
+    /// this source was busy or away are followed by one.
+    #[serde(default)]
+    pub after: Option<String>,
 }
 
 /// What a run of a database source reads.

@@ -64,7 +64,7 @@ pub struct SourceStatus {
     /// Where it listens, e.g. `tcp 127.0.0.1:5514`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// `running`, `idle`, `waiting` (something is wrong, it tries again), `done`, `stopped` or `at rest`.
+    /// `running`, `idle`, `waiting` (something is wrong, it tries again), `paused`, `done`, `stopped`, `at rest` or `at rest, paused`.
     pub state: String,
     /// Records committed since start.
     pub records: u64,
@@ -81,6 +81,32 @@ pub struct SourceStatus {
     /// How far it has come, at rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub positions: Vec<PositionStatus>,
+}
+
+/// One run of a `database` source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// Counted from the source's first.
+    pub number: u64,
+    /// `running`, `waiting` (it failed, and is tried again), `done`, `failed`, or `interrupted` (it goes on with the source).
+    pub state: String,
+    /// When it began, ms since 1970 UTC.
+    pub started_ms: i64,
+    /// When it was done, or failed for good.
+    #[serde(default)]
+    pub ended_ms: Option<i64>,
+    /// How often it was begun: once, and again after each failure and each restart.
+    pub attempts: u32,
+    /// Rows that it took from the database.
+    pub rows: u64,
+    /// Their bytes as JSON.
+    pub bytes: u64,
+    /// By table, up to where it read: a cursor's value, or the first transaction whose rows it left to the next.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub reached: std::collections::BTreeMap<String, String>,
+    /// Why its newest failed attempt failed.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// How far a source has come in one of the things it reads.

@@ -3,6 +3,7 @@
 //! The log is opened as a run would open it, so a process that was killed has its torn tail cut here; and it is held
 //! meanwhile, so that the answer is of one moment.
 
+use tarn_ingest::is_paused;
 use tarn_lake::{Lake, LakeSnapshot};
 use tarn_log::Log;
 use tarn_model::clock::{Clock as _, SystemClock};
@@ -62,7 +63,7 @@ fn source_status(log: &Log, source: &tarn_model::config::SourceConfig) -> tarn_m
         name: source.name.clone(),
         kind: source.kind.name().to_owned(),
         topic: source.topic.clone(),
-        state: "at rest".to_owned(),
+        state: if is_paused(log, &source.name)? { "at rest, paused" } else { "at rest" }.to_owned(),
         positions: positions.into_iter().map(|(key, value)| PositionStatus { key, value }).collect(),
         ..SourceStatus::default()
     })

@@ -10,6 +10,7 @@ use tarn_model::{Error, Result};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::history::Counted;
 use super::row::{Cursor, RowWriter, Value};
 use super::{After, Part, Rows, Selection, Until, from_json, to_json};
 use crate::appender::Appender;
@@ -30,6 +31,15 @@ struct Reached {
     #[serde(default)]
     columns: Vec<String>,
     rows: u64,
+    #[serde(default)]
+    bytes: u64,
+}
+
+/// What a table's position counts, and the cursor that it has.
+pub(super) fn counted(position: serde_json::Value) -> Result<(Counted, Option<String>)> {
+    let reached: Reached = from_json(position)?;
+    let cursor = reached.cursor.as_ref().map(Cursor::shown);
+    Ok((Counted { rows: reached.rows, bytes: reached.bytes }, cursor))
 }
 
 /// Takes what is new in `what`.
@@ -84,6 +94,7 @@ pub(super) fn run(
         }
         reached.ties.push(hash);
         reached.rows += 1;
+        reached.bytes += value.len() as u64;
         push(source, &mut shaper, &mut appender, (seed, reached.rows), &value, wrong.as_deref())?;
         if appender.is_full() {
             stopped = source.stopping();

@@ -8,8 +8,8 @@ use tarn_model::config::{Config, DatabaseConfig, SourceKind};
 use tarn_model::{Error, Result};
 
 use super::row::RowWriter;
-use super::{Database, Named, Part, Rows, Selection, staging, topic_name};
-use crate::source::Stop;
+use super::{Database, Named, Part, Rows, Selection, history, staging, topic_name};
+use crate::stop::Stop;
 
 /// An open database. It blocks.
 pub struct Explorer {
@@ -98,7 +98,8 @@ pub async fn forget(config: &Config, log: &Log, source: &str) -> Result<usize> {
     for (key, _) in &positions {
         append.position(source, key, None);
     }
-    if !positions.is_empty() {
+    history::forget(log, source, &mut append)?;
+    if !append.is_empty() {
         log.append(append).await?;
     }
     staging::remove_all(source, &positions, &staging::folder_of(config))?;

@@ -26,7 +26,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tarn_model::{Error, Result};
 
 use super::address::{Address, Host, Tls};
-use crate::source::Stop;
+use crate::stop::Stop;
 
 /// Longest message, and so the longest row.
 pub(super) const MOST_MESSAGE_BYTES: usize = 64 << 20;

@@ -19,7 +19,7 @@ use super::address::Address;
 use super::row::{Cursor, Value};
 use super::settling::{Seen, Unsettled, Writer};
 use super::{After, Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Until, Written};
-use crate::source::Stop;
+use crate::stop::Stop;
 
 mod connection;
 mod login;

@@ -27,7 +27,7 @@ use tarn_model::{Error, Result};
 use super::address::Address;
 use super::splitting::Splits;
 use super::{Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Written};
-use crate::source::Stop;
+use crate::stop::Stop;
 
 mod connection;
 mod login;

@@ -43,6 +43,16 @@ impl Cursor {
         })
     }
 
+    /// As people read it.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Cursor::Int(number) => number.to_string(),
+            Cursor::Float(bits) => u64::from_str_radix(bits, 16)
+                .map_or_else(|_| bits.clone(), |bits| f64::from_bits(bits).to_string()),
+            Cursor::Text(text) | Cursor::Bytes(text) => text.clone(),
+        }
+    }
+
     /// The bytes of one that is bytes.
     pub(super) fn bytes(&self) -> Option<Vec<u8>> {
         match self {

@@ -18,6 +18,7 @@ use tracing::info;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::appending::{push, shaper};
+use super::history::Counted;
 use super::row::RowWriter;
 use super::splitting::{self, OpenAt, SPLITS_PER_READER};
 use super::{Part, Rows, Selection, Written, from_json, to_json};
@@ -35,6 +36,8 @@ struct Staged {
     run: u64,
     offset: u64,
     rows: u64,
+    #[serde(default)]
+    bytes: u64,
     done: bool,
     /// The file that is read, and how many there are beside the first.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -44,6 +47,16 @@ struct Staged {
     /// Before what the rows were written, where only new ones are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Written>,
+}
+
+/// What a table's position counts of a run, and the first transaction whose rows were left to the next.
+pub(super) fn counted(position: Json, run: u64) -> Result<(Counted, Option<String>)> {
+    let staged: Staged = from_json(position)?;
+    if staged.run != run {
+        return Ok((Counted::default(), None));
+    }
+    let bound = staged.until.map(|until| until.below.to_string());
+    Ok((Counted { rows: staged.rows, bytes: staged.bytes }, bound))
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks by reference")]
@@ -122,7 +135,8 @@ pub(super) fn run(
     source.monitor.total(bytes);
     info!(source = source.name, table = what.name(), rows, bytes, "rows are staged");
     let more_files = written.len().saturating_sub(1);
-    let mut staged = Staged { run: job.run, offset: 0, rows: 0, done: false, file: 0, more_files, until };
+    let mut staged =
+        Staged { run: job.run, offset: 0, rows: 0, bytes: 0, done: false, file: 0, more_files, until };
     if rows == 0 {
         staged.done = true;
         let mut appender = Appender::new(source);
@@ -304,6 +318,7 @@ fn ingest(
             let (wrong, value) = split(line.bytes);
             push(source, &mut shaper, &mut appender, (seed, staged.rows), value, wrong.as_deref())?;
             staged.rows += 1;
+            staged.bytes += value.len() as u64;
             if appender.is_full() {
                 if source.stopping() {
                     return Ok(false);

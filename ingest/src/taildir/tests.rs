@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::{Fixture, gzip};
-use crate::source::{Stop, spawn};
+use crate::source::spawn;
+use crate::stop::Stop;
 use crate::{Collectors, RunMode};
 
 const LINES: &str = r#"
@@ -247,6 +248,8 @@ fn a_new_file_that_begins_like_another_is_read_once_its_watch_is_over() {
         mode: RunMode::Continuous,
         runtime: fixture.runtime.handle().clone(),
         stop: stop.clone(),
+        followers: Vec::new(),
+        leader: None,
         throttle: None,
         append_bytes: 1024,
     };

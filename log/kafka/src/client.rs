@@ -1,4 +1,5 @@
-//! A client of Kafka's wire protocol, for tools: it asks this process or any other broker that speaks it.
+//! A client of Kafka's wire protocol, for tools and for a source that follows another cluster: it asks this process or any other
+//! broker that speaks it.
 //!
 //! *Why*: what a tool does over the wire works against a Kafka cluster later without a change. A request goes to the broker
 //! that is responsible for it: a partition's leader, a group's coordinator.
@@ -6,9 +7,11 @@
 //! *Invariants*: one request at a time on each connection; the versions of a request are those that both sides know; an answer
 //! is bounded before it is read; every call ends within half a minute and its long poll.
 //!
-//! *Not here*: members of groups of the classic protocol, transactions, authentication, retries. A tool tells what failed, and its user tries again.
+//! *Not here*: members of groups of the classic protocol, transactions, authentication, retries. A tool tells what failed, and its
+//! user tries again; a source does so by itself.
 
 mod admin;
+mod following;
 mod groups;
 mod members;
 mod records;
@@ -29,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use admin::TopicSetting;
+pub use following::{Part, Place};
 pub use groups::{CommittedAt, GroupDetails, GroupMember, GroupState};
 pub use members::Membership;
 pub use records::{At, Fetched};

@@ -234,6 +234,7 @@ impl Checker<'_, '_> {
                 SourceKind::Netcat(netcat) => self.netcat(&at, netcat, source, insecure),
                 SourceKind::Exec(exec) => self.exec(&at, exec, source),
                 SourceKind::Mqtt(mqtt) => self.mqtt(&at, mqtt, source),
+                SourceKind::Kafka(kafka) => self.kafka(&at, kafka, source),
                 SourceKind::Http(_) if self.report.is_wrong(&format!("{at}.type")) => {}
                 SourceKind::Http(http) => {
                     self.http(&at, http, source);
@@ -246,17 +247,24 @@ impl Checker<'_, '_> {
                 SourceKind::Generator(generator) => self.generator(&at, generator),
             }
         }
+        self.jobs_after_jobs();
         self.unique("source", sources.iter().map(|source| source.name.as_str()));
     }
 
     fn source_topic(&mut self, at: &str, source: &SourceConfig) {
         let field = format!("{at}.topic");
-        let is_database = matches!(source.kind, SourceKind::Database(_));
-        let has_table = source.topic.contains("{table}");
-        if has_table && !is_database && !self.report.is_wrong(&format!("{at}.type")) {
-            self.wrong(&field, "only a `database` source knows `{table}`");
+        let place = match source.kind {
+            SourceKind::Database(_) => "{table}",
+            SourceKind::Kafka(_) => "{topic}",
+            _ => "",
+        };
+        for (other, kind) in [("{table}", "database"), ("{topic}", "kafka")] {
+            let is_strange = source.topic.contains(other) && place != other;
+            if is_strange && !self.report.is_wrong(&format!("{at}.type")) {
+                self.wrong(&field, format!("only a `{kind}` source knows `{other}`"));
+            }
         }
-        self.topic_name(&field, &source.topic.replace("{table}", "t"));
+        self.topic_name(&field, &source.topic.replace("{table}", "t").replace("{topic}", "t"));
     }
 
     fn spooldir(&mut self, at: &str, spool: &SpooldirConfig, source: &SourceConfig) {
@@ -379,21 +387,7 @@ impl Checker<'_, '_> {
             (_, Some(name)) if name.is_empty() => self.wrong(&cursor, "a column has a name"),
             _ => {}
         }
-        if let Some(every) = database.every {
-            self.more_than_zero(&format!("{at}.every"), every);
-        }
-        if let Some(cron) = &database.cron {
-            let field = format!("{at}.cron");
-            if database.every.is_some() {
-                self.wrong(&field, "there is `every` already: leave one of them out");
-            } else if let Err(error) = cron.parse::<croner::Cron>() {
-                let (shown, detail) = (self.shown(&field, cron), self.detail(&field, error));
-                self.wrong(
-                    &field,
-                    format!("{shown} is no cron expression (`minute hour day month weekday`){detail}"),
-                );
-            }
-        }
+        self.schedule(at, database);
     }
 
     /// Where the database is, and who asks it.

@@ -5,8 +5,8 @@ use regex::Regex;
 
 use super::check::Checker;
 use super::{
-    BodyKind, ExecConfig, FileFormat, HttpConfig, InterceptorConfig, LineConfig, MqttConfig, MultilineConfig,
-    NetcatConfig, RateLimitConfig, RouteConfig, SourceConfig, SyslogConfig,
+    BodyKind, ExecConfig, FileFormat, HttpConfig, InterceptorConfig, KafkaConfig, LineConfig, MqttConfig,
+    MultilineConfig, NetcatConfig, RateLimitConfig, RouteConfig, SourceConfig, SyslogConfig,
 };
 use crate::grok;
 
@@ -295,6 +295,45 @@ impl Checker<'_, '_> {
             self.wrong(&format!("{at}.multiline"), "a message is a record, however many lines it has");
         }
         self.format_of_a_stream(at, mqtt.format, &mqtt.lines, source);
+    }
+
+    pub(super) fn kafka(&mut self, at: &str, kafka: &KafkaConfig, source: &SourceConfig) {
+        let is_address = |address: &str| {
+            address.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            })
+        };
+        if !kafka.brokers.split(',').all(|address| is_address(address.trim())) {
+            let message = "these are no addresses: write `host:port`, with commas between several";
+            self.wrong(&format!("{at}.brokers"), message);
+        }
+        let own = self.config.log.kafka.as_deref();
+        if kafka.brokers.split(',').any(|address| Some(address.trim()) == own) {
+            let message = "this is `log.kafka` of this config: a log that follows itself never ends";
+            self.wrong(&format!("{at}.brokers"), message);
+        }
+        let field = format!("{at}.topics");
+        let patterns = kafka.topics.patterns();
+        self.not_empty(&field, patterns.is_empty() || patterns.iter().any(String::is_empty));
+        let has_place = source.topic.contains("{topic}");
+        if kafka.topics.are_several() && !has_place {
+            let message = "several topics need several topics here: put `{topic}` into it, e.g. `{topic}`";
+            self.wrong(&format!("{at}.topic"), message);
+        }
+        self.more_than_zero(&format!("{at}.look_every"), kafka.look_every);
+        // A record is passed as it is.
+        let others = [
+            ("key", source.key.is_some()),
+            ("interceptor", !source.interceptors.is_empty()),
+            ("route", !source.routes.is_empty()),
+        ];
+        for (key, is_set) in others {
+            if is_set {
+                let message =
+                    "a `kafka` source passes records as they are there, with their keys and headers";
+                self.wrong(&format!("{at}.{key}"), message);
+            }
+        }
     }
 
     fn format_of_a_stream(

@@ -148,6 +148,7 @@ fn make_absolute(config: &mut Config, folder: &Path) {
             | SourceKind::Netcat(_)
             | SourceKind::Exec(_)
             | SourceKind::Mqtt(_)
+            | SourceKind::Kafka(_)
             | SourceKind::Generator(_) => {}
         }
     }

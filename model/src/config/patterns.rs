@@ -11,6 +11,8 @@ use super::{Config, TableConfig};
 
 /// What stands for a part of a name.
 const PLACE: &str = "{table}";
+/// What stands for the whole name of another cluster's topic.
+const TOPIC_PLACE: &str = "{topic}";
 /// As in Kafka: a topic's name is a folder's name too, with room for a partition's number.
 pub(super) const MAX_NAME_CHARS: usize = 249;
 pub(super) const MAX_TABLE_NAME_CHARS: usize = MAX_NAME_CHARS - "_dead_letters".len();
@@ -22,9 +24,33 @@ pub(super) fn part_of<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
     (!part.is_empty() && part != PLACE).then_some(part)
 }
 
-/// Whether what fills `pattern` (the topic of a source, perhaps with `{table}`) fills the topic `name`.
+/// Whether what fills `pattern` (the topic of a source, perhaps with `{table}` or `{topic}`) fills the topic `name`.
 pub fn fills(pattern: &str, name: &str) -> bool {
-    pattern == name || part_of(pattern, name).is_some()
+    let (pattern, name) = (pattern.replace(TOPIC_PLACE, PLACE), name.replace(TOPIC_PLACE, PLACE));
+    pattern == name || part_of(&pattern, &name).is_some()
+}
+
+/// Whether the topic of a source stands for several.
+pub fn has_place(topic: &str) -> bool {
+    topic.contains(PLACE) || topic.contains(TOPIC_PLACE)
+}
+
+/// Whether `name` fits `pattern`, in which `*` stands for anything.
+pub fn is_like(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        let Some((_, after)) = rest.split_once(part) else {
+            return false;
+        };
+        rest = after;
+    }
+    rest.ends_with(last)
 }
 
 impl TableConfig {

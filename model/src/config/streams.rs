@@ -460,3 +460,85 @@ impl MqttConfig {
         self.client_id.clone().unwrap_or_else(|| format!("tarn-{source}"))
     }
 }
+
+/// `type = "kafka"`: topics of another Kafka cluster, record by record as they are there: key, value, headers, timestamp.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KafkaConfig {
+    /// Brokers to ask first, e.g. `10.0.0.1:9092,10.0.0.2:9092`; they name the others.
+    pub brokers: String,
+    /// Topics to read: a name, or a list of them, with `*` for anything, e.g. `"shop.*"`. Topics and partitions that appear later are
+    /// read as well. With several topics, `topic` needs `{topic}`, which stands for the name.
+    pub topics: KafkaTopics,
+    /// Where the partitions that are there when the source first runs are begun: `earliest` or `latest`. Later ones are read from
+    /// their first record. Default: `earliest`.
+    #[serde(default)]
+    pub start: KafkaStart,
+    /// What happens when the next record is not there any more, because the other cluster let it go or made the topic anew: `fail`,
+    /// or `earliest`, go on with the first that is there, and say which are missing. Default: `fail`.
+    #[serde(default)]
+    pub out_of_range: OutOfRange,
+    /// Which partition a record goes to: that of the same number (`kept`), or that of its key (`by_key`). Default: `kept`.
+    #[serde(default)]
+    pub partitioning: Partitioning,
+    /// Time between two looks for new topics and partitions. Default: `30s`.
+    #[serde(default = "keep_alive")]
+    pub look_every: Span,
+}
+
+/// One name or pattern, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum KafkaTopics {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl KafkaTopics {
+    /// All of them.
+    pub fn patterns(&self) -> &[String] {
+        match self {
+            KafkaTopics::One(pattern) => std::slice::from_ref(pattern),
+            KafkaTopics::Many(patterns) => patterns,
+        }
+    }
+
+    /// Whether more than one topic may fit.
+    pub fn are_several(&self) -> bool {
+        self.patterns().len() > 1 || self.patterns().iter().any(|pattern| pattern.contains('*'))
+    }
+}
+
+/// Where a partition is begun.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KafkaStart {
+    /// At its first record.
+    #[default]
+    Earliest,
+    /// Behind its last record.
+    Latest,
+}
+
+/// What happens when records are missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OutOfRange {
+    /// The source fails.
+    #[default]
+    Fail,
+    /// It goes on with the first record that is there.
+    Earliest,
+}
+
+/// Which partition a record goes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Partitioning {
+    /// That of the same number.
+    #[default]
+    Kept,
+    /// That of its key.
+    ByKey,
+}

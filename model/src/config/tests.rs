@@ -466,6 +466,78 @@ fn a_source_of_lines_has_its_formats_interceptors_and_routes() {
 }
 
 #[test]
+fn jobs_after_jobs_are_checked_all_at_once() {
+    let job = |name: &str, after: &str| {
+        format!(
+            "[[source]]\nname = \"{name}\"\ntype = \"database\"\nurl = \"sqlite:a\"\ntable = \"{name}\"\ntopic = \"{name}\"\nafter = \"{after}\"\n"
+        )
+    };
+    let first = job("first", "").replace("after = \"\"\n", "every = \"1h\"\n");
+    assert_eq!(
+        problems_or_none(&(first.clone() + &job("second", "first") + &job("third", "second"))),
+        [""; 0] as [&str; 0]
+    );
+    let wrong = first
+        + &job("a", "c")
+        + &job("b", "a")
+        + &job("c", "b")
+        + &job("self", "self")
+        + &job("lost", "frist")
+        + &job("beside", "b")
+        + &job("late", "pushes")
+        + &(job("both", "first") + "every = \"1h\"\n")
+        + "[[source]]\nname = \"pushes\"\ntype = \"http\"\ntopic = \"p\"\n";
+    let found = problems(&wrong);
+    for want in [
+        "source[1].after: these sources wait for one another: `a` after `c` after `b`",
+        "source[2].after: these sources wait for one another: `b` after `a` after `c`",
+        "source[3].after: these sources wait for one another: `c` after `b` after `a`",
+        "source[4].after: this source would wait for itself",
+        "source[5].after: there is no source `frist`: did you mean `first`?",
+        "source[7].after: `pushes` has no runs that could be followed: it is no `database` source",
+        "source[8].after: there is `every` already: leave one of them out",
+    ] {
+        assert!(found.iter().any(|line| line.ends_with(want)), "missing: {want}\n{}", found.join("\n"));
+    }
+    assert_eq!(found.len(), 7, "{}", found.join("\n"));
+}
+
+#[test]
+fn a_kafka_source_says_which_topics_and_where_they_go() {
+    let source = |rest: &str| {
+        format!(
+            "[log]\nkafka = \"127.0.0.1:9093\"\n[[source]]\nname = \"m\"\ntype = \"kafka\"\n{rest}\n[[table]]\nname = \"{{table}}\"\ntopic = \"shop.{{table}}\"\n"
+        )
+    };
+    let right = "brokers = \"a:9092, b:9092\"\ntopics = [\"shop.*\", \"x\"]\ntopic = \"{topic}\"";
+    assert_eq!(problems_or_none(&source(right)), [""; 0] as [&str; 0]);
+    assert_eq!(
+        problems_or_none(&source("brokers = \"a:9092\"\ntopics = \"orders\"\ntopic = \"shop.o\"")),
+        [""; 0] as [&str; 0]
+    );
+    let wrong = "brokers = \"127.0.0.1:9093\"\ntopics = \"shop.*\"\ntopic = \"shop.x\"\nkey = \"id\"\nlook_every = \"0s\"";
+    let found = problems(&source(wrong));
+    for want in [
+        "source[0].brokers: this is `log.kafka`",
+        "source[0].topic: several topics",
+        "source[0].key: a `kafka`",
+        "look_every",
+    ] {
+        assert!(found.iter().any(|line| line.contains(want)), "missing: {want}\n{}", found.join("\n"));
+    }
+    assert_eq!(found.len(), 4, "{}", found.join("\n"));
+    let strange = "brokers = \"nowhere\"\ntopics = []\ntopic = \"{table}\"";
+    let found = problems(&source(strange));
+    for want in [
+        "source[0].brokers: these are no addresses",
+        "source[0].topics",
+        "only a `database` source knows `{table}`",
+    ] {
+        assert!(found.iter().any(|line| line.contains(want)), "missing: {want}\n{}", found.join("\n"));
+    }
+}
+
+#[test]
 fn what_is_wrong_with_formats_interceptors_and_routes_is_told_key_by_key() {
     let wrong = STREAM
         .replace("'^(?<a>.)'", "'^(.)'")

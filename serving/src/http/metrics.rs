@@ -64,13 +64,16 @@ fn overall(metrics: &mut Metrics, status: &Status) {
 
 fn sources(metrics: &mut Metrics, status: &Status) {
     type Value = fn(&tarn_model::status::SourceStatus) -> Option<u64>;
-    let each: [(&str, &str, &str, Value); 5] = [
+    let each: [(&str, &str, &str, Value); 6] = [
         ("tarn_source_records_total", "counter", "Records committed since the start.", |s| Some(s.records)),
         ("tarn_source_read_bytes_total", "counter", "Bytes read since the start.", |s| Some(s.bytes)),
         ("tarn_source_dropped_total", "counter", "Records that a filter dropped.", |s| Some(s.dropped)),
         ("tarn_source_lag_bytes", "gauge", "Bytes left to read, where known.", |s| s.lag_bytes),
         ("tarn_source_failing", "gauge", "Whether the newest attempt failed.", |s| {
             Some(u64::from(s.last_error.is_some()))
+        }),
+        ("tarn_source_paused", "gauge", "Whether somebody paused it.", |s| {
+            Some(u64::from(s.state == "paused"))
         }),
     ];
     for (name, kind, help, value) in each {

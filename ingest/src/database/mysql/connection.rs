@@ -28,7 +28,7 @@ use super::types::Described;
 use crate::database::NO_SUCH_TABLE;
 use crate::database::address::Address;
 use crate::database::link::{Link, MOST_MESSAGE_BYTES, too_long};
-use crate::source::Stop;
+use crate::stop::Stop;
 
 /// What we can and want: long passwords, counts of rows that were found rather than changed, long flags, a database, protocol 4.1, transactions, hashed answers, ways of logging in.
 const CAPABILITIES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;

@@ -15,7 +15,7 @@ use super::login::{SCRAM, Scram, md5_answer};
 use crate::database::NO_SUCH_TABLE;
 use crate::database::address::Address;
 use crate::database::link::{Link, MOST_MESSAGE_BYTES, too_long};
-use crate::source::Stop;
+use crate::stop::Stop;
 
 /// What asks for TLS, in place of a protocol's version.
 const ASK_FOR_TLS: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
