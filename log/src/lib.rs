@@ -60,7 +60,7 @@ pub use append::{
 pub use buffers::Buffer;
 pub use compaction::Compacted;
 pub use fetch::{Answer, Fetch, RecordView, Records};
-pub use offsets::{CommittedOffset, GroupOffset};
+pub use offsets::{CommittedOffset, GroupOffset, OffsetsByGroup};
 pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
 pub use partitioner::of_key as partition_of_key;
 pub use refused::Refused;

@@ -38,6 +38,9 @@ pub struct CommittedOffset {
     pub at_ms: i64,
 }
 
+/// Group → topic, partition and offset of what it has committed.
+pub type OffsetsByGroup = BTreeMap<String, Vec<(String, PartitionId, Offset)>>;
+
 /// What an append changes of consumer groups.
 #[derive(Debug, Default)]
 pub(crate) struct GroupChanges {
@@ -97,12 +100,12 @@ impl Log {
 
     /// What all groups have committed, by group: topic, partition, offset. One look into the ledger, however many groups there
     /// are. Blocking.
-    pub fn all_group_offsets(&self) -> Result<BTreeMap<String, Vec<(String, PartitionId, Offset)>>> {
+    pub fn all_group_offsets(&self) -> Result<OffsetsByGroup> {
         let rows = self.shared().reader.all_group_offsets()?;
         let visible = self.shared().visible.read();
         let names: HashMap<i64, &String> =
             visible.topics.iter().map(|(name, topic)| (topic.id, name)).collect();
-        let mut groups = BTreeMap::<String, Vec<_>>::new();
+        let mut groups = OffsetsByGroup::new();
         for (group, topic, partition, offset) in rows {
             if let Some(name) = names.get(&topic) {
                 groups.entry(group).or_default().push(((*name).clone(), partition, offset));

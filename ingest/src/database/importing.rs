@@ -19,7 +19,7 @@ use tarn_model::{Error, Result, Value};
 
 use super::splitting::{SPLITS_PER_READER, Splits};
 use super::{Database, Part, Rows, Selection};
-use crate::source::Stop;
+use crate::stop::Stop;
 
 /// Rows by whose values the types of columns are told that the database does not tell.
 const SAMPLE_ROWS: usize = 10_000;

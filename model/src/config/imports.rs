@@ -126,6 +126,7 @@ impl ImportConfig {
             readers: self.readers,
             every: None,
             cron: None,
+            after: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use tarn_model::{Error, Kind, Result};
 use super::{Connection, ERROR, OK, QUERY, Reader};
 use crate::database::address::Address;
 use crate::export::Refused;
-use crate::source::Stop;
+use crate::stop::Stop;
 
 /// Strict, so that nothing is cut or replaced in silence; a zero is a zero also where numbers are given out.
 const SETTINGS: &str = "SET time_zone = '+00:00', autocommit = 1, \

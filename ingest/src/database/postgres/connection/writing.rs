@@ -10,7 +10,7 @@ use tarn_model::{Error, Kind, Result};
 use super::Connection;
 use crate::database::address::Address;
 use crate::export::Refused;
-use crate::source::Stop;
+use crate::stop::Stop;
 
 /// Classes of SQLSTATE that blame rows: cardinality, data, constraints, triggered changes, check options, limits, `RAISE` in a trigger.
 const OF_ROWS: &[&str] = &["21", "22", "23", "27", "44", "54", "P0"];
