@@ -59,7 +59,7 @@ use staging::{Rejects, Shared};
 use tokens::Token;
 
 /// How long somebody else's export of the same job, or a writer of SQLite, is waited for.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Longest name of a job and of a run.
 const MOST_NAME: usize = 190;
 
