@@ -90,8 +90,8 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// When a record counts as committed. `group`: once it is on disk (one fdatasync serves all appends that wait);
-    /// `interval`: at once, synced every `sync_interval`; `none`: at once, never synced by Tarn (survives the process, not
-    /// the power). Default: `group`.
+    /// `interval`: at once, synced every `sync_interval`; `none`: at once, synced beside every
+    /// 10,000th commit only (survives the process, not the power). Default: `group`.
     pub sync: SyncMode,
     /// Time between two syncs under `sync = "interval"`. Default: `1s`.
     pub sync_interval: Span,
