@@ -726,11 +726,11 @@ fn what_is_wrong_with_an_import_is_told() {
             "{sqlite}table = \"*\"\nsplit_by = \"x\"\nreaders = 1\ntypes = \"x\"\ntimezone = \"Oslo\""
         )),
         [
-            "import[0].table: several tables need several names: put `{table}` into it, e.g. `shop_{table}`",
+            "import[0].into: several tables need several names: put `{table}` into it, e.g. `shop_{table}`",
             "import[0].split_by: only an import of one `table` or `query` of PostgreSQL uses this",
             "import[0].readers: a table is read by 2 to 64 readers",
             "import[0].types: column `x` has no type; write `name TYPE`",
-            "import[0].timezone: `Oslo` is no time zone, did you mean `Poland`?",
+            "import[0].timezone: `Oslo` is no time zone: write e.g. `Europe/Berlin`",
         ]
     );
     let two = format!(
