@@ -19,6 +19,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::args::{ExportArgs, Report};
 use crate::failure::Usage;
+use crate::imports;
 use crate::render::out;
 use crate::rest;
 use crate::rows::Rows;
@@ -61,8 +62,10 @@ pub(crate) async fn export(args: ExportArgs) -> anyhow::Result<()> {
         (_, as_of) => as_of.clone(),
     };
     let sql = if args.lake { lake_only(&config).await? } else { Sql::open(&config).await? };
+    // Before the rows: an import that comes meanwhile makes the next export another one, and none the same.
+    let imports = imports::versions(&config).await?;
     let rows = sql.query(&statement, as_of.as_ref()).await?;
-    let finished = moved(&args, exporter, rows, is_table).await?;
+    let finished = moved(&args, exporter, rows, is_table, imports).await?;
     told(&args, &finished, start)
 }
 
@@ -98,10 +101,11 @@ async fn moved(
     mut exporter: Exporter,
     rows: Rows,
     is_table: bool,
+    imports: String,
 ) -> anyhow::Result<Finished> {
     let Rows { schema, vector: cut, mut batches } = rows;
     let (mut exporter, prepared) = spawn_blocking(move || {
-        let prepared = exporter.prepare(&schema, is_table, &cut);
+        let prepared = exporter.prepare(&schema, is_table, &cut, &imports);
         (exporter, prepared)
     })
     .await?;

@@ -13,6 +13,8 @@ use tarn_model::{Result, clock};
 use tarn_table::import::is_import;
 use tarn_table::{Catalog, verify::TableReport};
 
+use crate::rest;
+
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -116,6 +118,16 @@ pub(crate) async fn find(
         }
     }
     Ok(found)
+}
+
+/// Versions of all import tables of a config, which no vector of offsets tells; empty where there are none.
+pub(crate) async fn versions(config: &Config) -> anyhow::Result<String> {
+    if config.imports.is_empty() {
+        return Ok(String::new());
+    }
+    let lake = rest::lake(config).await?;
+    let tables = find(&lake, &config.imports, |_| false).await?;
+    Ok(tables.iter().map(|(name, table)| format!(" {name}@{}", table.snapshot().version)).collect())
 }
 
 /// What an import table is: it has no topic, and nothing that it could lag behind.

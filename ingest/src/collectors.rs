@@ -55,6 +55,8 @@ pub struct Collectors {
     stops: BTreeMap<String, Arc<Stop>>,
     log: Log,
     clock: Arc<dyn Clock>,
+    /// Held while a source is told to pause or to go on, so that the log says what the source does.
+    controlling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,7 @@ impl Collectors {
             stops: BTreeMap::new(),
             log: log.clone(),
             clock: clock.clone(),
+            controlling: tokio::sync::Mutex::default(),
         };
         for source in &config.sources {
             let stop = Arc::new(Stop::new(is_paused(&log, &source.name)?));
@@ -200,8 +203,11 @@ impl Collectors {
     /// Pauses a source: durably first, then it comes to rest. Whether it has by now; one that is busy may take longer.
     pub async fn pause(&self, name: &str) -> Result<bool> {
         let (stop, monitor) = self.controls(name)?;
-        set_paused(&self.log, &*self.clock, name, true).await?;
-        stop.pause();
+        {
+            let _one_at_a_time = self.controlling.lock().await;
+            set_paused(&self.log, &*self.clock, name, true).await?;
+            stop.pause();
+        }
         let has_thread = self.running.iter().any(|running| running.name == name);
         if !has_thread {
             monitor.state(State::Paused);
@@ -217,12 +223,15 @@ impl Collectors {
     /// Lets a paused source go on where it was.
     pub async fn resume(&self, name: &str) -> Result<()> {
         let (stop, monitor) = self.controls(name)?;
+        let _one_at_a_time = self.controlling.lock().await;
         set_paused(&self.log, &*self.clock, name, false).await?;
         let has_thread = self.running.iter().any(|running| running.name == name);
-        if !has_thread {
+        if has_thread {
+            stop.resume();
+        } else {
             monitor.state(State::Running);
+            stop.resume_at_once();
         }
-        stop.resume();
         Ok(())
     }
 

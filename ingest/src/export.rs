@@ -199,7 +199,9 @@ fn kind_of(config: &Config, to: &str, password: Option<Secret>) -> Result<Kind> 
         true => String::new(),
         false => format!("; `database` sources of the config: {}", known.join(", ")),
     };
-    Err(Error::invalid(format!("`{to}` is no database that is known")).with_hint(format!(
+    // A password may stand in what looks like an address.
+    let shown = if to.contains("://") || to.contains('@') { "the address" } else { &format!("`{to}`") };
+    Err(Error::invalid(format!("{shown} is no database that is known")).with_hint(format!(
         "write an address, such as `postgres://USER@HOST/DATABASE` or `sqlite:PATH`{sources}"
     )))
 }
@@ -290,11 +292,19 @@ impl Exporter {
 
     /// Compares the statement's columns with the target's, and begins. Of a whole table, columns of Tarn's own that the target has not
     /// are left out.
-    pub fn prepare(&mut self, schema: &SchemaRef, is_table: bool, cut: &str) -> Result<Prepared> {
+    ///
+    /// `imports` is what no cut tells: the versions of import tables.
+    pub fn prepare(
+        &mut self,
+        schema: &SchemaRef,
+        is_table: bool,
+        cut: &str,
+        imports: &str,
+    ) -> Result<Prepared> {
         let statement = self.order.fingerprint();
         let run = match &self.order.run {
             Some(run) => run.clone(),
-            None => Token::unnamed(&format!("{statement} {cut}")),
+            None => Token::unnamed(&format!("{statement} {cut}{imports}")),
         };
         if let Some(done) = self.known.iter().find(|token| token.done && token.run == run) {
             return Ok(Prepared::Done(done.finished()));
@@ -337,7 +347,8 @@ impl Exporter {
             done_at: String::new(),
         };
         fault::point("export.begin.before")?;
-        tokens::begin(&mut *self.session, &plan, &self.order.job, &token)?;
+        let done = self.known.iter().filter(|token| token.done).count();
+        tokens::begin(&mut *self.session, &plan, &self.order.job, &token, done)?;
         fault::point("export.begin.after")?;
         let shared = Shared { staged: AtomicU64::new(0), rejects: Mutex::new(rejects) };
         self.running =
@@ -376,6 +387,10 @@ impl Exporter {
             if let Err(what) = fitting::fits(gives, column.takes) {
                 let declared = if column.declared.is_empty() { "untyped" } else { &column.declared };
                 wrong(format!("{gives} does not go into `{declared}`: {what}"));
+                continue;
+            }
+            if let Some(why) = column.no_key.as_ref().filter(|_| is_key(column)) {
+                wrong(format!("it cannot be a key here: {why}"));
                 continue;
             }
             let staged = format!("c{}", columns.len());

@@ -121,20 +121,26 @@ impl Entrance {
 
     /// Turns a request down while the source is paused or its rate limit owes time, before its body is read.
     fn admit(&self) -> std::result::Result<(), Refusal> {
-        if self.stop.is_paused() {
-            let message = format!("the source `{}` is paused", self.config.name);
-            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message);
-            let hint = format!("`tarn source resume {}` lets it go on", self.config.name);
-            return Err(Refusal { retry_after_s: RETRY_PAUSED_AFTER_S, ..refusal.with_hint(hint) });
-        }
+        self.refuse_while_paused()?;
         match self.throttle.as_ref().map(|throttle| throttle.debt()) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(debt) => Err(self.too_fast(debt)),
         }
     }
 
-    /// Charges a request's records, unless others were quicker.
+    fn refuse_while_paused(&self) -> std::result::Result<(), Refusal> {
+        if !self.stop.is_paused() {
+            return Ok(());
+        }
+        let message = format!("the source `{}` is paused", self.config.name);
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message);
+        let hint = format!("`tarn source resume {}` lets it go on", self.config.name);
+        Err(Refusal { retry_after_s: RETRY_PAUSED_AFTER_S, ..refusal.with_hint(hint) })
+    }
+
+    /// Charges a request's records, unless others were quicker, or the source was paused while they came.
     fn charge(&self, charge: Charge) -> std::result::Result<(), Refusal> {
+        self.refuse_while_paused()?;
         let Some(throttle) = &self.throttle else { return Ok(()) };
         throttle.try_take(charge.records, charge.bytes).map_err(|debt| self.too_fast(debt))
     }

@@ -61,6 +61,8 @@ pub(crate) enum Pumped {
 /// Takes arrivals into the log.
 pub(crate) struct Inlet {
     sender: Option<mpsc::Sender<Arrival>>,
+    /// The sender that was closed, as long as somebody has a clone of it.
+    closed: Option<mpsc::WeakSender<Arrival>>,
     arrivals: mpsc::Receiver<Arrival>,
     session: u128,
     /// Messages (after joining) that were taken.
@@ -94,6 +96,7 @@ impl Inlet {
         let (sender, arrivals) = mpsc::channel(MOST_WAITING);
         Inlet {
             sender: Some(sender),
+            closed: None,
             arrivals,
             session: clock::new_id().as_u128(),
             taken: 0,
@@ -111,12 +114,19 @@ impl Inlet {
 
     /// No new senders: [`Inlet::pump`] ends with the last arrival of those there are.
     pub(crate) fn close(&mut self) {
-        self.sender = None;
+        if let Some(sender) = self.sender.take() {
+            self.closed = Some(sender.downgrade());
+        }
     }
 
     /// Takes senders again after [`Inlet::close`]; what had arrived and was not taken stays.
     pub(crate) fn reopen(&mut self) {
         if self.sender.is_some() {
+            return;
+        }
+        // Somebody may be about to send still.
+        if let Some(sender) = self.closed.take().and_then(|closed| closed.upgrade()) {
+            self.sender = Some(sender);
             return;
         }
         let (sender, arrivals) = mpsc::channel(MOST_WAITING);

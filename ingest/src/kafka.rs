@@ -160,7 +160,17 @@ impl Kafka {
                     rest: None,
                 };
                 if is_new {
-                    let Some(next) = offset(source, cluster, &one, at)? else { return Ok(None) };
+                    let next = match offset(source, cluster, &one, at) {
+                        Ok(Some(next)) => next,
+                        Ok(None) => return Ok(None),
+                        // It is found again by a later look, and read from its first record then.
+                        Err(error) if matches!(at, At::Earliest) && !source.draining() => {
+                            warn!(source = source.name, topic = one.topic, partition, error = %error, "a new partition cannot be read yet");
+                            source.monitor.error(&error);
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
                     one.reached.next = next;
                     info!(source = source.name, topic = one.topic, partition, from = next, "partition found");
                     position(appender, &one)?;

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::RunMode;
 use crate::monitor::{Monitor, State, tell};
-use crate::stop::Stop;
+use crate::stop::{Rest, Stop};
 use crate::throttle::Throttle;
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(200);
@@ -162,12 +162,21 @@ fn run(source: &Source, collector: &mut impl Collector) -> Result<()> {
             return Ok(());
         }
         source.monitor.state(State::Paused);
-        if source.draining() {
-            warn!(source = source.name, "the source is paused: the drain is without it");
-            return Ok(());
+        match source.stop.come_to_rest() {
+            Rest::GoesOn => {}
+            Rest::Stays if source.draining() => {
+                warn!(source = source.name, "the source is paused: the drain is without it");
+                return Ok(());
+            }
+            Rest::Stays => info!(source = source.name, "source is paused"),
+            Rest::Ends => return Ok(()),
         }
-        info!(source = source.name, "source is paused");
         if !source.stop.wait_while_paused() {
+            if collector.held() > 0 {
+                let finished = finish(source, collector);
+                let (lost, error) = (collector.held(), finished.as_ref().err().map(tell));
+                warn!(source = source.name, lost, error, "it ends while it is paused");
+            }
             return Ok(());
         }
         info!(source = source.name, "source goes on");

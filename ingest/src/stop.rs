@@ -2,7 +2,8 @@
 //!
 //! *Why one signal*: whatever makes a collector stop (a thread that waits, a connection that reads) makes it pause as well. A
 //! paused source is one whose collector has come back, with what it had committed or held, and is called again later: it goes on
-//! from its committed position, as after an error.
+//! from its committed position, as after an error. A pause that a collector may have seen lasts until it has come back, also when
+//! it is taken back meanwhile: half of it would stop, and half go on.
 //!
 //! *Not here*: that a source is paused still after a restart: [`crate::control`].
 
@@ -36,7 +37,17 @@ enum Phase {
     #[default]
     Going,
     Paused,
+    /// Paused, and to go on once it has come to rest.
+    Resuming,
     Stopped,
+}
+
+/// What a source does that has come to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    GoesOn,
+    Stays,
+    Ends,
 }
 
 impl Stop {
@@ -60,23 +71,33 @@ impl Stop {
     }
 
     pub(crate) fn pause(&self) {
-        self.change(|signals| {
-            if signals.phase == Phase::Going {
-                (signals.phase, signals.halted) = (Phase::Paused, false);
-            }
+        self.change(|signals| match signals.phase {
+            Phase::Going => (signals.phase, signals.halted) = (Phase::Paused, false),
+            Phase::Resuming => signals.phase = Phase::Paused,
+            Phase::Paused | Phase::Stopped => {}
         });
     }
 
     pub(crate) fn resume(&self) {
         self.change(|signals| {
             if signals.phase == Phase::Paused {
+                let rests = signals.halted || signals.ended;
+                signals.phase = if rests { Phase::Going } else { Phase::Resuming };
+            }
+        });
+    }
+
+    /// Goes on at once: of what has no thread that must come to rest.
+    pub(crate) fn resume_at_once(&self) {
+        self.change(|signals| {
+            if signals.phase != Phase::Stopped {
                 signals.phase = Phase::Going;
             }
         });
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.signals.lock().phase == Phase::Paused
+        matches!(self.signals.lock().phase, Phase::Paused | Phase::Resuming)
     }
 
     /// Whether a source that was paused does nothing any more.
@@ -85,15 +106,37 @@ impl Stop {
         signals.ended || signals.halted
     }
 
-    /// Waits while the source is paused; whether it is to go on.
-    pub(crate) fn wait_while_paused(&self) -> bool {
+    /// The source has come to rest: what it does now.
+    pub(crate) fn come_to_rest(&self) -> Rest {
         let mut signals = self.signals.lock();
         signals.halted = true;
-        while signals.phase == Phase::Paused {
-            self.changed.wait(&mut signals);
+        match signals.phase {
+            Phase::Resuming => {
+                (signals.phase, signals.halted) = (Phase::Going, false);
+                Rest::GoesOn
+            }
+            Phase::Going => {
+                signals.halted = false;
+                Rest::GoesOn
+            }
+            Phase::Paused => Rest::Stays,
+            Phase::Stopped => Rest::Ends,
         }
-        signals.halted = false;
-        signals.phase == Phase::Going
+    }
+
+    /// Waits while the source is paused; whether it is to go on.
+    pub(crate) fn wait_while_paused(&self) -> bool {
+        loop {
+            match self.come_to_rest() {
+                Rest::GoesOn => return true,
+                Rest::Ends => return false,
+                Rest::Stays => {}
+            }
+            let mut signals = self.signals.lock();
+            if signals.phase == Phase::Paused {
+                self.changed.wait(&mut signals);
+            }
+        }
     }
 
     /// Wakes the source, or keeps it from its next wait: there may be something to do.
@@ -164,11 +207,34 @@ mod tests {
         let stop = Stop::new(true);
         assert!(stop.is_paused() && stop.is_set() && !stop.is_at_rest());
         stop.resume();
+        assert!(stop.is_set() && stop.wait_while_paused() && !stop.is_set());
+        stop.pause();
+        assert!(!stop.is_at_rest());
+        assert_eq!(stop.come_to_rest(), Rest::Stays);
+        assert!(stop.is_at_rest());
+        stop.resume();
         assert!(!stop.is_set() && stop.wait_while_paused());
         stop.set();
         stop.pause();
         stop.resume();
         assert!(stop.is_set() && !stop.is_paused() && !stop.wait_while_paused());
+    }
+
+    #[test]
+    fn a_pause_that_is_taken_back_holds_until_the_source_has_come_to_rest() {
+        let stop = Stop::new(false);
+        stop.pause();
+        let seen = stop.is_set();
+        stop.resume();
+        assert!(seen && stop.is_set() && stop.is_paused(), "who looks a second time sees the same");
+        assert_eq!(stop.come_to_rest(), Rest::GoesOn);
+        assert!(!stop.is_set() && !stop.is_paused());
+        stop.pause();
+        stop.resume();
+        stop.pause();
+        assert_eq!(stop.come_to_rest(), Rest::Stays, "the last word counts");
+        stop.set();
+        assert_eq!(stop.come_to_rest(), Rest::Ends);
     }
 
     #[test]

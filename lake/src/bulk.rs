@@ -119,8 +119,13 @@ impl Lake {
                 Error::internal(format!("a table that was just created is not there: table=`{name}`"))
             }));
         };
-        let txns = &created.snapshot().txns;
-        if commit.advances.iter().any(|advance| txns.get(&advance.app_id) != Some(&advance.to)) {
+        let (there, folder) = (created.snapshot(), self.folder(name)?);
+        // Another machine may have made the same run of a job.
+        let is_there = |file: &NewFile| {
+            file_path(&folder, &file.path).is_ok_and(|path| there.files.iter().any(|f| f.path == path))
+        };
+        let advanced = |advance: &crate::Advance| there.txns.get(&advance.app_id) == Some(&advance.to);
+        if !commit.advances.iter().all(advanced) || !commit.files.iter().all(is_there) {
             return Err(Error::conflict(format!("somebody else made the table meanwhile: table=`{name}`"))
                 .with_hint("try again: the rows come to those that are there now"));
         }

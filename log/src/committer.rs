@@ -476,7 +476,9 @@ impl Committer {
             let (seq, files) = (self.ledger.seq(), std::mem::take(&mut self.unsynced));
             let synced = draft::sync(&files).and_then(|()| self.ledger.synced_through(seq));
             if let Err(cause) = synced {
-                return Err(self.stop(&cause).into());
+                let cause = self.stop(&cause);
+                self.answer_sync_waiters(i64::MAX, Err(&cause));
+                return Err(cause.into());
             }
             self.synced_seq = seq;
         }

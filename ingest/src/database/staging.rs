@@ -269,6 +269,7 @@ pub(super) fn write_rows(
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&writing).map_err(failed)?);
     let writer = RowWriter::new(&database.columns(what)?);
     let (mut value, mut rows, mut bytes) = (Vec::new(), 0_u64, 0_u64);
+    let mut broken_off = false;
     database.rows(what, part, &mut |row, _| {
         let wrong = writer.write(row, &mut value).err();
         if let Some(wrong) = wrong {
@@ -280,9 +281,10 @@ pub(super) fn write_rows(
         if rows.is_multiple_of(1024) && matches!(part, Part::All | Part::Written { .. }) {
             source.monitor.total(bytes);
         }
-        Ok(going_on())
+        broken_off = !going_on();
+        Ok(!broken_off)
     })?;
-    if !going_on() {
+    if broken_off || !going_on() {
         return Ok(None);
     }
     let file = file.into_inner().map_err(|error| failed(error.into_error()))?;

@@ -131,6 +131,11 @@ pub(super) fn fit(cell: Cell<'_>, takes: Takes) -> Result<(), String> {
             Err(format!("the database has no {value}"))
         }
         (Cell::Float(value), Takes::Loose(_)) if value.is_nan() => Err("SQLite makes NULL of NaN".into()),
+        (Cell::Text(text), Takes::Decimal { scale: Some(most), .. })
+            if most < 0 || text.contains(['e', 'E']) =>
+        {
+            Err("it may be rounded: write it without an exponent, or cast it in the statement".into())
+        }
         (Cell::Text(text), Takes::Decimal { scale: Some(most), .. }) => {
             digits(text, u8::try_from(most).unwrap_or(0), "behind the point")
         }

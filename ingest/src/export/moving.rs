@@ -237,7 +237,8 @@ impl Mover<'_> {
             } else {
                 let set: Vec<String> = set.iter().map(|c| format!("{} = {}", c.quoted, c.value)).collect();
                 format!(
-                    "UPDATE {table} AS t SET {} FROM {staging} AS s WHERE {same_key} AND {range}",
+                    "{} {table} AS t SET {} FROM {staging} AS s WHERE {same_key} AND {range}",
+                    words.update,
                     set.join(", ")
                 )
             })
@@ -245,7 +246,10 @@ impl Mover<'_> {
         match self.order.mode {
             Mode::Insert => {
                 vec![(
-                    format!("INSERT INTO {table} ({names}) SELECT {values} FROM {staging} s WHERE {range}"),
+                    format!(
+                        "{} {table} ({names}) SELECT {values} FROM {staging} s WHERE {range}",
+                        words.insert
+                    ),
                     true,
                 )]
             }
@@ -253,8 +257,9 @@ impl Mover<'_> {
             Mode::Upsert => {
                 let absent = self.first_key();
                 let insert = format!(
-                    "INSERT INTO {table} ({names}) SELECT {values} FROM {staging} s LEFT JOIN {table} t ON {same_key} \
-                     WHERE {range} AND t.{absent} IS NULL"
+                    "{} {table} ({names}) SELECT {values} FROM {staging} s LEFT JOIN {table} t ON {same_key} \
+                     WHERE {range} AND t.{absent} IS NULL",
+                    words.insert
                 );
                 update().map(|update| (update, false)).into_iter().chain([(insert, true)]).collect()
             }
@@ -277,12 +282,14 @@ impl Mover<'_> {
     /// Rows of the export that have one key: which of them would stay is chance, so none does.
     fn leave_out_twins(&mut self, refused: &mut BTreeMap<u64, String>) -> Result<()> {
         let staging = &self.plan.staging;
+        // What a connection of a run that died still brings has a higher number.
+        let sent = format!("s.tarn_row BETWEEN 1 AND {}", self.staged);
         let keys: Vec<String> = self.keys().into_iter().map(|key| key.value.clone()).collect();
         let named: Vec<String> = keys.iter().enumerate().map(|(i, key)| format!("{key} AS k{i}")).collect();
         let same: Vec<String> = keys.iter().enumerate().map(|(i, key)| format!("d.k{i} = {key}")).collect();
         let sql = format!(
-            "SELECT s.tarn_row FROM {staging} s JOIN (SELECT {} FROM {staging} s GROUP BY {} HAVING count(*) > 1) d ON {} \
-             ORDER BY s.tarn_row LIMIT {}",
+            "SELECT s.tarn_row FROM {staging} s JOIN (SELECT {} FROM {staging} s WHERE {sent} GROUP BY {} HAVING count(*) > 1) d \
+             ON {} WHERE {sent} ORDER BY s.tarn_row LIMIT {}",
             named.join(", "),
             keys.join(", "),
             same.join(" AND "),
@@ -305,7 +312,8 @@ impl Mover<'_> {
     fn unmatched(&mut self, counts: &mut Counts) -> Result<Vec<u64>> {
         let (table, staging) = (&self.plan.target.table, &self.plan.staging);
         let from = format!(
-            "FROM {staging} s WHERE s.tarn_row > 0 AND NOT EXISTS (SELECT 1 FROM {table} t WHERE {})",
+            "FROM {staging} s WHERE s.tarn_row BETWEEN 1 AND {} AND NOT EXISTS (SELECT 1 FROM {table} t WHERE {})",
+            self.staged,
             self.same_key()
         );
         let as_updated = self.session.words().as_updated;

@@ -21,6 +21,8 @@ const WORDS: Words = Words {
     for_update: " FOR UPDATE",
     as_updated: " LOCK IN SHARE MODE",
     joins_updates: true,
+    insert: "INSERT INTO",
+    update: "UPDATE",
     analyzes: false,
     transactional_tables: false,
     name: "VARCHAR(190) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
@@ -115,6 +117,15 @@ impl Session for Mysql {
                     format!(" COLLATE {}", text(12))
                 } else {
                     String::new()
+                },
+                no_key: match text(11).as_str() {
+                    "" | "utf8mb4" if kind == "decimal" && number(5) > Some(38) => {
+                        Some("numbers of more than 38 digits are not compared exactly".to_owned())
+                    }
+                    "" | "utf8mb4" => None,
+                    other => {
+                        Some(format!("its characters are {other}, which are not compared with UTF-8 exactly"))
+                    }
                 },
                 declared,
             });

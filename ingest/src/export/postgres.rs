@@ -19,6 +19,8 @@ const WORDS: Words = Words {
     for_update: " FOR UPDATE",
     as_updated: "",
     joins_updates: false,
+    insert: "INSERT INTO",
+    update: "UPDATE",
     analyzes: true,
     transactional_tables: true,
     name: "text",
@@ -95,6 +97,7 @@ impl Session for Postgres {
                 generated: text(7) == "t",
                 from_staged: format!("CAST({{}} AS {})", text(2)),
                 staged_as: String::new(),
+                no_key: None,
             });
         }
         let sql = format!(

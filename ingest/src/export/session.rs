@@ -50,6 +50,9 @@ pub(super) struct Words {
     pub(super) as_updated: &'static str,
     /// Whether `UPDATE t JOIN s ON … SET …` is written, and not `UPDATE t SET … FROM s WHERE …`.
     pub(super) joins_updates: bool,
+    /// How an `INSERT INTO` and an `UPDATE` begin: what the table says of conflicts must not hide any.
+    pub(super) insert: &'static str,
+    pub(super) update: &'static str,
     /// Whether a table should be looked at before it is joined.
     pub(super) analyzes: bool,
     /// Whether tables are made and dropped within transactions.
@@ -109,6 +112,8 @@ pub(super) struct TargetColumn {
     pub(super) from_staged: String,
     /// What the staged column says behind its type, such as a collation.
     pub(super) staged_as: String,
+    /// Why its values do not tell rows apart as they would in the target.
+    pub(super) no_key: Option<String>,
 }
 
 /// An export, once it is known that it fits.

@@ -21,6 +21,8 @@ const WORDS: Words = Words {
     for_update: "",
     as_updated: "",
     joins_updates: false,
+    insert: "INSERT OR ABORT INTO",
+    update: "UPDATE OR ABORT",
     analyzes: false,
     transactional_tables: true,
     name: "TEXT",
@@ -78,6 +80,10 @@ impl Session for Sqlite {
         let rows = self.query(&sql, &doing)?;
         let keys = rows.iter().filter(|row| row.get(4).and_then(Option::as_deref) != Some("0"));
         let keys: Vec<String> = keys.filter_map(|row| row.first().cloned().flatten()).collect();
+        let collated = format!(
+            "SELECT DISTINCT x.name, x.coll FROM pragma_index_list({literal}) i, pragma_index_xinfo(i.name) x WHERE x.key = 1 AND x.coll <> 'BINARY'"
+        );
+        let collated = self.query(&collated, &doing)?;
         let mut columns = Vec::new();
         for row in rows {
             let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
@@ -92,6 +98,13 @@ impl Session for Sqlite {
                 generated: matches!(text(5).as_str(), "2" | "3"),
                 from_staged: "{}".to_owned(),
                 staged_as: String::new(),
+                no_key: collated
+                    .iter()
+                    .find(|row| row.first().and_then(Option::as_deref) == Some(name.as_str()))
+                    .map(|row| {
+                        let collation = row.get(1).and_then(Option::as_deref).unwrap_or_default();
+                        format!("rows are told apart by the collation {collation}")
+                    }),
                 name,
                 declared,
             });

@@ -3,7 +3,7 @@
 //! *Invariants*: staged rows are numbered from 1 without a gap, whoever stages them; a row that does not fit has no number.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,6 +17,9 @@ use tarn_model::{Error, Result};
 use super::fitting::fit;
 use super::gives::{Cell, Values, date, decimal, timestamp};
 use super::session::Plan;
+
+/// Bytes of a file's first line that are looked at to know whose rejects it holds.
+const LONGEST_HEAD: u64 = 64 << 20;
 
 /// What all who stage rows of an export share.
 pub(super) struct Shared {
@@ -148,9 +151,16 @@ impl Rejects {
 
     /// A file with the rejects of another run is not written over.
     fn check_free(&self, path: &Path) -> Result<()> {
-        let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-        let Some(line) = text.lines().next() else { return Ok(()) };
-        let head: Value = serde_json::from_str(line).unwrap_or_default();
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(|error| full(path, error))?,
+        };
+        let mut line = Vec::new();
+        let read = BufReader::new(file.take(LONGEST_HEAD)).read_until(b'\n', &mut line);
+        if read.map_err(|error| full(path, error))? == 0 {
+            return Ok(());
+        }
+        let head: Value = serde_json::from_slice(&line).unwrap_or_default();
         if head["job"] == self.head.0.as_str() && head["run"] == self.head.1.as_str() {
             return Ok(());
         }

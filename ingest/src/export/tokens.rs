@@ -99,7 +99,15 @@ fn token(row: &[Option<String>]) -> Token {
 }
 
 /// Says that a run has begun, and makes its staging table; that of a run that died goes.
-pub(super) fn begin(session: &mut dyn Session, plan: &Plan, job: &str, token: &Token) -> Result<()> {
+///
+/// `done` is how many runs of the job were known to be done: who has waited here for another process knows too little.
+pub(super) fn begin(
+    session: &mut dyn Session,
+    plan: &Plan,
+    job: &str,
+    token: &Token,
+    done: usize,
+) -> Result<()> {
     let words = session.words();
     let doing = "begin the export";
     let columns = plan.columns.iter().map(|column| format!(", {} {}", column.staged, column.staged_as));
@@ -116,6 +124,12 @@ pub(super) fn begin(session: &mut dyn Session, plan: &Plan, job: &str, token: &T
         session.run(&create, "create the staging table")?;
     }
     session.run(words.begin, doing)?;
+    let now_done = of_job(session, &plan.tokens, job)?.iter().filter(|token| token.done).count();
+    if now_done != done {
+        session.run("ROLLBACK", doing)?;
+        return Err(Error::unavailable(format!("another process has exported the job `{job}` meanwhile"))
+            .with_hint("run it again"));
+    }
     if words.transactional_tables {
         session.run(&drop, doing)?;
         session.run(&create, "create the staging table")?;

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{
     produce_request,
 };
 use tarn_log::Records;
-use tarn_model::{Offset, PartitionId, Result};
+use tarn_model::{Error, Offset, PartitionId, Result};
 
 use super::{Cluster, check, topic_name};
 
@@ -48,9 +48,16 @@ impl Cluster {
             At::Latest => LATEST,
             At::Time(ms) => ms,
         };
-        let found = self.list_offset(topic, partition, timestamp).await?;
-        // No record is so new.
-        if found < 0 { self.list_offset(topic, partition, LATEST).await } else { Ok(found) }
+        let mut found = self.list_offset(topic, partition, timestamp).await?;
+        if found < 0 && matches!(at, At::Time(_)) {
+            // No record is so new.
+            found = self.list_offset(topic, partition, LATEST).await?;
+        }
+        if found < 0 {
+            let place = place(topic, partition);
+            return Err(Error::unavailable(format!("the broker tells no offset of {place}")));
+        }
+        Ok(found)
     }
 
     async fn list_offset(&mut self, topic: &str, partition: PartitionId, timestamp: i64) -> Result<Offset> {
@@ -66,12 +73,14 @@ impl Cluster {
             .with_isolation_level(READ_COMMITTED)
             .with_topics(vec![of]);
         let answer = self.leader(topic, partition).await?.ask(&request, 6).await?;
-        let mut found = -1;
-        for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
-            check(partition.error_code, None, || place(topic, partition.partition_index))?;
-            found = partition.offset;
-        }
-        Ok(found)
+        let of_topic = answer.topics.iter().filter(|told| told.name.as_str() == topic);
+        let told = of_topic.flat_map(|told| &told.partitions).find(|told| told.partition_index == partition);
+        let Some(told) = told else {
+            let place = place(topic, partition);
+            return Err(Error::unavailable(format!("the broker says nothing of {place}")));
+        };
+        check(told.error_code, None, || place(topic, partition))?;
+        Ok(told.offset)
     }
 
     /// Sends one record batch, and waits until it is as durable as the broker makes it; its first offset.

@@ -14,7 +14,7 @@ use crate::export::Refused;
 use crate::stop::Stop;
 
 /// Strict, so that nothing is cut or replaced in silence; a zero is a zero also where numbers are given out.
-const SETTINGS: &str = "SET time_zone = '+00:00', autocommit = 1, \
+const SETTINGS: &str = "SET time_zone = '+00:00', autocommit = 1, default_storage_engine = InnoDB, completion_type = 'NO_CHAIN', \
      sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
      wait_timeout = 86400, net_read_timeout = 600, sql_big_selects = 1, foreign_key_checks = 1, unique_checks = 1";
 
@@ -69,7 +69,8 @@ fn judged(body: &[u8], doing: &str) -> Result<Refused> {
         return Ok(Refused { reason: told });
     }
     let (kind, hint) = match code {
-        1021
+        1020
+        | 1021
         | 1028
         | 1030
         | 1037..=1041
