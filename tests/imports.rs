@@ -224,6 +224,28 @@ fn a_run_with_a_number_is_in_the_table_once() {
 }
 
 #[test]
+fn what_was_imported_since_makes_another_export() {
+    let rest = "[[import]]\nname = \"artists\"\nurl = \"sqlite:shop.sqlite\"\ntable = \"Artist\"\nmode = \"overwrite\"\n";
+    let folder = Folder::new(&config(rest));
+    let shop = shop(&folder);
+    shop.execute_batch("CREATE TABLE copy (id INTEGER PRIMARY KEY, name TEXT)").expect("a table");
+    let export = || -> Value {
+        let to = ["--to", "sqlite:shop.sqlite", "--into", "copy", "--mode", "upsert", "--key", "id"];
+        let all: Vec<&str> =
+            ["export", "artists"].into_iter().chain(to).chain(["--output", "json"]).collect();
+        let ended = folder.tarn(&all);
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        serde_json::from_str(&ended.printed).expect("JSON")
+    };
+    imported(&folder, &["artists"]);
+    assert_eq!(export()["inserted"], 275);
+    assert!(export()["already_done_at"].is_string(), "no import came since");
+    shop.execute("INSERT INTO Artist VALUES (9000, 'New')", ()).expect("a row");
+    imported(&folder, &["artists"]);
+    assert_eq!((&export()["inserted"], &export()["updated"]), (&json!(1), &json!(275)));
+}
+
+#[test]
 fn a_running_process_shows_an_import_at_once_beside_tables_of_topics() {
     let rest = r#"
 [[source]]

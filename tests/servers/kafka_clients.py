@@ -509,8 +509,10 @@ def a_compacted_topic_keeps_the_last_of_every_key(client):
     client.create(topic, 1, {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0"})
     keys, sent = 20, 3000
     records = [(f"k{n % keys}".encode(), f"{n}:{'x' * 500}".encode(), []) for n in range(sent)]
-    client.produce(topic, records, partition=0)
-    until = time.monotonic() + 90
+    # In pieces: a client that was held up sends half of it as one batch, which is then the segment that is written to.
+    for at in range(0, sent, 300):
+        client.produce(topic, records[at:at + 300], partition=0)
+    until = time.monotonic() + 150
     while True:
         found = client.consume(topic, sent, seconds=8)
         # The segment that is written to is not touched: 256 KiB of it.
