@@ -69,14 +69,18 @@ def brought():
         subprocess.run(pip, check=True)
         importlib.invalidate_caches()
     folder = pathlib.Path(importlib.util.find_spec("duckdb_extension_postgres").origin).parent
-    return str(next(folder.rglob("*.duckdb_extension"))), str(generator)
+    # DuckDB takes the name of an extension's entry from its file's.
+    extension = DIR / "postgres_scanner.duckdb_extension"
+    extension.unlink(missing_ok=True)
+    extension.symlink_to(next(folder.rglob("*.duckdb_extension")))
+    return str(extension), str(generator)
 
 
 def lineitem(postgres, generator):
     folder = DIR / f"tpch-{SCALE}"
     file = folder / "lineitem.csv"
     if not file.exists():
-        subprocess.run([generator, "-s", SCALE, "--tables", "lineitem", "--format", "csv", "--output-dir", str(folder)], check=True)
+        subprocess.run([generator, "csv", "-s", SCALE, "--tables", "lineitem", "--output-dir", str(folder)], check=True)
     postgres.psql(f"CREATE TABLE lineitem ({LINEITEM})")
     with open(file, "rb") as rows:
         postgres.psql("COPY lineitem FROM STDIN (FORMAT csv, HEADER)", stdin=rows)
