@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::args::{ExportArgs, Report};
+use crate::door::Door;
 use crate::failure::Usage;
 use crate::imports;
 use crate::render::out;
@@ -61,9 +62,15 @@ pub(crate) async fn export(args: ExportArgs) -> anyhow::Result<()> {
         }
         (_, as_of) => as_of.clone(),
     };
-    let sql = if args.lake { lake_only(&config).await? } else { Sql::open(&config).await? };
-    // Before the rows: an import that comes meanwhile makes the next export another one, and none the same.
+    // Before anything that answers looks at them: so what it sees is never older, and an import that comes meanwhile makes the next
+    // export another one.
     let imports = imports::versions(&config).await?;
+    if !imports.is_empty()
+        && let Some(door) = Door::find(&config).await?
+    {
+        door.imported().await?;
+    }
+    let sql = if args.lake { lake_only(&config).await? } else { Sql::open(&config).await? };
     let rows = sql.query(&statement, as_of.as_ref()).await?;
     let finished = moved(&args, exporter, rows, is_table, imports).await?;
     told(&args, &finished, start)

@@ -203,16 +203,15 @@ impl Collectors {
     /// Pauses a source: durably first, then it comes to rest. Whether it has by now; one that is busy may take longer.
     pub async fn pause(&self, name: &str) -> Result<bool> {
         let (stop, monitor) = self.controls(name)?;
-        {
-            let _one_at_a_time = self.controlling.lock().await;
-            set_paused(&self.log, &*self.clock, name, true).await?;
-            stop.pause();
-        }
+        let controlling = self.controlling.lock().await;
+        set_paused(&self.log, &*self.clock, name, true).await?;
+        stop.pause();
         let has_thread = self.running.iter().any(|running| running.name == name);
         if !has_thread {
             monitor.state(State::Paused);
             return Ok(true);
         }
+        drop(controlling);
         let since = Instant::now();
         while !stop.is_at_rest() && since.elapsed() < LONGEST_PAUSING {
             clock::pause(LOOK_EVERY).await;
