@@ -424,17 +424,22 @@ impl Shared {
     async fn plan_again(&self, known: &Plan, request: &Request) -> Result<Option<Planned>> {
         let views = SeenViews::take(&self.views, &self.catalog).await;
         let moment = Moment::take(&self.catalog, views, &known.names, &[], None)?;
-        // What goes wrong here is told with its place when it is planned anew.
-        let Ok(Some(plan)) = self.plans.bind(known, &moment) else { return Ok(None) };
+        let explain = |error| Places::of(&request.sql).find(from_datafusion(error));
+        let plan = match known.as_before(&moment, &self.brief).await {
+            Some(plan) => plan,
+            None => {
+                // What goes wrong here is told with its place when it is planned anew.
+                let Ok(Some(plan)) = self.plans.bind(known, &moment) else { return Ok(None) };
+                physical::plan_again(known, &plan, &self.state, &self.brief).await.map_err(explain)?
+            }
+        };
         let runtime_env = self.runtime_env();
         let pinned = pin(&moment, &known.names, &runtime_env)?;
         // Its functions stand in the plan, and the time as well.
         let (id, config) = (self.state.session_id().to_owned(), self.state.config().clone());
         let none = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
         let task = TaskContext::new(None, id, config, none.0, none.1, none.2, none.3, runtime_env);
-        let explain = |error| Places::of(&request.sql).find(from_datafusion(error));
-        let plan = physical::plan_again(&plan, &self.state, &self.brief, &known.reads_little).await;
-        let rows = plan.and_then(|plan| physical::begin(plan, task)).map_err(explain)?;
+        let rows = physical::begin(plan, task).map_err(explain)?;
         self.counts.planned_before.fetch_add(1, Ordering::Relaxed);
         Ok(Some(Planned { rows, vector: moment.vector().clone(), pinned }))
     }

@@ -46,7 +46,7 @@ pub use late::{Late, LateRule, add_late};
 pub use live::{LiveStates, State, cut_at};
 pub use pace::{Pace, RunningStatement, Statements};
 pub use planner::Planner;
-pub use scan::{Inputs, StatesScan, reads_little};
+pub use scan::{Inputs, KeptPlan, StatesScan, reads_little};
 pub use split::Split;
 pub use stamp::{ENGINE, Stamp};
 pub use stored::StoredStates;

@@ -27,7 +27,7 @@ use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
 };
 use datafusion::physical_expr::expressions::{CastExpr, Column};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -53,8 +53,11 @@ use crate::stamp::Stamp;
 use crate::stored::StoredStates;
 
 mod chain;
+mod kept;
 
 use self::chain::ChainExec;
+use self::kept::Asked;
+pub use self::kept::KeptPlan;
 
 /// Above this number of rows of states, an answer is merged in as many streams as a statement may have.
 const MANY_STATES: usize = 64 * 1024;
@@ -149,10 +152,11 @@ impl Inputs {
         // The keys of joined states are others than the answer's, whose types a filter was written for.
         let physical =
             only.filter(|_| self.joined.is_none()).and_then(|only| self.over_states(only, session));
-        let sieve = Sieve::new(physical.as_ref(), self.split.state_schema());
-        let cached = self.batch.iter().flat_map(|batch| batch.cached.iter().flatten());
+        let cached = || self.batch.iter().flat_map(|batch| batch.cached.iter().flatten()).chain(&self.live);
+        let sieve = physical.as_ref().filter(|_| cached().any(|state| state.bounds.is_some()));
+        let sieve = Sieve::new(sieve, self.split.state_schema());
         let mut kept = Vec::new();
-        for state in cached.chain(&self.live) {
+        for state in cached() {
             kept.extend(sieve.keep(state));
             read.of.fetch_add(state.rows(), Ordering::Relaxed);
         }
@@ -399,6 +403,15 @@ impl TableProvider for StatesScan {
         filters: &[Expr],
         _: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let split = Arc::clone(&self.0.split);
+        let asked = Asked { split, projection: projection.cloned(), filters: filters.to_vec() };
+        Ok(Arc::new(self.view(state, asked).await?))
+    }
+}
+
+impl StatesScan {
+    async fn view(&self, state: &dyn Session, asked: Asked) -> DfResult<ViewExec> {
+        let (filters, projection) = (&asked.filters, asked.projection.as_ref());
         let only = conjunction(filters.iter().filter(|filter| self.is_on_keys(filter)).cloned());
         let only = only.and_then(|only| self.0.split.on_state_keys(&only));
         let read = Read::default();
@@ -408,7 +421,7 @@ impl TableProvider for StatesScan {
         let (in_memory, of) = (read.rows.into_inner(), read.of.into_inner());
         let many = in_memory.saturating_add(self.0.rows_in_the_lake()) >= MANY_STATES;
         let streams = if many { state.config().target_partitions() } else { 1 };
-        let answer = self.project(self.0.split.finish(states, streams)?, projection)?;
+        let inner = self.project(self.0.split.finish(states, streams)?, projection)?;
         let says = format!("{}, states in memory={in_memory} of {of}", self.0);
         let stored = self.0.batch.as_ref().filter(|batch| batch.cached.is_none());
         let instead = match (stored, &self.0.whole, state.as_any().downcast_ref::<SessionState>()) {
@@ -420,8 +433,19 @@ impl TableProvider for StatesScan {
             })),
             _ => None,
         };
-        Ok(Arc::new(ViewExec { says, inner: answer, instead, is_little }))
+        let properties = if is_little { of_little(&inner) } else { Arc::clone(inner.properties()) };
+        Ok(ViewExec { says, inner, properties, asked, instead, is_little })
     }
+}
+
+/// What is said of an answer that little is read for: nothing that the next one might not have.
+fn of_little(answer: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
+    Arc::new(PlanProperties::new(
+        EquivalenceProperties::new(answer.schema()),
+        Partitioning::UnknownPartitioning(answer.output_partitioning().partition_count()),
+        answer.pipeline_behavior(),
+        answer.boundedness(),
+    ))
 }
 
 /// What a statement reads when the states of its batch cannot be read: the rows, in one stream. Nearly no statement needs it, so
@@ -462,6 +486,8 @@ pub fn reads_little(plan: &Arc<dyn ExecutionPlan>) -> bool {
 struct ViewExec {
     says: String,
     inner: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+    asked: Asked,
     instead: Option<Arc<Instead>>,
     is_little: bool,
 }
@@ -481,7 +507,7 @@ impl ExecutionPlan for ViewExec {
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
-        self.inner.properties()
+        &self.properties
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
@@ -551,9 +577,7 @@ impl RestoreExec {
     fn new(inner: Arc<dyn ExecutionPlan>, stored: StoredStates) -> RestoreExec {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(stored.states())),
-            datafusion::physical_expr::Partitioning::UnknownPartitioning(
-                inner.output_partitioning().partition_count(),
-            ),
+            Partitioning::UnknownPartitioning(inner.output_partitioning().partition_count()),
             inner.pipeline_behavior(),
             inner.boundedness(),
         );

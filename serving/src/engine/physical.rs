@@ -5,7 +5,7 @@
 //! rules but those without which a plan may not run.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DfResult;
@@ -14,6 +14,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use tarn_view::reads_little;
+
+use super::plans::Plan;
 
 /// Rules without which a plan may not run, or not as it was asked for. The first comes twice: it adds and removes something.
 const NEEDED_RULES: [&str; 7] = [
@@ -40,21 +42,22 @@ pub(super) async fn plan(plan: &LogicalPlan, state: &SessionState) -> DfResult<A
     state.query_planner().create_physical_plan(plan, state).await
 }
 
-/// Of an optimized plan that was there before: briefly, if that was enough the last time and still is.
+/// Of `known`, a plan that was there before and is `optimized` now: briefly, if that was enough the last time and still is.
 pub(super) async fn plan_again(
+    known: &Plan,
     optimized: &LogicalPlan,
     state: &SessionState,
     brief: &SessionState,
-    read_little: &AtomicBool,
 ) -> DfResult<Arc<dyn ExecutionPlan>> {
-    if read_little.load(Ordering::Relaxed)
+    if known.reads_little.load(Ordering::Relaxed)
         && let Ok(brief) = plan(optimized, brief).await
         && reads_little(&brief)
     {
+        known.keep(&brief);
         return Ok(brief);
     }
     let plan = plan(optimized, state).await?;
-    read_little.store(reads_little(&plan), Ordering::Relaxed);
+    known.reads_little.store(reads_little(&plan), Ordering::Relaxed);
     Ok(plan)
 }
 

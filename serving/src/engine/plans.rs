@@ -10,11 +10,11 @@
 //!   same definition. Everything else is planned anew.
 //! - What is kept holds on to no rows, files or states.
 //!
-//! *Not here*: physical plans. They depend on what there is to read.
+//! *Not here*: how they run. That depends on what there is to read; what reads little of views is kept as [`KeptPlan`].
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as DfResult, ScalarValue, TableReference, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{
     Expr, LogicalPlan, TableProviderFilterPushDown, TableScan as ScanNode, TableType, Volatility,
 };
@@ -34,7 +35,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use parking_lot::Mutex;
 use tarn_table::scan::{Part, TableScan};
-use tarn_view::{Definition, Split, StatesScan};
+use tarn_view::{Definition, KeptPlan, Split, StatesScan};
 
 use super::Request;
 use crate::session::Moment;
@@ -76,6 +77,8 @@ pub(super) struct Plan {
     used: AtomicU64,
     /// Whether what it read last was little, so that it is likely to be again.
     pub(super) reads_little: AtomicBool,
+    /// How it runs while it reads little, once that is known; `None` in it where the time has a part, or no copy may run.
+    runs: OnceLock<Option<KeptPlan>>,
 }
 
 /// What of a plan stays true at another moment.
@@ -151,6 +154,7 @@ impl Plans {
             lasts,
             used,
             reads_little: AtomicBool::default(),
+            runs: OnceLock::new(),
         };
         if !matches!(self.bind(&plan, moment), Ok(Some(_))) {
             return;
@@ -183,14 +187,35 @@ impl Plans {
 }
 
 impl Plan {
-    /// The plan over the tables of `moment`; `None` where one of them means something else now.
-    fn filled(&self, moment: &Moment) -> DfResult<Option<LogicalPlan>> {
+    /// As it ran before, over what its views have at `moment`; `None` where that may not be, or may cost more than to plan it.
+    pub(super) async fn as_before(
+        &self,
+        moment: &Moment,
+        session: &SessionState,
+    ) -> Option<Arc<dyn ExecutionPlan>> {
+        let runs = self.runs.get()?.as_ref().filter(|_| self.means_the_same(moment))?;
+        let states = |split: &Arc<Split>| moment.views().states(moment, split)?.ok();
+        runs.at(&states, session).await.ok().flatten()
+    }
+
+    /// Keeps how it runs, where it can run so again.
+    pub(super) fn keep(&self, runs: &Arc<dyn ExecutionPlan>) {
+        let is_whole = self.lasts == Lasting::All;
+        self.runs.get_or_init(|| is_whole.then(|| KeptPlan::of(runs)).flatten());
+    }
+
+    /// Whether all its names mean at `moment` what they meant.
+    fn means_the_same(&self, moment: &Moment) -> bool {
         let is_one = |(a, b): (&Option<Arc<Definition>>, &Option<Arc<Definition>>)| match (a, b) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
         };
-        let mut is_same =
-            meanings(&self.names, moment).is_some_and(|now| self.meanings.iter().zip(&now).all(is_one));
+        meanings(&self.names, moment).is_some_and(|now| self.meanings.iter().zip(&now).all(is_one))
+    }
+
+    /// The plan over the tables of `moment`; `None` where one of them means something else now.
+    fn filled(&self, moment: &Moment) -> DfResult<Option<LogicalPlan>> {
+        let mut is_same = self.means_the_same(moment);
         if !is_same {
             return Ok(None);
         }

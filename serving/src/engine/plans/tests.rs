@@ -3,6 +3,8 @@ use std::sync::atomic::Ordering;
 
 use arrow::datatypes::{DataType, Field, Schema};
 
+use datafusion::common::ScalarValue;
+
 use super::Key;
 use crate::engine::Request;
 use crate::fixture::{Shop, rows_of};
@@ -77,6 +79,59 @@ async fn what_reads_little_of_views_is_planned_briefly_until_it_reads_much() {
     let anew = rows_of(&shop.engine, &format!("{of_states} --"), None).await.expect("an answer");
     assert_eq!(again, anew);
     assert!(!is_brief(of_states));
+}
+
+/// Whether the way in which `sql` runs is kept.
+fn runs_as_before(shop: &Shop, sql: &str) -> bool {
+    let request = Request { sql: sql.to_owned(), ..Request::default() };
+    let plans = &shop.engine.shared.plans;
+    let known = Key::of(&request).and_then(|key| plans.get(&key)).expect("it was asked before");
+    known.runs.get().is_some_and(Option::is_some)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_as_before_answers_as_if_it_were_planned_anew() {
+    let shop = Shop::open().await.with_views();
+    shop.publish(0, 10);
+    let asked = [
+        "SELECT day, clicks FROM by_day WHERE day > '2026-01-01' ORDER BY 2 DESC, 1 LIMIT 2 OFFSET 1",
+        "SELECT clicks > 3 AS many, count(*), max(total) FROM by_day GROUP BY 1 ORDER BY 1",
+        "SELECT sum(clicks) FROM (SELECT * FROM by_day WHERE day >= '2026-01-02')",
+        "SELECT day, max(clicks) OVER (ORDER BY day) FROM by_day",
+        "SELECT a.day, b.clicks FROM by_day AS a JOIN by_day AS b ON a.day = b.day",
+        "SELECT day FROM by_day WHERE clicks = (SELECT max(clicks) FROM by_day)",
+        "SELECT day FROM by_day WHERE day < CAST(now() AS VARCHAR)",
+    ];
+    for round in 0..8 {
+        shop.publish(round % 2, 3 + 7 * i64::from(round % 3));
+        match round {
+            3 => shop.commit(|| shop.publish(1, 4)).await,
+            // Much to read, so that all are planned as others are, and then little again.
+            5 => shop.publish(0, 100_000),
+            6 => shop.commit(|| ()).await,
+            _ => {}
+        }
+        for sql in asked {
+            let one = shop.rows(sql, None);
+            // Two at a time have nothing of each other.
+            let (one, other) = tokio::join!(one, shop.rows(sql, None));
+            let anew = rows_of(&shop.engine, &format!("{sql} -- {round}"), None).await.expect("an answer");
+            let sorted = |rows: Vec<Vec<ScalarValue>>| {
+                let mut rows: Vec<String> = rows.iter().map(|row| format!("{row:?}")).collect();
+                rows.sort();
+                rows
+            };
+            let (one, other) = (sorted(one.expect("an answer").1), sorted(other.expect("an answer").1));
+            assert_eq!(one, sorted(anew.1), "{sql}, round {round}");
+            assert_eq!(one, other, "{sql}, round {round}");
+        }
+    }
+    let kept: Vec<bool> = asked.iter().map(|sql| runs_as_before(&shop, sql)).collect();
+    assert_eq!(
+        kept,
+        [true, true, true, false, false, false, false],
+        "joins and windows may go on with what they began"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,9 +228,12 @@ async fn a_plan_that_is_kept_holds_on_to_no_rows() {
     let shop = Shop::open().await.with_views();
     shop.publish(0, 10);
     let tail = Arc::downgrade(&shop.hub.cut().tables["clicks"].tail[0]);
-    for sql in ASKED {
-        shop.rows(sql, None).await.expect("rows");
+    for _ in 0..4 {
+        for sql in ASKED {
+            shop.rows(sql, None).await.expect("rows");
+        }
     }
+    assert!(runs_as_before(&shop, ASKED[1]));
     assert!(tail.upgrade().is_some());
     shop.commit(|| ()).await;
     assert!(tail.upgrade().is_none(), "rows that are in the lake are still in memory");
