@@ -44,7 +44,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use self::counts::{Counts, Running};
 use self::memory::{StatementPool, TAIL};
 use self::plans::{Key, Lasting, Plan, Plans};
-use self::rows::{OnDrop, Pump, Rows, late};
+use self::rows::{Begun, OnDrop, Pump, Rows, late};
 use crate::distinct::CountDistinctByKey;
 use crate::error::{between, from_datafusion, nearest};
 use crate::pg_catalog::{self, Facts, Visitor};
@@ -346,19 +346,23 @@ impl Engine {
                     return Ok(());
                 }
             };
-            if begun.send(Ok((planned.rows.schema(), planned.vector))).is_err() {
+            let (rows, places, vector) = (planned.rows, planning.working.clone(), planned.vector);
+            let (schema, working, held) = (rows.schema(), Some(working), (open, planned.pinned));
+            let mut pump = Pump { rows, sender, deadline, timeout, rows_to_go, places, working, _held: held };
+            let early = pump.early().await;
+            let is_all = early.is_all();
+            if begun.send(Ok(Begun { schema, vector, early })).is_err() || is_all {
                 return Ok(());
             }
-            let (rows, places) = (planned.rows, planning.working.clone());
-            let (working, held) = (Some(working), (open, planned.pinned));
-            Pump { rows, sender, deadline, timeout, rows_to_go, places, working, _held: held }.run().await
+            pump.run().await
         };
         let runtime = shared.runtime.as_ref().expect("it is taken only when the last engine is dropped");
         let work = OnDrop(runtime.spawn(work));
         let begun = timeout_at(deadline, begins).await.map_err(|_| late(shared.options.statement_timeout))?;
-        let (schema, vector) = begun.map_err(|_| Error::internal("planning panicked"))??;
+        let Begun { schema, vector, early } = begun.map_err(|_| Error::internal("planning panicked"))??;
         let rows = Rows {
             schema: schema.clone(),
+            early,
             receiver,
             pump: Some(work),
             running: Some(running),

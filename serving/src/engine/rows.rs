@@ -1,9 +1,13 @@
 //! From a statement's threads to its reader: the pump on one side, the rows on the other.
 //!
+//! *Why some rows come with the beginning*: on a machine of few cores each word from thread to thread is a wait, and most answers are
+//! whole before the first one would be heard.
+//!
 //! *Invariants*
 //! - A statement that waits for its reader holds no place to work.
 //! - Rows end with an error at the deadline, whichever side looks at the clock first.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,12 +19,13 @@ use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
-use tarn_model::Error;
+use tarn_model::{Error, OffsetVector};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, timeout_at};
 
+use super::QUEUE_BATCHES;
 use super::counts::Running;
 use crate::error::into_datafusion;
 
@@ -38,22 +43,65 @@ pub(super) struct Pump {
     pub(super) _held: (OwnedSemaphorePermit, MemoryReservation),
 }
 
+/// What is known of an answer when it begins.
+pub(super) struct Begun {
+    pub(super) schema: SchemaRef,
+    pub(super) vector: OffsetVector,
+    pub(super) early: Early,
+}
+
+/// Rows that were there without waiting, and how the statement ended, if it has.
+#[derive(Default)]
+pub(super) struct Early {
+    rows: VecDeque<RecordBatch>,
+    end: Option<DfResult<()>>,
+}
+
+impl Early {
+    /// Whether these are all rows.
+    pub(super) fn is_all(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
 impl Pump {
+    /// As many rows as are there without waiting and the queue would hold.
+    pub(super) async fn early(&mut self) -> Early {
+        let mut early = Early::default();
+        while early.rows.len() < QUEUE_BATCHES && early.end.is_none() {
+            match futures::poll!(self.rows.next()) {
+                Poll::Pending => break,
+                Poll::Ready(None) => early.end = Some(Ok(())),
+                Poll::Ready(Some(rows)) => match rows.and_then(|rows| self.counted(rows)) {
+                    Ok(rows) => early.rows.push_back(rows),
+                    Err(error) => early.end = Some(Err(error)),
+                },
+            }
+        }
+        early
+    }
+
+    /// `rows`, if the answer may have them.
+    fn counted(&mut self, rows: RecordBatch) -> DfResult<RecordBatch> {
+        let count = rows.num_rows() as u64;
+        let Some(left) = self.rows_to_go.checked_sub(count) else {
+            return Err(into_datafusion(
+                Error::invalid("the answer has more rows than it may have")
+                    .with_sqlstate("54000")
+                    .with_hint("ask for fewer with LIMIT, or raise `serving.statement_rows`"),
+            ));
+        };
+        self.rows_to_go = left;
+        Ok(rows)
+    }
+
     pub(super) async fn run(mut self) -> DfResult<()> {
         loop {
             let Ok(next) = timeout_at(self.deadline, self.rows.next()).await else {
                 return Err(into_datafusion(late(self.timeout)));
             };
             let Some(rows) = next.transpose()? else { return Ok(()) };
-            let count = rows.num_rows() as u64;
-            let Some(left) = self.rows_to_go.checked_sub(count) else {
-                return Err(into_datafusion(
-                    Error::invalid("the answer has more rows than it may have")
-                        .with_sqlstate("54000")
-                        .with_hint("ask for fewer with LIMIT, or raise `serving.statement_rows`"),
-                ));
-            };
-            self.rows_to_go = left;
+            let rows = self.counted(rows)?;
             match self.sender.try_send(rows) {
                 Ok(()) => {}
                 Err(TrySendError::Closed(_)) => return Ok(()),
@@ -77,6 +125,7 @@ impl Pump {
 /// The reader's end of a statement.
 pub(super) struct Rows {
     pub(super) schema: SchemaRef,
+    pub(super) early: Early,
     pub(super) receiver: mpsc::Receiver<RecordBatch>,
     /// `None` once it has ended.
     pub(super) pump: Option<OnDrop<DfResult<()>>>,
@@ -90,6 +139,15 @@ impl Stream for Rows {
     type Item = DfResult<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(rows) = self.early.rows.pop_front() {
+            return Poll::Ready(Some(Ok(rows)));
+        }
+        if let Some(end) = self.early.end.take() {
+            if let Some(running) = self.running.take() {
+                running.ended(end.is_ok());
+            }
+            return Poll::Ready(end.err().map(Err));
+        }
         match self.receiver.poll_recv(context) {
             Poll::Ready(Some(rows)) => return Poll::Ready(Some(Ok(rows))),
             Poll::Ready(None) => {}
