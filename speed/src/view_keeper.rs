@@ -212,6 +212,6 @@ impl Keeper {
         let inputs = Inputs::between(split, &nothing, stamp, table, &from, &to);
         let batches = inputs.reduced(self.views.planner()).await?;
         self.view.has_aggregated(inputs.records());
-        Ok(State::new(from, to, batches))
+        State::made(from, to, batches, split.keys()).await
     }
 }

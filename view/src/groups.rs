@@ -1,5 +1,5 @@
-//! States in memory: in the order of their keys, with the bounds of each record batch, so that a point of a million groups is
-//! found in one batch.
+//! States in memory: in the order of their keys, with the bounds of each thousand of them, so that a point of a million groups is
+//! found among a thousand.
 //!
 //! *Why bounds are made with the order*: they cost a look at each key, which no reader should wait for.
 //!
@@ -24,8 +24,10 @@ use tarn_model::{Result, background};
 use crate::error::from_datafusion;
 use crate::live::State;
 
-/// Rows of a batch: what one point costs.
+/// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
+/// Rows that have bounds of their own: what one point costs.
+const STEP_ROWS: usize = 1024;
 
 /// Memory of record batches, bytes; what several of them share counts once.
 pub fn memory_bytes<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> usize {
@@ -76,7 +78,7 @@ fn compact(array: ArrayRef) -> ArrayRef {
     }
 }
 
-/// Lowest and highest values of the keys, batch by batch.
+/// Lowest and highest values of the keys, step by step.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     names: Vec<String>,
@@ -90,6 +92,7 @@ impl Bounds {
     /// Of the first `keys` columns.
     pub(crate) fn of(batches: &[RecordBatch], keys: usize) -> Bounds {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let batches = &batches.iter().flat_map(steps).collect::<Vec<_>>()[..];
         let rows = batches.iter().map(|batch| count(batch.num_rows()));
         let mut bounds = Bounds {
             names: Vec::new(),
@@ -113,22 +116,45 @@ impl Bounds {
         bounds
     }
 
-    /// The batches that may hold a group for which `only` is true.
+    /// The parts of `batches`, of which these are the bounds, that may hold a group for which `only` is true.
     fn keep(&self, batches: &[RecordBatch], only: &PruningPredicate) -> Vec<RecordBatch> {
-        match only.prune(self) {
-            Ok(kept) => {
-                batches.iter().zip(kept).filter(|(_, kept)| *kept).map(|(batch, _)| batch.clone()).collect()
-            }
+        let kept = match only.prune(self) {
+            Ok(kept) => kept,
             Err(error) => {
                 tracing::debug!(%error, "no states are left out");
-                batches.to_vec()
+                return batches.to_vec();
+            }
+        };
+        let mut kept = kept.into_iter();
+        let mut parts = Vec::new();
+        for batch in batches {
+            let mut from = None;
+            for at in (0..batch.num_rows()).step_by(STEP_ROWS) {
+                match (kept.next().unwrap_or(true), from) {
+                    (true, None) => from = Some(at),
+                    (false, Some(begin)) => {
+                        parts.push(batch.slice(begin, at - begin));
+                        from = None;
+                    }
+                    _ => {}
+                }
+            }
+            if let Some(begin) = from {
+                parts.push(batch.slice(begin, batch.num_rows() - begin));
             }
         }
+        parts
     }
 
     fn column<'a>(&self, of: &'a [Option<ArrayRef>], column: &Column) -> Option<&'a ArrayRef> {
         of.get(self.names.iter().position(|name| *name == column.name)?)?.as_ref()
     }
+}
+
+/// The parts of a batch that have bounds of their own.
+fn steps(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> + '_ {
+    let rows = batch.num_rows();
+    (0..rows).step_by(STEP_ROWS).map(move |from| batch.slice(from, STEP_ROWS.min(rows - from)))
 }
 
 /// Leaves out, of the states of one read, what its predicate cannot be true of.
@@ -149,7 +175,7 @@ impl Sieve {
         }
     }
 
-    /// The batches of `state` that may hold a group of the read.
+    /// The parts of `state` that may hold a group of the read.
     pub(crate) fn keep(&self, state: &State) -> Vec<RecordBatch> {
         match (&self.only, &state.bounds) {
             (Some(only), Some(bounds)) => bounds.keep(&state.batches, only),
@@ -204,6 +230,8 @@ impl PruningStatistics for Bounds {
 #[cfg(test)]
 mod tests {
     use arrow::array::{Int64Array, StringViewArray};
+    use datafusion::logical_expr::Operator;
+    use datafusion::physical_expr::expressions::{self as physical, BinaryExpr, Literal};
 
     use super::*;
 
@@ -219,8 +247,36 @@ mod tests {
         let parts: Vec<RecordBatch> = (0..5).map(|at| whole.slice(at * 10_000, 10_000)).collect();
         assert!(memory_bytes(&parts) < 2 * memory_bytes([&whole]), "slices count what they share once");
         let (sorted, bounds) = sorted(parts, 1).await.expect("sorted");
-        assert_eq!(bounds.expect("they are many").num_containers(), 7);
-        assert_eq!(sorted.len(), 7);
+        let bounds = bounds.expect("they are many");
+        assert_eq!(
+            (sorted.len(), bounds.num_containers()),
+            (7, 49),
+            "six batches of 8 steps, and one of one step"
+        );
+        let schema = sorted[0].schema();
+        let kept = |low: i64, high: i64| {
+            let g0 = || Arc::new(physical::Column::new("g0", 0)) as Arc<dyn PhysicalExpr>;
+            let to = |n: i64| Arc::new(Literal::new(ScalarValue::Int64(Some(n)))) as Arc<dyn PhysicalExpr>;
+            let from = Arc::new(BinaryExpr::new(g0(), Operator::GtEq, to(low)));
+            let upto = Arc::new(BinaryExpr::new(g0(), Operator::Lt, to(high)));
+            let only: Arc<dyn PhysicalExpr> = Arc::new(BinaryExpr::new(from, Operator::And, upto));
+            let only = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema)).try_build(only);
+            let parts = bounds.keep(&sorted, &only.expect("a predicate"));
+            let of = |part: &RecordBatch| {
+                let keys = part.column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec();
+                (keys[0], keys[keys.len() - 1] + 1)
+            };
+            parts.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(5000, 5001), [(4096, 5120)], "a point is among a thousand");
+        assert_eq!(kept(1023, 1025), [(0, 2048)], "neighbours are one part");
+        assert_eq!(
+            kept(8000, 20_000),
+            [(7168, 8192), (8192, 16_384), (16_384, 20_480)],
+            "batches stay apart"
+        );
+        assert_eq!(kept(49_999, 60_000), [(49_152, 50_000)]);
+        assert_eq!(kept(-5, 0), []);
         let alone = memory_bytes([&sorted[3]]);
         assert!(alone * 5 < memory_bytes(&sorted), "a batch holds on to the texts of others");
         let mut expected = 0;

@@ -23,6 +23,8 @@ use crate::stamp::Stamp;
 
 /// States of one tier that become one.
 const MERGE_STATES: usize = 8;
+/// More of them are worth an order at once, as after a start; fewer get it when they are merged.
+const MANY_ROWS: usize = 8192;
 
 /// Partial aggregates of the rows of `[from, to)`.
 #[derive(Debug)]
@@ -49,13 +51,23 @@ impl State {
         Ok(State { bounds, ..State::new(Boundary::new(), Boundary::new(), batches) })
     }
 
+    /// The same of `[from, to)`, made of rows.
+    pub async fn made(from: Boundary, to: Boundary, batches: Vec<RecordBatch>, keys: usize) -> Result<State> {
+        let state = State::new(from, to, batches);
+        if state.rows() <= MANY_ROWS {
+            return Ok(state);
+        }
+        let State { from, to, batches, .. } = state;
+        Ok(State { from, to, ..State::sorted(batches, keys).await? })
+    }
+
     /// Number of its rows: groups, or parts of groups.
     pub fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
 
-    /// A state that was made of rows.
-    pub fn new(from: Boundary, to: Boundary, batches: Vec<RecordBatch>) -> State {
+    /// States as they are.
+    pub(crate) fn new(from: Boundary, to: Boundary, batches: Vec<RecordBatch>) -> State {
         let bytes = memory_bytes(&batches);
         State { from, to, batches, bytes, tier: 0, bounds: None }
     }

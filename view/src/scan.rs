@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, Result as DfResult, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -162,10 +164,14 @@ impl Inputs {
         }
         let in_memory: usize = kept.iter().map(RecordBatch::num_rows).sum();
         read.rows.fetch_add(in_memory, Ordering::Relaxed);
-        if !kept.is_empty() {
-            inputs.push(self.memory(kept, physical)?);
-        }
         let mut is_small = in_memory < MANY_STATES;
+        if !kept.is_empty() {
+            inputs.push(match &physical {
+                // Cheaper than a node of its own.
+                Some(only) if is_small => self.memory(filtered(kept, only)?, None)?,
+                _ => self.memory(kept, physical)?,
+            });
+        }
         if let Some(batch) = self.batch.as_ref().filter(|batch| batch.cached.is_none()) {
             inputs.push(self.batch_plan(batch, session, only).await?);
             is_small = false;
@@ -300,6 +306,19 @@ impl Inputs {
         let rows: i64 = batch.flat_map(|batch| batch.snapshot.statistics.rows.iter().flatten()).sum();
         usize::try_from(rows).unwrap_or(usize::MAX)
     }
+}
+
+/// The rows of `batches` for which `only` is true.
+fn filtered(batches: Vec<RecordBatch>, only: &Arc<dyn PhysicalExpr>) -> DfResult<Vec<RecordBatch>> {
+    let filter = |batch: RecordBatch| {
+        let is_true = only.evaluate(&batch)?.into_array(batch.num_rows())?;
+        Ok(filter_record_batch(&batch, as_boolean_array(&is_true)?)?)
+    };
+    batches
+        .into_iter()
+        .map(filter)
+        .filter(|batch| !matches!(batch, Ok(batch) if batch.num_rows() == 0))
+        .collect()
 }
 
 /// States in the lake as a table of which all is committed.
