@@ -507,3 +507,117 @@ fn a_view_of_what_changes_with_the_clock_is_refused_by_check_and_by_name() {
     assert!(ended.said.contains("random()"), "{}", ended.said);
     assert!(ended.said.contains("view[0].query"), "{}", ended.said);
 }
+
+#[test]
+fn functions_that_are_only_names_tables_named_as_states_are_and_both_zeros_are_no_trouble() {
+    let mut config = BASE.to_owned();
+    for (topic, columns) in [
+        ("states", "id BIGINT, city VARCHAR"),
+        ("partial", "city VARCHAR, land VARCHAR"),
+        ("floats", "x DOUBLE"),
+    ] {
+        write!(
+            config,
+            "\n[[source]]\nname = \"{topic}\"\ntype = \"http\"\ntopic = \"{topic}\"\n\n[[table]]\nname = \"{topic}\"\n\
+             columns = \"{columns}\"\ncommit_every = \"200ms\"\n"
+        )
+        .expect("memory takes everything");
+    }
+    let views = [
+        (
+            "named",
+            "SELECT coalesce(city, '?') AS c, sum(coalesce(n, 0)) AS s, count(*) FILTER (WHERE nvl(n, 0) > 3) AS f, \
+          max(nvl2(city, n, 7)) AS m, first_value(id ORDER BY ifnull(n, 0), id) AS o FROM events GROUP BY 1",
+        ),
+        (
+            "lands",
+            "SELECT p.land, count(*) AS n, sum(e.n) AS s FROM events AS e JOIN partial AS p ON e.city = p.city GROUP BY 1",
+        ),
+        ("of_states", "SELECT city, count(*) AS n, avg(id) AS id FROM states GROUP BY city"),
+        ("zeros", "SELECT x, count(*) AS n FROM floats GROUP BY x"),
+    ];
+    for (name, query) in views {
+        write!(config, "\n[[view]]\nname = \"{name}\"\nquery = \"\"\"{query}\"\"\"\n")
+            .expect("memory takes everything");
+    }
+    let folder = Folder::new(&config);
+    let mut running = folder.start();
+    let client = running.ready();
+    let send = |topic: &str, body: &str| {
+        let answer = client.post(
+            &format!("/v1/ingest/{topic}"),
+            &[("Content-Type", "application/x-ndjson")],
+            body.as_bytes(),
+        );
+        assert_eq!(answer.expect("an answer").status, 200);
+    };
+    send("partial", "{\"city\":\"Oslo\",\"land\":\"NO\"}\n{\"city\":\"Lima\",\"land\":\"PE\"}\n");
+    let zeros = "{\"x\":-0.0}\n{\"x\":0.0}\n{\"x\":1.5}\n{\"x\":2.0}\n{\"x\":3.0}\n{\"x\":4.0}\n";
+    for round in 0..3 {
+        push(&client, round * 50, 50);
+        let nameless: String = (0..5).map(|id| format!("{{\"id\":{}}}\n", 1000 + round * 5 + id)).collect();
+        send("events", &nameless);
+        send("states", "{\"id\":1,\"city\":\"Oslo\"}\n{\"id\":4}\n");
+        send("floats", zeros);
+        for (name, query) in views {
+            let differ = format!(
+                "SELECT (SELECT count(*) FROM ((SELECT * FROM {name} EXCEPT SELECT * FROM ({query})) \
+                 UNION ALL (SELECT * FROM ({query}) EXCEPT SELECT * FROM {name}))) AS n"
+            );
+            assert_eq!(client.sql(&differ)[0]["n"], 0, "{name}, round {round}");
+            let says = format!("{:?}", client.sql(&format!("EXPLAIN VIEW {name}")));
+            assert!(says.contains("states"), "{name} is not kept as states: {says}");
+        }
+        for only in ["x IN (0.0, 1.5, 2.0, 3.0, 4.0)", "x::VARCHAR = '0.0'", "x >= 0.0", "x = 0.0"] {
+            // `OFFSET` holds the filter above the view.
+            let asked = format!(
+                "SELECT (SELECT sum(n) FROM zeros WHERE {only}) AS below, \
+                 (SELECT sum(n) FROM (SELECT * FROM zeros OFFSET 0) WHERE {only}) AS above"
+            );
+            let row = &client.sql(&asked)[0];
+            assert_eq!(row["below"], row["above"], "{only}, round {round}");
+        }
+        wait_for("a commit of every table", seconds(30), || {
+            let shown = client.sql("SHOW VIEWS");
+            shown.iter().all(|view| view["lag_records"] == 0).then_some(())
+        });
+    }
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
+#[test]
+fn states_that_outgrow_their_memory_stay_right_come_forward_and_are_not_made_again_and_again() {
+    let query = "SELECT id, city, count(*) AS events, sum(n) AS total, first_value(n ORDER BY n) AS first FROM events GROUP BY id, city";
+    let config =
+        config(query).replace("http = \"127.0.0.1:0\"", "http = \"127.0.0.1:0\"\nview_memory = \"2MiB\"");
+    let folder = Folder::new(&config);
+    let mut running = folder.start();
+    let client = running.ready();
+    let mut pushed = 0;
+    for _ in 0..5 {
+        push(&client, pushed, 8_000);
+        pushed += 8_000;
+        right(&client, query);
+    }
+    states_cover(&client, pushed);
+    right(&client, query);
+    running.kill();
+    let before = folder.said().matches("states are made from the lake").count();
+    assert!(before <= 3, "all states were made {before} times");
+
+    // A restart goes on from what is there.
+    let mut running = folder.start();
+    let client = running.ready();
+    states_cover(&client, pushed);
+    let says = format!("{:?}", client.sql("EXPLAIN SELECT * FROM cities"));
+    assert!(!says.contains("lake=none"), "the states in the lake are not read: {says}");
+    right(&client, query);
+    push(&client, pushed, 2_000);
+    states_cover(&client, pushed + 2_000);
+    right(&client, query);
+    assert_eq!(running.stop().code, Some(0));
+    assert_eq!(folder.said().matches("states are made from the lake").count(), before);
+    assert_eq!(folder.number(&differences(query)), 0, "at rest");
+    folder.never_panicked();
+}

@@ -20,13 +20,15 @@ use tarn_table::open::TOPIC_UUID;
 use tarn_table::{Catalog, CutTable};
 use tarn_view::{
     Building, Definition, Inputs, Late, LateRule, Pace, Split, Stamp, State, Version, Versions, View,
-    ViewMoment, Views, Way, add_late, from_datafusion, is_damage,
+    ViewMoment, Views, Way, add_late, from_datafusion, is_damage, is_too_large,
 };
 
 use crate::view_tiers::{files_to_merge, to_merge};
 
 /// A new build follows its table at most so often before it serves; the rest is for whoever keeps it then.
 const MOST_ROUNDS: usize = 8;
+/// States of so few records that fewer would be no help.
+const FEW_RECORDS: u64 = 1000;
 
 /// Makes builds of one definition; clones share it.
 #[derive(Clone)]
@@ -136,6 +138,14 @@ impl Maker {
                 tracing::warn!(view, table = states, error = %error.chain(), "states are damaged; they are made anew");
                 Ok(None)
             }
+            Err(error) if is_too_large(&error) => {
+                tracing::warn!(
+                    view,
+                    table = states,
+                    "states outgrow `serving.view_memory`: statements read them from the lake"
+                );
+                Ok(Some(Build::new(version, stamp.clone(), None)))
+            }
             Err(error) => Err(error),
         }
     }
@@ -166,17 +176,50 @@ impl Maker {
         Ok(build)
     }
 
-    /// Commits states up to the boundary of `table`; at `pace`, they are made of nothing but rows.
+    /// Commits states up to the boundary of `table`; at `pace`, they are made of nothing but rows. In one commit, but for states that
+    /// are made of more rows at once than fit into memory.
     pub(crate) async fn advance(
         &self,
         build: &mut Build,
         table: &Arc<CutTable>,
         pace: Option<&Arc<Pace>>,
     ) -> Result<()> {
-        let (from, to) = (build.version.boundary(), table.boundary.clone());
-        if from.is_at_least(&to) {
-            return Ok(());
+        let mut most = u64::MAX;
+        loop {
+            let from = build.version.boundary();
+            if from.is_at_least(&table.boundary) {
+                return Ok(());
+            }
+            let to = at_most(&from, &table.boundary, most);
+            match self.advance_to(build, table, to.clone(), pace).await {
+                Ok(()) => {}
+                // A count of late rows goes from boundary to boundary of the table.
+                Err(error)
+                    if is_too_large(&error)
+                        && to.records_above(&from) > FEW_RECORDS
+                        && self.view.late_rule(&self.definition, &self.catalog).is_none() =>
+                {
+                    let longest = to.iter().map(|(at, next)| next.saturating_sub(from.next(at))).max();
+                    most = longest.unwrap_or(0).unsigned_abs().div_ceil(2).max(1);
+                    tracing::info!(
+                        view = self.view.name(),
+                        records = most,
+                        "states are made of fewer rows at once"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
         }
+    }
+
+    async fn advance_to(
+        &self,
+        build: &mut Build,
+        table: &Arc<CutTable>,
+        to: Boundary,
+        pace: Option<&Arc<Pace>>,
+    ) -> Result<()> {
+        let from = build.version.boundary();
         let begin = Instant::now();
         // Before the states: what it goes on from may be let go while they are made.
         let marks = self.late_marks(build, table).await;
@@ -193,20 +236,25 @@ impl Maker {
         let made = Arc::new(State::sorted(made, self.split.keys()).await?);
         let snapshot = build.version.table.snapshot();
         let mut runs = match &build.cached {
-            Some(runs) => Some(self.with_run(runs, &made).await?),
+            Some(runs) => unless_too_large(self.with_run(runs, &made).await)?,
             None => None,
         };
-        let removes = files_to_merge(&snapshot, made.rows());
+        let mut removes = files_to_merge(&snapshot, made.rows());
         let written = match &mut runs {
-            _ if removes.is_empty() => made,
+            _ if removes.is_empty() => None,
             // What is in memory need not be read.
-            Some(runs) if removes.len() == snapshot.files.len() => {
-                let all = self.merged(std::mem::take(runs)).await?;
-                runs.push(Arc::clone(&all));
+            Some(parts) if removes.len() == snapshot.files.len() => {
+                let all = unless_too_large(self.merged(std::mem::take(parts)).await)?;
+                runs = all.clone().map(|all| vec![all]);
                 all
             }
-            _ => self.with_files(build, &removes, made).await?,
+            _ => unless_too_large(self.with_files(build, &removes, Arc::clone(&made)).await)?,
         };
+        let written = written.unwrap_or_else(|| {
+            // They stay beside each other, then.
+            removes.clear();
+            made
+        });
         let stored =
             written.batches.iter().map(|states| self.split.stored().store(states).map_err(from_datafusion));
         fault::point("view.upload.before")?;
@@ -339,4 +387,20 @@ impl Maker {
         let bytes: usize = runs.iter().map(|run| run.bytes).sum();
         self.views.has_room(bytes.saturating_sub(before)).then_some(runs)
     }
+}
+
+/// What there was memory for.
+fn unless_too_large<T>(made: Result<T>) -> Result<Option<T>> {
+    match made {
+        Err(error) if is_too_large(&error) => Ok(None),
+        made => made.map(Some),
+    }
+}
+
+/// Where `[from, to)` ends when no partition goes on by more than `most` records.
+fn at_most(from: &Boundary, to: &Boundary, most: u64) -> Boundary {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    to.iter()
+        .map(|(partition, next)| (partition, next.min(from.next(partition).saturating_add(most))))
+        .collect()
 }

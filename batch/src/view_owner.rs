@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tarn_model::{Error, Result, clock, fault};
+use tarn_model::{Boundary, Error, Result, clock, fault};
 use tarn_table::open::Backoff;
 use tarn_table::{Catalog, CutTable};
 use tarn_view::{Building, Definition, Pace, Stamp, Versions, View, Views, Way, is_damage};
@@ -247,8 +247,11 @@ impl Owner {
             if !self.is_defined_so(maker).await {
                 return true;
             }
+            let before = self.reached();
             match self.step(maker).await {
-                Ok(()) => backoff.reset(),
+                // To begin what has failed before is no success yet.
+                Ok(()) if self.making.is_none() || self.reached() != before => backoff.reset(),
+                Ok(()) => {}
                 Err(error) => {
                     self.troubled(&error);
                     tokio::select! {
@@ -319,6 +322,11 @@ impl Owner {
             self.view.update(|moment| moment.trouble = None);
         }
         Ok(())
+    }
+
+    /// How far which build has come.
+    fn reached(&self) -> Option<(u32, Boundary)> {
+        self.build.as_ref().map(|build| (build.version.number, build.version.boundary()))
     }
 
     /// Begins a build aside; whatever was being made before is let go.

@@ -17,7 +17,9 @@ use std::time::Duration;
 use tarn_model::{Boundary, Result, clock};
 use tarn_table::open::Backoff;
 use tarn_table::{Catalog, CutTable, TopicHub};
-use tarn_view::{Definition, Inputs, LiveStates, Split, Stamp, State, View, Views, Way, cut_at};
+use tarn_view::{
+    Definition, Inputs, LiveStates, Split, Stamp, State, View, Views, Way, cut_at, is_too_large,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -38,7 +40,7 @@ impl ViewKeeper {
     pub fn start(views: Views, view: Arc<View>, catalog: Catalog) -> ViewKeeper {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let keeping = Keeper { views, view, catalog, gave_up_at: None }.run();
+            let keeping = Keeper { views, view, catalog, began_at: Boundary::new(), gave_up_at: None }.run();
             tokio::select! {
                 () = keeping => {}
                 _ = stopped.wait_for(|stop| *stop) => {}
@@ -65,6 +67,8 @@ struct Keeper {
     views: Views,
     view: Arc<View>,
     catalog: Catalog,
+    /// The view's boundary at the last step.
+    began_at: Boundary,
     /// The view's boundary at which the chain outgrew its memory: it is tried again above another one.
     gave_up_at: Option<Boundary>,
 }
@@ -100,6 +104,7 @@ impl Keeper {
             }
             match self.step(definition, split).await {
                 Ok(()) => backoff.reset(),
+                Err(error) if is_too_large(&error) => self.give_up(&error.to_string()),
                 Err(error) => {
                     tracing::warn!(view = self.view.name(), error = ?error, "live states are made again");
                     self.view.update(|moment| moment.live = None);
@@ -132,6 +137,7 @@ impl Keeper {
             return Ok(());
         }
         self.gave_up_at = None;
+        self.began_at.clone_from(&start);
         let mut live = moment.live.clone().filter(|live| *live.stamp() == stamp);
         let chain = live.get_or_insert_with(|| LiveStates::new(stamp.clone()));
         chain.drop_below(&start);
@@ -158,18 +164,7 @@ impl Keeper {
         }
         let before = moment.live.as_ref().map_or(0, LiveStates::bytes);
         if !self.views.has_room(chain.bytes().saturating_sub(before)) {
-            tracing::warn!(
-                view = self.view.name(),
-                bytes = chain.bytes(),
-                "live states outgrow their memory: statements read the rows"
-            );
-            let told =
-                "its live states outgrow `serving.view_memory`: statements aggregate newer rows themselves";
-            self.gave_up_at = Some(start);
-            self.view.update(|moment| {
-                moment.live = None;
-                moment.trouble = Some(told.to_owned());
-            });
+            self.give_up(&format!("there are {} bytes of them", chain.bytes()));
             return Ok(());
         }
         self.show(chain, &stamp);
@@ -181,6 +176,22 @@ impl Keeper {
             self.show(chain, &stamp);
         }
         Ok(())
+    }
+
+    /// Lets statements aggregate newer rows themselves, until the view's boundary has moved.
+    fn give_up(&mut self, why: &str) {
+        tracing::warn!(
+            view = self.view.name(),
+            why,
+            "live states outgrow their memory: statements read the rows"
+        );
+        let told =
+            "its live states outgrow `serving.view_memory`: statements aggregate newer rows themselves";
+        self.gave_up_at = Some(self.began_at.clone());
+        self.view.update(|moment| {
+            moment.live = None;
+            moment.trouble = Some(told.to_owned());
+        });
     }
 
     /// Lets statements see `chain`, if it is another one than they do.

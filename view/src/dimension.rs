@@ -23,7 +23,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Column, DFSchema, JoinType, Result as DfResult};
+use datafusion::common::{Column, DFSchema, JoinType, Result as DfResult, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
@@ -35,8 +35,8 @@ use crate::planner::Columns;
 use crate::split::{contains_subquery, rows_of};
 use crate::windows::WINDOWS;
 
-/// The name under which the states stand in the plan that joins them.
-const PARTIAL: &str = "partial";
+/// The name under which the states stand in the plan that joins them: no table can have it.
+const PARTIAL: &str = "@partial";
 
 /// An aggregate over a join as one over the rows of one table, and what joins its states.
 #[derive(Debug)]
@@ -156,15 +156,17 @@ impl Lowered {
         let keys = self.aggregate.group_expr.len();
         let columns = named_states(states, keys);
         let source = provider_as_source(Arc::new(Columns(Arc::clone(&columns))));
-        let name = |at: usize| col(Column::new(Some(PARTIAL), columns.field(at).name()));
+        let name =
+            |at: usize| col(Column::new(Some(TableReference::bare(PARTIAL)), columns.field(at).name()));
         let key = |(at, key): (usize, &Expr)| match key {
             Expr::Column(column) => name(at).alias_qualified(column.relation.clone(), column.name.clone()),
             _ => name(at).alias(key_name(at)),
         };
         let kept = self.aggregate.group_expr.iter().enumerate().map(key);
         let kept = kept.chain((keys..columns.fields().len()).map(|at| name(at).alias(state_name(at))));
-        let mut plan =
-            LogicalPlanBuilder::scan(PARTIAL, source, None)?.project(kept.collect::<Vec<_>>())?.build()?;
+        let mut plan = LogicalPlanBuilder::scan(TableReference::bare(PARTIAL), source, None)?
+            .project(kept.collect::<Vec<_>>())?
+            .build()?;
         for step in &self.path {
             plan = match step {
                 Step::Filter(conditions) => match conjunction(conditions.iter().cloned()) {

@@ -54,6 +54,18 @@ pub(crate) fn is_read_damage(error: &DataFusionError) -> bool {
         || matches!(root, DataFusionError::ArrowError(arrow, _) if matches!(**arrow, ArrowError::ParquetError(_)))
 }
 
+/// Whether the states of a view have outgrown what memory they may have.
+pub fn is_too_large(error: &Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<DataFusionError>() {
+            return matches!(error.find_root(), DataFusionError::ResourcesExhausted(_));
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Whether the object store has said that a file is not there.
 fn is_gone(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);

@@ -37,7 +37,7 @@ mod windows;
 
 pub use definition::{Definition, Way};
 pub use difference::{Difference, Example};
-pub use error::{from_datafusion, is_damage};
+pub use error::{from_datafusion, is_damage, is_too_large};
 pub use freshness::{Freshness, age_s};
 pub use functions::with_functions;
 pub use groups::memory_bytes;

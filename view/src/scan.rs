@@ -308,6 +308,18 @@ impl Inputs {
     }
 }
 
+fn has_floats(of: &DataType) -> bool {
+    of.is_floating()
+        || match of {
+            DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+                has_floats(field.data_type())
+            }
+            DataType::Struct(fields) => fields.iter().any(|field| has_floats(field.data_type())),
+            DataType::Dictionary(_, values) => has_floats(values),
+            _ => false,
+        }
+}
+
 /// The rows of `batches` for which `only` is true.
 fn filtered(batches: Vec<RecordBatch>, only: &Arc<dyn PhysicalExpr>) -> DfResult<Vec<RecordBatch>> {
     let filter = |batch: RecordBatch| {
@@ -385,12 +397,13 @@ impl StatesScan {
         Ok(Arc::new(ProjectionExec::try_new(columns, answer)?))
     }
 
+    /// Whether `filter` tells groups apart, and nothing within them: one of a float holds 0.0 and -0.0, which a filter may tell apart.
     fn is_on_keys(&self, filter: &Expr) -> bool {
         let keys = self.0.split.answer_keys();
         let columns = filter.column_refs();
         let schema = self.0.split.answer_schema();
-        !columns.is_empty()
-            && columns.iter().all(|column| schema.index_of(&column.name).is_ok_and(|at| at < keys))
+        let is_key = |at: usize| at < keys && !has_floats(schema.field(at).data_type());
+        !columns.is_empty() && columns.iter().all(|column| schema.index_of(&column.name).is_ok_and(is_key))
     }
 }
 

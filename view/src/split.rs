@@ -23,13 +23,15 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, DFSchemaRef, Result as DfResult, internal_err};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result as DfResult, TableReference, internal_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
     Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Projection, TableType, col,
 };
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{Partitioning, PhysicalExpr, create_physical_expr};
@@ -54,8 +56,8 @@ use crate::windows::{by_ticks, window_us};
 /// Above this number of rows in memory they are aggregated in as many streams as a statement may have.
 const MANY_ROWS: usize = 64 * 1024;
 
-/// The name under which the aggregate's answer stands in the plan above it.
-const ANSWER: &str = "states";
+/// The name under which the aggregate's answer stands in the plan above it: no table can have it.
+pub(crate) const ANSWER: &str = "@states";
 
 /// Aggregates whose states merge to what one pass gives: exactly, up to the rounding of floats, or within a sketch's bounds.
 const MERGEABLE: [&str; 24] = [
@@ -135,8 +137,10 @@ impl Split {
         let props = session.execution_props();
         let context = PhysicalPlanningContext::default();
         let keys = aggregate.group_expr.clone();
+        let simplifier = Simplifier::new(logical, session);
         let key = |(at, expr): (usize, &Expr)| {
-            Ok((create_physical_expr(&by_ticks(expr, logical), logical, props, &context)?, format!("g{at}")))
+            let expr = simplifier.simplified(by_ticks(expr, logical))?;
+            Ok((create_physical_expr(&expr, logical, props, &context)?, format!("g{at}")))
         };
         let group: DfResult<Vec<_>> = keys.iter().enumerate().map(key).collect();
         let group = match group.map_err(internal)? {
@@ -145,13 +149,15 @@ impl Split {
         };
         let (mut aggregates, mut filters) = (Vec::new(), Vec::new());
         for (at, expr) in aggregate.aggr_expr.iter().enumerate() {
-            let lowered = LoweredAggregateBuilder::new(expr, logical, &input_schema, props, &context)
+            let expr = simplifier.aggregate(expr.clone()).map_err(internal)?;
+            let lowered = LoweredAggregateBuilder::new(&expr, logical, &input_schema, props, &context)
                 .with_name(format!("a{at}"))
                 .build()
                 .map_err(internal)?;
             aggregates.push(lowered.aggregate);
             filters.push(lowered.filter);
         }
+        runs(&group, &aggregates, &filters, &input_schema).map_err(internal)?;
         let nothing = Arc::new(datafusion::physical_plan::empty::EmptyExec::new(Arc::clone(&input_schema)));
         let partial = AggregateExec::try_new(
             AggregateMode::Partial,
@@ -583,15 +589,72 @@ fn replace(plan: &LogicalPlan, aggregate: &Aggregate, answer: &SchemaRef) -> DfR
         LogicalPlan::Aggregate(found) if found == aggregate => {
             let source = provider_as_source(Arc::new(Columns(Arc::clone(answer))));
             let names = aggregate.schema.iter().zip(answer.fields()).map(|((qualifier, field), column)| {
-                col(Column::new(Some(ANSWER), column.name()))
+                col(Column::new(Some(TableReference::bare(ANSWER)), column.name()))
                     .alias_qualified(qualifier.cloned(), field.name())
             });
-            let scan = LogicalPlanBuilder::scan(ANSWER, source, None)?.project(names.collect::<Vec<_>>())?;
+            let scan = LogicalPlanBuilder::scan(TableReference::bare(ANSWER), source, None)?
+                .project(names.collect::<Vec<_>>())?;
             Ok(Transformed::new(scan.build()?, true, TreeNodeRecursion::Jump))
         }
         _ => Ok(Transformed::no(node)),
     });
     replaced.map(|replaced| replaced.data)
+}
+
+/// Puts what can run in the place of what only stands for it: some functions are no more than a name until they are simplified.
+struct Simplifier(ExprSimplifier);
+
+impl Simplifier {
+    fn new(schema: &DFSchema, session: &SessionState) -> Simplifier {
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(schema.clone()))
+            .with_config_options(Arc::clone(session.config_options()));
+        Simplifier(ExprSimplifier::new(context.build()))
+    }
+
+    fn simplified(&self, expr: Expr) -> DfResult<Expr> {
+        self.0.simplify(expr)
+    }
+
+    /// All that an aggregate reads; it stays the aggregate that it is.
+    fn aggregate(&self, expr: Expr) -> DfResult<Expr> {
+        Ok(match expr {
+            Expr::Alias(mut alias) => {
+                *alias.expr = self.aggregate(*alias.expr)?;
+                Expr::Alias(alias)
+            }
+            Expr::AggregateFunction(mut call) => {
+                let params = &mut call.params;
+                for expr in params.args.iter_mut().chain(params.filter.as_deref_mut()) {
+                    *expr = self.simplified(std::mem::take(expr))?;
+                }
+                for order in &mut params.order_by {
+                    order.expr = self.simplified(std::mem::take(&mut order.expr))?;
+                }
+                Expr::AggregateFunction(call)
+            }
+            other => other,
+        })
+    }
+}
+
+/// Tries on no rows what will be evaluated on all of them: an error that every row would end with is one of the view.
+fn runs(
+    group: &PhysicalGroupBy,
+    aggregates: &[Arc<AggregateFunctionExpr>],
+    filters: &[Option<Arc<dyn PhysicalExpr>>],
+    schema: &SchemaRef,
+) -> DfResult<()> {
+    let nothing = RecordBatch::new_empty(Arc::clone(schema));
+    let of_aggregates = aggregates.iter().flat_map(|aggregate| {
+        let order = aggregate.order_bys().iter().map(|order| Arc::clone(&order.expr));
+        aggregate.expressions().into_iter().chain(order.collect::<Vec<_>>())
+    });
+    let keys = group.expr().iter().map(|(key, _)| Arc::clone(key));
+    for expr in keys.chain(of_aggregates).chain(filters.iter().flatten().cloned()) {
+        expr.evaluate(&nothing)?;
+    }
+    Ok(())
 }
 
 /// States that are being read, as a table of columns `g0, …, s0, …`.

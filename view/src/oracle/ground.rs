@@ -17,7 +17,7 @@ use super::sketch::Sketches;
 use super::{grammar, memory_lake, sortable};
 use crate::definition::{Definition, Way, bind};
 use crate::planner::Planner;
-use crate::split::Split;
+use crate::split::{ANSWER, Split};
 
 /// What the walks of one thread share: making it anew costs more than a walk.
 pub(super) struct Ground {
@@ -126,7 +126,7 @@ impl<'a> Block<'a> {
     ) -> LogicalPlan {
         let key = question.key();
         if let Some(known) = self.over_states.get(&key) {
-            let table = |name: &str| if name == "states" { Some(Arc::clone(&states)) } else { tables(name) };
+            let table = |name: &str| if name == ANSWER { Some(Arc::clone(&states)) } else { tables(name) };
             return bind(known, &table).expect("the same plan");
         }
         let plan = question.definition.over_states(split, states, tables).expect("a plan over states");

@@ -73,7 +73,7 @@ impl KeptPlan {
 fn begins_anew(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.is::<ProjectionExec>()
         || node.is::<FilterExec>()
-        || node.is::<AggregateExec>()
+        || node.is::<AggregateExec>() && node.dynamic_expressions_produced().is_empty()
         || node.is::<SortExec>()
         || node.is::<GlobalLimitExec>()
         || node.is::<LocalLimitExec>()
