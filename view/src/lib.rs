@@ -27,6 +27,7 @@ mod oracle;
 mod pace;
 mod planner;
 mod scan;
+mod simplifier;
 mod split;
 mod stamp;
 mod stored;

@@ -450,15 +450,24 @@ fn predicate(dice: &mut Dice, schema: &SchemaRef) -> Option<Expr> {
     // The sign of a NaN that a sum gives depends on the order of its rows, and by it the NaN lies above or below all numbers.
     let has_order = is_number && !schema.field(0).data_type().is_floating();
     let is_text = matches!(schema.field(0).data_type(), DataType::Utf8 | DataType::Utf8View);
+    let is_time = schema.field(0).data_type().is_temporal();
+    let is_boolean = *schema.field(0).data_type() == DataType::Boolean;
     // In the column's type, as an analyzed plan has it.
-    let value =
-        |value: ScalarValue| lit(value.cast_to(schema.field(0).data_type()).expect("a number or a text"));
+    let value = |value: ScalarValue| {
+        lit(value.cast_to(schema.field(0).data_type()).expect("a number, a text or a time"))
+    };
     match dice.roll(5) {
         0 => Some(col("c0").is_not_null()),
         1 if is_number => Some(col("c0").eq(value(ScalarValue::from(dice.int(3))))),
         2 if has_order => Some(col("c0").gt(value(ScalarValue::from(dice.int(3))))),
         1 if is_text => Some(col("c0").eq(value(ScalarValue::from("a")))),
         2 if is_text => Some(col("c0").gt(value(ScalarValue::from("a"))).or(col("c0").is_null())),
+        1 | 2 if is_time => Some(col("c0").gt_eq(value(ScalarValue::TimestampMicrosecond(
+            Some(1_700_000_000_000_000 + dice.int(40) * 600_000_000),
+            None,
+        )))),
+        1 if is_boolean => Some(col("c0").is_not_true()),
+        2 if is_boolean => Some(col("c0")),
         _ => None,
     }
 }

@@ -27,11 +27,9 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef, Result as DfResult, Tabl
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
     Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Projection, TableType, col,
 };
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{Partitioning, PhysicalExpr, create_physical_expr};
@@ -49,6 +47,7 @@ use tarn_table::scan::TableScan;
 use crate::definition::bind;
 use crate::dimension::{Joined, Lowered, named_states, over_states};
 use crate::planner::Columns;
+use crate::simplifier::{Simplifier, runs};
 use crate::stored::StoredStates;
 use crate::tail_plan::TailPlan;
 use crate::windows::{by_ticks, window_us};
@@ -99,6 +98,8 @@ pub struct Split {
     tail: Option<TailPlan>,
     /// Group keys over the input's columns.
     keys: Vec<Expr>,
+    /// The same as what can run.
+    simple_keys: Vec<Expr>,
     group: PhysicalGroupBy,
     aggregates: Vec<Arc<AggregateFunctionExpr>>,
     filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
@@ -143,6 +144,8 @@ impl Split {
             Ok((create_physical_expr(&expr, logical, props, &context)?, format!("g{at}")))
         };
         let group: DfResult<Vec<_>> = keys.iter().enumerate().map(key).collect();
+        let simple = |key: &Expr| simplifier.simplified(key.clone().unalias_nested().data);
+        let simple_keys = keys.iter().map(simple).collect::<DfResult<_>>().map_err(internal)?;
         let group = match group.map_err(internal)? {
             none if none.is_empty() => PhysicalGroupBy::new(vec![], vec![], vec![], false),
             some => PhysicalGroupBy::new_single(some),
@@ -181,6 +184,7 @@ impl Split {
             optimized,
             tail: None,
             keys,
+            simple_keys,
             group,
             aggregates,
             filters,
@@ -431,7 +435,7 @@ impl Split {
         let swapped = expr.clone().transform_up(|expr| match &expr {
             Expr::Column(column) => {
                 let at = self.stored.schema().index_of(&column.name)?;
-                Ok(Transformed::yes(self.keys[at].clone().unalias_nested().data))
+                Ok(Transformed::yes(self.simple_keys[at].clone()))
             }
             _ => Ok(Transformed::no(expr)),
         });
@@ -599,62 +603,6 @@ fn replace(plan: &LogicalPlan, aggregate: &Aggregate, answer: &SchemaRef) -> DfR
         _ => Ok(Transformed::no(node)),
     });
     replaced.map(|replaced| replaced.data)
-}
-
-/// Puts what can run in the place of what only stands for it: some functions are no more than a name until they are simplified.
-struct Simplifier(ExprSimplifier);
-
-impl Simplifier {
-    fn new(schema: &DFSchema, session: &SessionState) -> Simplifier {
-        let context = SimplifyContext::builder()
-            .with_schema(Arc::new(schema.clone()))
-            .with_config_options(Arc::clone(session.config_options()));
-        Simplifier(ExprSimplifier::new(context.build()))
-    }
-
-    fn simplified(&self, expr: Expr) -> DfResult<Expr> {
-        self.0.simplify(expr)
-    }
-
-    /// All that an aggregate reads; it stays the aggregate that it is.
-    fn aggregate(&self, expr: Expr) -> DfResult<Expr> {
-        Ok(match expr {
-            Expr::Alias(mut alias) => {
-                *alias.expr = self.aggregate(*alias.expr)?;
-                Expr::Alias(alias)
-            }
-            Expr::AggregateFunction(mut call) => {
-                let params = &mut call.params;
-                for expr in params.args.iter_mut().chain(params.filter.as_deref_mut()) {
-                    *expr = self.simplified(std::mem::take(expr))?;
-                }
-                for order in &mut params.order_by {
-                    order.expr = self.simplified(std::mem::take(&mut order.expr))?;
-                }
-                Expr::AggregateFunction(call)
-            }
-            other => other,
-        })
-    }
-}
-
-/// Tries on no rows what will be evaluated on all of them: an error that every row would end with is one of the view.
-fn runs(
-    group: &PhysicalGroupBy,
-    aggregates: &[Arc<AggregateFunctionExpr>],
-    filters: &[Option<Arc<dyn PhysicalExpr>>],
-    schema: &SchemaRef,
-) -> DfResult<()> {
-    let nothing = RecordBatch::new_empty(Arc::clone(schema));
-    let of_aggregates = aggregates.iter().flat_map(|aggregate| {
-        let order = aggregate.order_bys().iter().map(|order| Arc::clone(&order.expr));
-        aggregate.expressions().into_iter().chain(order.collect::<Vec<_>>())
-    });
-    let keys = group.expr().iter().map(|(key, _)| Arc::clone(key));
-    for expr in keys.chain(of_aggregates).chain(filters.iter().flatten().cloned()) {
-        expr.evaluate(&nothing)?;
-    }
-    Ok(())
 }
 
 /// States that are being read, as a table of columns `g0, …, s0, …`.

@@ -21,6 +21,9 @@ pub(super) fn query(dice: &mut Dice) -> (String, Sketches) {
         "tumble(ts, INTERVAL '1 hour')",
         "tumble_end(ts, INTERVAL '25 minutes')",
         "hop(ts, INTERVAL '10 minutes', INTERVAL '1 hour')",
+        "coalesce(k, '?')",
+        "nvl2(k, n, -1)",
+        "date_bin(INTERVAL '25 minutes', ts, TIMESTAMP '2000-01-01T00:07:00Z')",
     ];
     if joins {
         keys.extend(["label", "label", "w % 2", "coalesce(label, k)", "n + w"]);
@@ -68,11 +71,17 @@ pub(super) fn query(dice: &mut Dice) -> (String, Sketches) {
         "approx_distinct(i)",
         "avg(y) * 2 + 1",
         "sum(y) / nullif(count(y), 0)",
+        "sum(coalesce(n, 0))",
+        "max(nvl(k, 'zz'))",
+        "count(DISTINCT ifnull(n, -5))",
+        "first_value(i ORDER BY coalesce(n, 9), ts)",
+        "bool_or(coalesce(b, n > 1))",
         "coalesce(max(k), 'none')",
         "CASE WHEN count(*) > 3 THEN sum(n) ELSE min(n) END",
     ];
     let sketches = ["approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY y)", "approx_median(y)"];
-    let filters = ["b", "i > 0", "y < 10", "k IS NOT NULL", "n IN (1, 2)"];
+    let filters =
+        ["b", "i > 0", "y < 10", "k IS NOT NULL", "n IN (1, 2)", "coalesce(n, 1) > 0", "nvl(b, k = 'a')"];
     let joined_filters = ["label <> 'x'", "w IS NULL OR w < n", "b AND label IS NOT NULL", "i > 0"];
     let mut chosen: Vec<&str> = Vec::new();
     for _ in 0..dice.roll(4) {
