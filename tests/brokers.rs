@@ -249,7 +249,9 @@ fn a_broker_is_reached_through_tls_once_its_certificate_is_believed() {
          hostname='localhost', port={port}, tls={{'ca_certs': {certificate:?}}})"
     );
     assert!(python().args(["-c", &program]).status().expect("python").success());
-    wait_for("every message", seconds(60), || (count(&client, "alarms")? == 500).then_some(()));
+    wait_for("every message in the lake", seconds(60), || {
+        (count(&client, "lake.alarms")? == 500).then_some(())
+    });
     assert_eq!(running.stop().code, Some(0));
     exactly_once(&folder, "alarms", 500, 0);
     // Somebody else's certificate, and no TLS at all: it is told, and waited for.

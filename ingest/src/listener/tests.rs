@@ -110,6 +110,23 @@ fn what_was_received_before_a_stop_is_committed() {
     assert!(TcpStream::connect(&tcp).is_err(), "the door is closed");
 }
 
+#[test]
+fn of_a_peer_that_is_lost_what_it_had_said_counts_and_the_piece_is_a_dead_letter() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&netcat(""), RunMode::Continuous);
+    let stream = send(&address(&fixture, &collectors, "tcp"), b"one\ntwo\nthr");
+    fixture.wait_for_count("t", 2);
+    // It goes with a reset, as a machine does that has lost its memory.
+    socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(stream);
+    fixture.wait_for_count("t", 3);
+    fixture.stop(&collectors);
+    assert_eq!(fixture.texts("t"), ["one", "two", "thr"]);
+    let records = fixture.records("t");
+    assert!(records[1].header("tarn.error").is_empty());
+    assert_eq!(records[2].header("tarn.error"), "the stream broke off within this message");
+}
+
 /// What comes without end, in few records: each has eight thousand bytes.
 fn never_ending(letter: char) -> String {
     String::from(letter).repeat(8000)
