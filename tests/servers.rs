@@ -17,6 +17,7 @@ mod columnar;
 mod databases;
 mod exports;
 mod flight_views;
+mod foreign_cluster;
 mod imports;
 mod mariadb;
 mod mariadb_server;
