@@ -232,11 +232,11 @@ fn a_broker_is_reached_through_tls_once_its_certificate_is_believed() {
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
         openssl.args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
         openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"]);
-        openssl.arg(folder.path(&format!("broker/{name}.key"))).arg("-out");
-        openssl.arg(folder.path(&format!("broker/{name}.crt"))).stdin(Stdio::null()).stderr(Stdio::null());
+        openssl.arg(folder.path(format!("broker/{name}.key"))).arg("-out");
+        openssl.arg(folder.path(format!("broker/{name}.crt"))).stdin(Stdio::null()).stderr(Stdio::null());
         assert!(openssl.status().expect("openssl").success());
     }
-    let path = |name: &str| folder.path(&format!("broker/{name}")).to_string_lossy().into_owned();
+    let path = |name: &str| folder.path(format!("broker/{name}")).to_string_lossy().into_owned();
     let (key, certificate) = (path("server.key"), path("server.crt"));
     let broker = Mosquitto::start_with(&folder, port, &format!("certfile {certificate}\nkeyfile {key}\n"));
     let mut running = folder.start();
