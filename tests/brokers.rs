@@ -52,12 +52,17 @@ struct Mosquitto<'f> {
 
 impl<'f> Mosquitto<'f> {
     fn start(folder: &'f Folder, port: u16) -> Mosquitto<'f> {
+        Mosquitto::start_with(folder, port, "")
+    }
+
+    /// With more lines for its listener.
+    fn start_with(folder: &'f Folder, port: u16, more: &str) -> Mosquitto<'f> {
         std::fs::create_dir_all(folder.path("broker")).expect("create the folder");
         let dir = folder.path("broker").to_string_lossy().into_owned();
         folder.put(
             "broker/mosquitto.conf",
             format!(
-                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {dir}/\n\
+                "listener {port} 127.0.0.1\n{more}allow_anonymous true\npersistence true\npersistence_location {dir}/\n\
                  max_queued_messages 0\nuser root\n"
             ),
         );
@@ -213,6 +218,58 @@ fn no_message_is_lost_and_none_of_quality_two_is_there_twice_whatever_is_killed(
     assert_eq!(all, 2 * i64::from(MESSAGES) + twice);
     exactly_once(&folder, "readings", all, 1);
     exactly_once(&folder, "alarms", 1, 0);
+}
+
+#[test]
+fn a_broker_is_reached_through_tls_once_its_certificate_is_believed() {
+    let port = free_port();
+    let config = CONFIG.replace("127.0.0.1:PORT", &format!("localhost:{port}"));
+    let secured = config.replace("qos = 2", "qos = 2\ntls = true\ntls_ca = \"broker/server.crt\"");
+    let folder = Folder::new(&secured);
+    std::fs::create_dir_all(folder.path("broker")).expect("create the folder");
+    for name in ["server", "other"] {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+        openssl.args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"]);
+        openssl.arg(folder.path(format!("broker/{name}.key"))).arg("-out");
+        openssl.arg(folder.path(format!("broker/{name}.crt"))).stdin(Stdio::null()).stderr(Stdio::null());
+        assert!(openssl.status().expect("openssl").success());
+    }
+    let path = |name: &str| folder.path(format!("broker/{name}")).to_string_lossy().into_owned();
+    let (key, certificate) = (path("server.key"), path("server.crt"));
+    let broker = Mosquitto::start_with(&folder, port, &format!("certfile {certificate}\nkeyfile {key}\n"));
+    let mut running = folder.start();
+    let client = running.ready();
+    connected(&client);
+    let addresses = client.get("/v1/status").expect("an answer").json()["sources"][0]["addresses"].clone();
+    assert_eq!(addresses, json!([format!("mqtts://localhost:{port}")]));
+    let program = format!(
+        "import paho.mqtt.publish as p; p.multiple([('alarms/%d' % n, '{{\"what\": \"%d\"}}' % n, 2, False) for n in range(500)], \
+         hostname='localhost', port={port}, tls={{'ca_certs': {certificate:?}}})"
+    );
+    assert!(python().args(["-c", &program]).status().expect("python").success());
+    wait_for("every message in the lake", seconds(60), || {
+        (count(&client, "lake.alarms")? == 500).then_some(())
+    });
+    assert_eq!(running.stop().code, Some(0));
+    exactly_once(&folder, "alarms", 500, 0);
+    // Somebody else's certificate, and no TLS at all: it is told, and waited for.
+    for (config, wanted) in [
+        (secured.replace("server.crt", "other.crt"), "invalid peer certificate"),
+        (config, "cannot be reached"),
+    ] {
+        folder.configure(&config);
+        let mut running = folder.start();
+        let client = running.ready();
+        let told = wait_for("an error", seconds(60), || {
+            let status = client.get("/v1/status").ok()?.json();
+            Some(status["sources"][0]["last_error"]["message"].as_str()?.to_owned())
+        });
+        assert!(told.contains(wanted), "wanted `{wanted}`: {told}");
+        assert_eq!(running.stop().code, Some(0));
+    }
+    drop(broker);
 }
 
 #[test]

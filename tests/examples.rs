@@ -284,3 +284,44 @@ fn import_brings_tables_and_a_query_straight_into_the_lake() {
         [json!({"name": "Ada", "orders": 2}), json!({"name": "Grace", "orders": 1})]
     );
 }
+
+#[test]
+fn export_brings_what_is_new_and_what_has_changed_into_a_database() {
+    let folder = example("export");
+    let website = rusqlite::Connection::open(folder.path("website.sqlite")).expect("a database");
+    website
+        .execute_batch("CREATE TABLE turnover (country TEXT PRIMARY KEY, orders INTEGER NOT NULL, amount DECIMAL(12, 2) NOT NULL)")
+        .expect("the table");
+    let mut running = folder.start();
+    let client = running.ready();
+    let sell = |order: u32, country: &str, amount: &str| {
+        let sale = json!({"order": order, "country": country, "amount": amount}).to_string();
+        let answer = client.post("/v1/ingest/sales", &[], sale.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, 200);
+    };
+    let command =
+        "export -c tarn.toml turnover --to sqlite:website.sqlite --into turnover --mode upsert --key country";
+    let exported = || {
+        let ended = folder.tarn(&command.split(' ').collect::<Vec<_>>());
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        let mut rows = website
+            .prepare("SELECT country || ' ' || orders || ' ' || amount FROM turnover ORDER BY 1")
+            .expect("a query");
+        let rows: Result<Vec<String>, _> = rows.query_map([], |row| row.get(0)).expect("rows").collect();
+        rows.expect("rows")
+    };
+    sell(1, "NL", "12.50");
+    sell(2, "DE", "3.25");
+    wait_for("both", seconds(30), || (count(&client, "sales")? == 2).then_some(()));
+    for _ in 0..2 {
+        assert_eq!(exported(), ["DE 1 3.25", "NL 1 12.5"]);
+    }
+    sell(3, "NL", "7.25");
+    sell(4, "PT", "1.75");
+    wait_for("all four", seconds(30), || (count(&client, "sales")? == 4).then_some(()));
+    assert_eq!(exported(), ["DE 1 3.25", "NL 2 19.75", "PT 1 1.75"]);
+    assert_eq!(running.stop().code, Some(0));
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/export.toml"));
+    let head = command.replace("tarn.toml", "configs/export.toml").replace("sqlite:", "sqlite:configs/");
+    assert!(text.expect("the example").contains(&head), "its head says what was run here");
+}

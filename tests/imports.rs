@@ -311,6 +311,34 @@ query = "SELECT name, count(*) AS n FROM shop_artist GROUP BY name"
 }
 
 #[test]
+fn one_table_that_cannot_be_read_keeps_no_other_from_being_shown() {
+    let job = |name: &str, table: &str| {
+        format!(
+            "[[import]]\nname = \"{name}\"\nurl = \"sqlite:shop.sqlite\"\ntable = \"{table}\"\ninto = \"{name}\"\n"
+        )
+    };
+    // Tables are looked at by their names.
+    let jobs = [("a_album", "Album"), ("b_artist", "Artist"), ("c_nothing", "Nothing")];
+    let folder = Folder::new(&config(&jobs.map(|(name, table)| job(name, table)).concat()));
+    let shop = shop(&folder);
+    imported(&folder, &["a_album"]);
+    imported(&folder, &["b_artist"]);
+    let mut running = folder.start();
+    let client = running.ready();
+    assert_eq!((count(&client, "a_album"), count(&client, "b_artist")), (Some(200), Some(275)));
+    folder.put("lake/a_album/_delta_log/00000000000000000001.json", "no commit\n");
+    // One that is known, and one that is not yet.
+    for (name, rows) in [("b_artist", 550), ("c_nothing", 1)] {
+        shop.execute("INSERT INTO \"Nothing\" VALUES (1, 'word')", ()).expect("a row");
+        imported(&folder, &[name]);
+        wait_for("what was imported", seconds(60), || (count(&client, name)? >= rows).then_some(()));
+    }
+    assert_eq!(count(&client, "a_album"), Some(200), "what was seen of it stays");
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
+}
+
+#[test]
 fn what_cannot_be_imported_is_told_and_nothing_is_to_be_seen() {
     let job =
         |rest: &str| config(&format!("[[import]]\nname = \"job\"\nurl = \"sqlite:shop.sqlite\"\n{rest}\n"));

@@ -4,16 +4,20 @@
 //! the independent reader too.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Folder, committed, exactly_once, push, seconds, table_status, visible, wait_for};
+use crate::harness::{
+    Folder, committed, count, exactly_once, push, seconds, table_status, visible, wait_for,
+};
 
 mod columnar;
 mod databases;
 mod exports;
 mod flight_views;
+mod foreign_cluster;
 mod imports;
 mod mariadb;
 mod mariadb_server;
@@ -222,6 +226,90 @@ fn a_full_disk_under_the_log_refuses_pushes_and_loses_nothing() {
     assert_eq!(running.stop().code, Some(0));
     folder.drained();
     exactly_once(&folder, "events", acknowledged + 2_000, 0);
+    folder.never_panicked();
+    drop(mount);
+}
+
+#[test]
+fn what_comes_over_sockets_while_the_disk_is_full_is_held_and_there_once_when_there_is_room() {
+    let config = CONFIG.split("[[source]]\nname = \"spool\"").next().expect("the head").to_owned()
+        + r#"
+[[source]]
+name = "net"
+type = "netcat"
+tcp = "127.0.0.1:0"
+acknowledge = true
+format = "ndjson"
+topic = "net"
+[[source]]
+name = "syslog"
+type = "syslog"
+tcp = "127.0.0.1:0"
+topic = "syslog"
+
+[[table]]
+name = "events"
+columns = "id BIGINT NOT NULL, text VARCHAR"
+commit_every = "200ms"
+[[table]]
+name = "net"
+columns = "id BIGINT NOT NULL, text VARCHAR"
+commit_every = "200ms"
+[[table]]
+name = "syslog"
+columns = "priority INT, message VARCHAR NOT NULL"
+unknown_fields = "drop"
+commit_every = "200ms"
+"#;
+    let folder = Folder::new(&config);
+    let mount = Mount::ext4(&folder, "data", 48);
+    let mut running = folder.start();
+    let client = running.ready();
+    let source = |name: &str| {
+        let status = client.get("/v1/status").ok()?.json();
+        status["sources"].as_array()?.iter().find(|source| source["name"] == name).cloned()
+    };
+    let door = |name: &str| {
+        let address = wait_for("the door", seconds(30), || {
+            Some(source(name)?["addresses"][0].as_str()?.strip_prefix("tcp ")?.to_owned())
+        });
+        TcpStream::connect(address).expect("a connection")
+    };
+    let (mut net, mut syslog) = (door("net"), door("syslog"));
+    net.write_all(heavy(0, 100).as_bytes()).expect("sent");
+    let mut told = vec![0; 300];
+    net.read_exact(&mut told).expect("told");
+    assert_eq!(told, "OK\n".repeat(100).as_bytes());
+
+    let ballast = mount.fill();
+    let mut pushed = 0;
+    wait_for("a push to be refused", seconds(60), || match push(&client, &heavy(pushed, 500)) {
+        200 => {
+            pushed += 500;
+            None
+        }
+        _ => Some(()),
+    });
+    net.write_all(heavy(100, 2_000).as_bytes()).expect("sent");
+    for n in 0..2_000 {
+        let message = format!("<13>1 2026-01-01T00:00:00Z h app - - - message {n} {}\n", "y".repeat(100));
+        syslog.write_all(message.as_bytes()).expect("sent");
+    }
+    for name in ["net", "syslog"] {
+        wait_for("the source to say that it waits", seconds(60), || {
+            source(name)?["last_error"]["message"].is_string().then_some(())
+        });
+    }
+    fs::remove_file(ballast).expect("make room");
+    let mut told = vec![0; 3 * 2_000];
+    net.read_exact(&mut told).expect("told");
+    assert_eq!(told, "OK\n".repeat(2_000).as_bytes());
+    wait_for("every message", seconds(60), || (count(&client, "syslog")? == 2_000).then_some(()));
+    assert_eq!(running.stop().code, Some(0));
+    folder.drained();
+    exactly_once(&folder, "events", pushed, 0);
+    exactly_once(&folder, "net", 2_100, 0);
+    exactly_once(&folder, "syslog", 2_000, 0);
     folder.never_panicked();
     drop(mount);
 }

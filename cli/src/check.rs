@@ -98,7 +98,10 @@ fn reads(source: &SourceConfig, folder: &Path) -> String {
     match &source.kind {
         SourceKind::Spooldir(spool) => shown(&spool.path.join(&spool.pattern)),
         SourceKind::Taildir(tail) => shown(&tail.path),
-        SourceKind::Mqtt(mqtt) => format!("mqtt://{}, {}", mqtt.broker, mqtt.subscribe.join(", ")),
+        SourceKind::Mqtt(mqtt) => {
+            let scheme = if mqtt.tls { "mqtts" } else { "mqtt" };
+            format!("{scheme}://{}, {}", mqtt.broker, mqtt.subscribe.join(", "))
+        }
         SourceKind::Kafka(kafka) => {
             format!("{} of {}", kafka.topics.patterns().join(", "), kafka.brokers)
         }

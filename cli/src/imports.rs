@@ -9,7 +9,7 @@ use std::time::Duration;
 use tarn_lake::{Lake, LakeSnapshot, LakeTable};
 use tarn_model::config::{Config, ImportConfig};
 use tarn_model::status::TableStatus;
-use tarn_model::{Result, clock};
+use tarn_model::{Error, Result, clock};
 use tarn_table::import::is_import;
 use tarn_table::{Catalog, verify::TableReport};
 
@@ -31,23 +31,41 @@ impl ImportTables {
         ImportTables { imports: config.imports.clone(), catalog: catalog.clone(), known }
     }
 
-    /// Shows what has been imported since the last look.
+    /// Shows what has been imported since the last look. One table that cannot be looked at does not keep the others from it: the
+    /// first error is told in the end.
     pub(crate) async fn look(&self) -> Result<()> {
         if self.imports.is_empty() {
             return Ok(());
         }
         let mut known = self.known.lock().await;
+        let mut outcome = Ok(());
         for table in known.values() {
-            let snapshot = table.reload().await?;
-            self.catalog.show_import(table.name(), snapshot)?;
+            outcome = outcome.and(self.show_again(table).await);
         }
-        for (name, table) in find(self.catalog.lake(), &self.imports, |name| known.contains_key(name)).await?
-        {
-            tracing::info!(table = name, "import table found");
-            self.catalog.show_import(&name, table.snapshot())?;
-            known.insert(name, table);
+        let found = self.find_more(&mut known).await;
+        outcome.and(found)
+    }
+
+    async fn show_again(&self, table: &LakeTable) -> Result<()> {
+        let snapshot = table.reload().await.map_err(|error| of_table(table.name(), error))?;
+        self.catalog.show_import(table.name(), snapshot)
+    }
+
+    async fn find_more(&self, known: &mut BTreeMap<String, LakeTable>) -> Result<()> {
+        let lake = self.catalog.lake();
+        let mut outcome = Ok(());
+        for name in names(lake, &self.imports, |name| known.contains_key(name)).await? {
+            match load(lake, &name).await {
+                Ok(Some(table)) => {
+                    tracing::info!(table = name, "import table found");
+                    outcome = outcome.and(self.catalog.show_import(&name, table.snapshot()));
+                    known.insert(name, table);
+                }
+                Ok(None) => {}
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// Looks now and then; never completes.
@@ -104,20 +122,36 @@ pub(crate) async fn find(
     is_known: impl Fn(&str) -> bool,
 ) -> Result<Vec<(String, LakeTable)>> {
     let mut found = Vec::new();
-    if imports.is_empty() {
-        return Ok(found);
-    }
-    for name in lake.table_names().await? {
-        if is_known(&name) || !imports.iter().any(|import| import.may_fill(&name)) {
-            continue;
-        }
-        if let Some(table) = lake.load(&name, false).await?
-            && is_import(&table.snapshot())
-        {
+    for name in names(lake, imports, is_known).await? {
+        if let Some(table) = load(lake, &name).await? {
             found.push((name, table));
         }
     }
     Ok(found)
+}
+
+/// Names of tables in `lake` that may be import tables.
+async fn names(
+    lake: &Lake,
+    imports: &[ImportConfig],
+    is_known: impl Fn(&str) -> bool,
+) -> Result<Vec<String>> {
+    if imports.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut names = lake.table_names().await?;
+    names.retain(|name| !is_known(name) && imports.iter().any(|import| import.may_fill(name)));
+    Ok(names)
+}
+
+/// The table of this name, if it is an import table.
+async fn load(lake: &Lake, name: &str) -> Result<Option<LakeTable>> {
+    let table = lake.load(name, false).await.map_err(|error| of_table(name, error))?;
+    Ok(table.filter(|table| is_import(&table.snapshot())))
+}
+
+fn of_table(name: &str, error: Error) -> Error {
+    Error::new(error.kind(), format!("import table `{name}` cannot be read")).with_source(error)
 }
 
 /// Versions of all import tables of a config, which no vector of offsets tells; empty where there are none.

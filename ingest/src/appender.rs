@@ -101,6 +101,24 @@ impl<'a> Appender<'a> {
         }
     }
 
+    /// Pushes a record to a given partition, or to that of its key.
+    pub(crate) fn push_to(
+        &mut self,
+        topic: &Arc<TopicInfo>,
+        partition: Option<PartitionId>,
+        record: &RecordRef<'_>,
+    ) -> Result<()> {
+        self.behind = true;
+        let push = |append: &mut Append| match partition {
+            Some(partition) => append.push_to(topic, partition, record),
+            None => append.push(topic, record),
+        };
+        match &self.source.throttle {
+            None => push(&mut self.building),
+            Some(_) => self.push_limited(push),
+        }
+    }
+
     /// Pushes a record, and charges it; the first of an append waits until nothing is owed.
     fn push_limited(&mut self, push: impl FnOnce(&mut Append) -> Result<()>) -> Result<()> {
         if self.building.records() == 0 {

@@ -13,15 +13,17 @@
 //!
 //! *Memory*: one answer of each leader (8 MiB, or one batch), of which one batch is unpacked at a time.
 //!
-//! *Not here*: the protocol ([`tarn_kafka::client`]); TLS and SASL; formats, interceptors and routes, for a record is passed as it is.
+//! A record passes as it is, or its value is looked at ([`shaping`]).
+//!
+//! *Not here*: the protocol ([`tarn_kafka::client`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tarn_kafka::client::{At, Cluster, Part, Place};
+use tarn_kafka::client::{At, Cluster, Part, Place, TopicPartitions};
 use tarn_log::{Answer, RecordRef, TopicInfo, TopicOptions};
 use tarn_model::config::{Config, KafkaConfig, KafkaStart, OutOfRange, Partitioning, is_like};
 use tarn_model::{Error, Kind, Offset, PartitionId, Result};
@@ -34,8 +36,12 @@ use crate::monitor::State;
 use crate::shaper::{ERROR_HEADER, Sink};
 use crate::source::{Collector, Source};
 
+mod login;
+mod shaping;
 #[cfg(test)]
 mod tests;
+
+use shaping::Shaping;
 
 /// Position key that says that the source has run before.
 const BEGAN: &str = "began";
@@ -46,6 +52,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Rest of a partition that gave nothing but an error; twice as long each time, up to the longest.
 const FIRST_REST: Duration = Duration::from_millis(200);
 const LONGEST_REST: Duration = Duration::from_secs(10);
+/// Looks on end without a topic after which a drain takes it for deleted: a broker that has just begun may not know all of them.
+const LOOKS_WITHOUT: u32 = 3;
+/// Longest time between two looks of a drain that has nothing to read.
+const DRAIN_LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows topics of one cluster.
 pub(crate) struct Kafka {
@@ -53,6 +63,10 @@ pub(crate) struct Kafka {
     whole_config: Config,
     /// In a drain: the ends of the partitions as they were at its begin.
     ends: Option<BTreeMap<(String, PartitionId), Offset>>,
+    /// In a drain: topics that are not there any more, and in how many looks on end they were not.
+    absent: BTreeMap<String, u32>,
+    /// What is done to records; none where they pass as they are.
+    shaping: Option<Shaping>,
 }
 
 /// How far a partition was read.
@@ -113,7 +127,8 @@ struct Round {
 
 impl Kafka {
     pub(crate) fn new(config: KafkaConfig, whole_config: &Config) -> Kafka {
-        Kafka { config, whole_config: whole_config.clone(), ends: None }
+        let whole_config = whole_config.clone();
+        Kafka { config, whole_config, ends: None, absent: BTreeMap::new(), shaping: None }
     }
 
     /// Looks which partitions there are; `None` when the source is to stop.
@@ -127,6 +142,7 @@ impl Kafka {
         let patterns = self.config.topics.patterns();
         let wanted = |topic: &str| patterns.iter().any(|pattern| is_like(pattern, topic));
         let Some(topics) = within(source, cluster.topics_like(wanted))? else { return Ok(None) };
+        self.note_absent(&topics);
         let began = source.log.position(&source.name, BEGAN)?.is_some();
         let at = if began || self.config.start == KafkaStart::Earliest { At::Earliest } else { At::Latest };
         let mut is_news = !began;
@@ -144,14 +160,9 @@ impl Kafka {
                     }
                     continue;
                 }
-                let stored = source.log.position(&source.name, &key(&topic.name, partition))?;
+                let stored = stored(source, &topic.name, partition)?;
                 let is_new = stored.is_none();
-                let reached = match stored {
-                    Some(stored) => serde_json::from_value(stored).map_err(|error| {
-                        Error::internal("the position of a partition cannot be read").with_source(error)
-                    })?,
-                    None => Reached { next: 0, id: topic.id, missing: 0 },
-                };
+                let reached = stored.unwrap_or(Reached { next: 0, id: topic.id, missing: 0 });
                 let mut one = Followed {
                     topic: topic.name.clone(),
                     partition,
@@ -188,6 +199,18 @@ impl Kafka {
             appender.finish()?;
         }
         Ok(Some(()))
+    }
+
+    /// Notes which of the topics that a drain reads are not among `topics`.
+    fn note_absent(&mut self, topics: &[TopicPartitions]) {
+        let wanted: BTreeSet<&String> = self.ends.iter().flatten().map(|((topic, _), _)| topic).collect();
+        for topic in wanted {
+            if topics.iter().any(|found| found.name == *topic) {
+                self.absent.remove(topic);
+            } else {
+                *self.absent.entry(topic.clone()).or_default() += 1;
+            }
+        }
     }
 
     /// The topic here that takes the partitions of one there, and how many of them it can take.
@@ -332,7 +355,7 @@ impl Kafka {
 
     /// Reads on from all partitions, and hands over what came; `None` when the source is to stop.
     fn round(
-        &self,
+        &mut self,
         source: &Source,
         cluster: &mut Cluster,
         appender: &mut Appender<'_>,
@@ -369,7 +392,7 @@ impl Kafka {
 
     /// Pushes the records of an answer; whether the partition was read on.
     fn take(
-        &self,
+        &mut self,
         source: &Source,
         appender: &mut Appender<'_>,
         one: &mut Followed,
@@ -379,12 +402,18 @@ impl Kafka {
             return Ok(false);
         }
         let partition = (self.config.partitioning == Partitioning::Kept).then_some(one.partition);
+        if let Some(shaping) = &mut self.shaping {
+            shaping.begin(source, one)?;
+        }
         for batch in answer.batches() {
             let (records, next) = batch?;
             source.monitor.read(records.bytes() as u64);
             for record in records.iter() {
                 if record.headers_are_whole() {
-                    appender.push_copy(&one.local, partition, &record)?;
+                    match &mut self.shaping {
+                        Some(shaping) => shaping.push(appender, one, partition, &record)?,
+                        None => appender.push_copy(&one.local, partition, &record)?,
+                    }
                 } else {
                     let wrong = b"the record's headers cannot be read".as_slice();
                     let headers = [(ERROR_HEADER, wrong)];
@@ -404,34 +433,69 @@ impl Kafka {
         Ok(true)
     }
 
-    /// In a drain: whether everything that was there at its begin is read.
+    /// In a drain: whether everything that was there at its begin is read, or will never be.
     fn is_drained(
         &mut self,
         source: &Source,
         cluster: &mut Cluster,
-        followed: &[Followed],
+        appender: &mut Appender<'_>,
+        followed: &mut [Followed],
     ) -> Result<Option<bool>> {
         if self.ends.is_none() {
             let mut ends = BTreeMap::new();
-            for one in followed {
+            for one in followed.iter() {
                 let Some(end) = offset(source, cluster, one, At::Latest)? else { return Ok(None) };
                 ends.insert((one.topic.clone(), one.partition), end);
             }
             self.ends = Some(ends);
         }
         let Some(ends) = &self.ends else { return Ok(Some(false)) };
-        let is_read = |one: &&Followed| {
-            ends.get(&(one.topic.clone(), one.partition)).is_some_and(|end| one.reached.next >= *end)
-        };
-        Ok(Some(followed.iter().filter(is_read).count() == ends.len()))
+        let mut all = true;
+        for ((topic, partition), end) in ends {
+            let at = followed.iter().position(|one| one.topic == *topic && one.partition == *partition);
+            let stored = match at {
+                Some(_) => None,
+                // It was gone when the cluster was reached again.
+                None => stored(source, topic, *partition)?,
+            };
+            let reached = at.map(|at| followed[at].reached).or(stored);
+            let Some(reached) = reached.filter(|reached| reached.next < *end) else { continue };
+            if self.absent.get(topic).is_none_or(|looks| *looks < LOOKS_WITHOUT) {
+                all = false;
+                continue;
+            }
+            let missing = end - reached.next;
+            let told = format!("topic `{topic}` partition {partition}");
+            if self.config.out_of_range == OutOfRange::Fail {
+                return Err(Error::invalid(format!(
+                    "{missing} records of {told} are gone: the other cluster has deleted the topic before they were read"
+                ))
+                .with_hint("`out_of_range = \"earliest\"` goes on without them"));
+            }
+            let what = format!(
+                "{missing} records of {told} were gone before they could be read: the topic was deleted"
+            );
+            warn!(source = source.name, topic, partition, missing, "{what}");
+            source.monitor.error(&Error::unavailable(what));
+            let missing = reached.missing + u64::try_from(missing).unwrap_or(0);
+            let reached = Reached { next: *end, missing, ..reached };
+            if let Some(at) = at {
+                (followed[at].reached, followed[at].rest) = (reached, None);
+            }
+            keep(appender, &key(topic, *partition), reached)?;
+            appender.finish()?;
+        }
+        Ok(Some(all))
     }
 }
 
 impl Collector for Kafka {
     fn collect(&mut self, source: &Source) -> Result<()> {
-        let Some(mut cluster) = within(source, Cluster::connect(&self.config.brokers))? else {
-            return Ok(());
-        };
+        if self.shaping.is_none() {
+            self.shaping = Shaping::of(source, &self.config)?;
+        }
+        let connecting = Cluster::connect_with(&self.config.brokers, login::access(&self.config)?);
+        let Some(mut cluster) = within(source, connecting)? else { return Ok(()) };
         let mut appender = Appender::new(source);
         let (mut followed, mut looked) = (Vec::new(), None::<Instant>);
         let mut wait = Duration::ZERO;
@@ -443,7 +507,7 @@ impl Collector for Kafka {
                 looked = Some(Instant::now());
             }
             if source.draining() {
-                match self.is_drained(source, &mut cluster, &followed)? {
+                match self.is_drained(source, &mut cluster, &mut appender, &mut followed)? {
                     Some(false) => {}
                     Some(true) | None => return appender.finish(),
                 }
@@ -454,7 +518,8 @@ impl Collector for Kafka {
             if followed.is_empty() {
                 let (topics, brokers) = (self.config.topics.patterns().join("`, `"), &self.config.brokers);
                 source.monitor.waiting(&Error::unavailable(format!("no topic of {brokers} fits `{topics}`")));
-                source.pause(self.config.look_every.0);
+                let longest = if source.draining() { DRAIN_LOOKS_EVERY } else { Duration::MAX };
+                source.pause(self.config.look_every.0.min(longest));
                 looked = None;
                 continue;
             }
@@ -489,10 +554,21 @@ impl Collector for Kafka {
 
 /// Sets how far a partition is read, with the records up to there.
 fn position(appender: &mut Appender<'_>, one: &Followed) -> Result<()> {
-    let reached = serde_json::to_value(one.reached)
+    keep(appender, &one.key(), one.reached)
+}
+
+fn keep(appender: &mut Appender<'_>, key: &str, reached: Reached) -> Result<()> {
+    let reached = serde_json::to_value(reached)
         .map_err(|error| Error::internal("a position is no JSON").with_source(error))?;
-    appender.position(&one.key(), Some(reached));
+    appender.position(key, Some(reached));
     Ok(())
+}
+
+/// How far a partition was read in what is committed.
+fn stored(source: &Source, topic: &str, partition: PartitionId) -> Result<Option<Reached>> {
+    let stored = source.log.position(&source.name, &key(topic, partition))?;
+    let read = stored.map(serde_json::from_value).transpose();
+    read.map_err(|error| Error::internal("the position of a partition cannot be read").with_source(error))
 }
 
 /// The offset of a place in a partition of the other cluster.

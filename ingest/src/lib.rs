@@ -13,7 +13,7 @@
 //! feed       a reader's bytes in one growing block;  lines, rows: its lines and CSV rows;  unpack: gzip and zstd
 //! columnar   rows of Avro and Parquet files
 //! joiner     several lines that are one record;  format: a line's fields;  fields: those of one record
-//! throttle   how fast a source may be
+//! throttle   how fast a source may be;  trust: whom TLS believes;  scram: a login without the password
 //! shaper     from what was found to records: format, interceptors, routes to topics
 //! framer     messages of a byte stream;  inlet: messages that cannot be asked for again, until they are committed
 //! spooldir, taildir, http, database, generator, listener (syslog, netcat), exec, mqtt, kafka       the collectors
@@ -60,12 +60,14 @@ mod monitor;
 mod mqtt;
 mod replay;
 mod rows;
+mod scram;
 mod shaper;
 mod source;
 mod spooldir;
 mod stop;
 mod taildir;
 mod throttle;
+mod trust;
 mod unpack;
 
 pub use collectors::{Collectors, RunMode, has_runs};

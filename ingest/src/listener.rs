@@ -9,9 +9,12 @@
 //! senders what is committed: one that sends again what was not answered has it at least once.
 //!
 //! *Failure*: while the log cannot commit, what came is held, and the doors stay open.
+//!
+//! *End*: a door that closes takes what had come until then, at most what its socket's buffer holds; a sender that goes on sends
+//! into a closed connection.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -42,6 +45,8 @@ mod tests;
 const READ_BYTES: usize = 64 << 10;
 /// Datagrams that are handed over at once.
 const MOST_DATAGRAMS: usize = 256;
+/// What a datagram takes of the kernel's buffer beside its bytes, at least.
+const DATAGRAM_BYTES: usize = 512;
 const BACKLOG: i32 = 1024;
 /// A peer that is gone without a word is noticed after about this time.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -293,12 +298,21 @@ async fn converse(connection: TcpStream, address: SocketAddr, stream: u64, share
     let Shared { arrivals, mut closing, framing, limits, .. } = shared;
     let mut framer = Framer::new(framing, limits);
     let mut block = vec![0; READ_BYTES];
+    let mut rest: Option<Rest> = None;
     let mut ended = false;
     while !ended {
-        let read = tokio::select! {
-            biased;
-            read = reading.read(&mut block) => Some(read),
-            () = closed(&mut closing) => None,
+        let read = match &mut rest {
+            None => tokio::select! {
+                biased;
+                () = closed(&mut closing) => {
+                    rest = Some(Rest::of(&SockRef::from(reading.as_ref())));
+                    continue;
+                }
+                read = reading.read(&mut block) => Some(read),
+            },
+            Some(rest) => rest
+                .take(0, || Ok(((&*SockRef::from(reading.as_ref())).read(&mut block)?, ())))
+                .map(|read| read.map(|(count, ())| count)),
         };
         let mut messages = Messages::default();
         match read {
@@ -342,20 +356,38 @@ async fn datagrams(socket: UdpSocket, shared: Shared) {
     let Shared { source, monitor, arrivals, mut closing, framing, limits, .. } = shared;
     let mut block = vec![0; READ_BYTES];
     let mut drops = Drops::new(&socket);
+    let mut rest: Option<Rest> = None;
     loop {
-        let readable = tokio::select! {
-            biased;
-            readable = tokio::time::timeout(DROPS_EVERY, socket.readable()) => readable,
-            () = closed(&mut closing) => return,
-        };
-        if readable.is_err() {
-            drops.look(&source, &monitor);
-            continue;
+        if rest.is_none() {
+            let readable = tokio::select! {
+                biased;
+                () = closed(&mut closing) => {
+                    rest = Some(Rest::of(&SockRef::from(&socket)));
+                    continue;
+                }
+                readable = tokio::time::timeout(DROPS_EVERY, socket.readable()) => readable,
+            };
+            if readable.is_err() {
+                drops.look(&source, &monitor);
+                continue;
+            }
         }
         let mut by_peer: HashMap<SocketAddr, Messages> = HashMap::new();
         let mut order = Vec::new();
+        let mut is_last = false;
         for _ in 0..MOST_DATAGRAMS {
-            match socket.try_recv_from(&mut block) {
+            let mut receive = || socket.try_recv_from(&mut block);
+            let received = match &mut rest {
+                None => receive(),
+                Some(rest) => match rest.take(DATAGRAM_BYTES, receive) {
+                    Some(received) => received,
+                    None => {
+                        is_last = true;
+                        break;
+                    }
+                },
+            };
+            match received {
                 Ok((count, peer)) => {
                     let messages = by_peer.entry(peer).or_insert_with(|| {
                         order.push(peer);
@@ -385,6 +417,40 @@ async fn datagrams(socket: UdpSocket, shared: Shared) {
             if arrivals.send(arrival).await.is_err() {
                 return;
             }
+        }
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// What had come through a door when it was closed: no more than its socket's buffer holds, for who never stops sending is not waited
+/// for.
+struct Rest {
+    bytes: usize,
+}
+
+impl Rest {
+    fn of(socket: &Socket) -> Rest {
+        Rest { bytes: socket.recv_buffer_size().unwrap_or(READ_BYTES) }
+    }
+
+    /// What the next `read` gives, which tells its bytes, each time `overhead` more of the buffer; `None` when nothing is left.
+    fn take<T>(
+        &mut self,
+        overhead: usize,
+        read: impl FnOnce() -> io::Result<(usize, T)>,
+    ) -> Option<io::Result<(usize, T)>> {
+        if self.bytes == 0 {
+            return None;
+        }
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Ok((count, with)) => {
+                self.bytes = self.bytes.saturating_sub(count + overhead);
+                Some(Ok((count, with)))
+            }
+            Err(error) => Some(Err(error)),
         }
     }
 }

@@ -228,7 +228,8 @@ impl Collector for Mqtt {
         };
         let (mut link, early) = self.open(source, &mut session, &mut appender)?;
         source.monitor.recovered();
-        source.monitor.listens(vec![format!("mqtt://{}", self.config.broker)]);
+        let scheme = if self.config.tls { "mqtts" } else { "mqtt" };
+        source.monitor.listens(vec![format!("{scheme}://{}", self.config.broker)]);
         let mut batch = Batch::default();
         for packet in early {
             self.handle(source, &mut shaper, &mut appender, &mut session, &mut batch, packet)?;

@@ -395,7 +395,10 @@ fn shaper_of(source: &SourceConfig) -> Result<Shaper> {
         ),
         SourceKind::Mqtt(kind) => of_lines(kind.format, &kind.lines),
         SourceKind::Http(kind) if kind.format != FileFormat::Ndjson => of_lines(kind.format, &kind.lines),
-        SourceKind::Http(_) | SourceKind::Database(_) | SourceKind::Kafka(_) | SourceKind::Generator(_) => {
+        SourceKind::Kafka(kind) => {
+            of_lines(kind.format_of(source).unwrap_or(FileFormat::Ndjson), &kind.lines)
+        }
+        SourceKind::Http(_) | SourceKind::Database(_) | SourceKind::Generator(_) => {
             Shaper::of_objects(source)
         }
     }

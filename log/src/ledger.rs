@@ -147,6 +147,9 @@ pub(crate) struct Ledger {
     connection: Option<Connection>,
     reader: Arc<Reader>,
     checkpoints: Checkpoints,
+    /// The WAL, open as long as the connection: whoever opened it later would not be told of pages that the kernel could not write
+    /// before.
+    wal: (PathBuf, Arc<File>),
     /// Whether every commit is synced, so that there is never anything to take back.
     synced: bool,
     seq: i64,
@@ -192,8 +195,8 @@ impl Ledger {
             read().map_err(LogError::ledger("read"))?;
         let reader = connect(path, synced).map_err(LogError::ledger("open"))?;
         let reader = Arc::new(Reader { connection: Mutex::new(Some(reader)) });
-        let (path, checkpoints) = (path.to_owned(), Checkpoints::default());
-        let ledger = Ledger { path, connection: Some(connection), reader, checkpoints, synced, seq };
+        let (wal, path, checkpoints) = (open_wal(path)?, path.to_owned(), Checkpoints::default());
+        let ledger = Ledger { path, connection: Some(connection), reader, checkpoints, wal, synced, seq };
         Ok(Opened { ledger, topics, producers, transactions, leader_epoch })
     }
 
@@ -228,6 +231,7 @@ impl Ledger {
 
     /// Commits `change`. An error does not say whether it was made: ask [`Ledger::settle`].
     pub(crate) fn commit(&mut self, change: &Change<'_>) -> Result<(), LogError> {
+        self.checkpoints.check()?;
         let (seq, with_undo) = (self.seq + 1, !self.synced);
         let mut commit = || -> Sql<()> {
             let tx = self.connection_mut()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -259,6 +263,8 @@ impl Ledger {
         self.connection = None;
         let connection = connect(&self.path, self.synced).map_err(undecided)?;
         let found: i64 = meta(&connection, "commit").map_err(undecided)?;
+        // With its last connection SQLite removed the old one.
+        self.wal = open_wal(&self.path)?;
         *shared = Some(connect(&self.path, self.synced).map_err(undecided)?);
         self.connection = Some(connection);
         self.seq = found;
@@ -288,11 +294,8 @@ impl Ledger {
             tx.commit()
         };
         forget().map_err(LogError::ledger("write"))?;
-        let mut wal = OsString::from(&self.path);
-        wal.push("-wal");
-        let wal = PathBuf::from(wal);
-        let file = File::open(&wal).map_err(LogError::io("open", &wal))?;
-        Ok((wal, Arc::new(file)))
+        self.checkpoints.check()?;
+        Ok(self.wal.clone())
     }
 
     /// Whether some commit could still be taken back.
@@ -440,9 +443,16 @@ impl Ledger {
     }
 
     fn durable<T>(&mut self, write: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Result<T, LogError> {
+        self.checkpoints.check()?;
         let synced = self.synced;
         let run = || durably(self.connection_mut()?, synced, write);
-        run().map_err(LogError::ledger("write"))
+        let value = run().map_err(LogError::ledger("write"))?;
+        if !synced {
+            // SQLite may have met a sync that failed, in a commit that copied, and said nothing: this file tells.
+            let (path, wal) = &self.wal;
+            wal.sync_data().map_err(LogError::io("sync", path))?;
+        }
+        Ok(value)
     }
 
     fn connection(&self) -> Sql<&Connection> {
@@ -512,6 +522,15 @@ fn open(connection: &Option<Connection>) -> Sql<&Connection> {
 
 fn lost_connection() -> rusqlite::Error {
     rusqlite::Error::InvalidPath(PathBuf::from("the connection was given up after a failed commit"))
+}
+
+/// The WAL of a ledger that has been read.
+fn open_wal(ledger: &Path) -> Result<(PathBuf, Arc<File>), LogError> {
+    let mut wal = OsString::from(ledger);
+    wal.push("-wal");
+    let wal = PathBuf::from(wal);
+    let file = File::open(&wal).map_err(LogError::io("open", &wal))?;
+    Ok((wal, Arc::new(file)))
 }
 
 fn connect(path: &Path, synced: bool) -> Sql<Connection> {

@@ -44,7 +44,7 @@ pub use streams::{
     CompiledQuery, ExecConfig, ExtractConfig, FieldsConfig, FilterConfig, HashConfig, HeaderConfig,
     HostConfig, InterceptorConfig, KafkaConfig, KafkaStart, KafkaTopics, LineConfig, MaskConfig, MqttConfig,
     MultilineConfig, NetcatConfig, OutOfRange, Partitioning, RateLimitConfig, RecordQuery, RenameConfig,
-    ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig, SqlConfig, StaticConfig, SyslogConfig,
+    ReplaceConfig, RestartPolicy, RouteConfig, SampleConfig, Sasl, SqlConfig, StaticConfig, SyslogConfig,
     TimestampConfig, UuidConfig,
 };
 pub use units::{ByteSize, Span};

@@ -21,6 +21,8 @@ import pyarrow
 import pyarrow.parquet
 
 ROWS = 4000
+PARQUET_PACKINGS = ["none", "snappy", "zstd", "gzip", "brotli", "lz4"]
+AVRO_PACKINGS = ["null", "deflate", "snappy", "zstandard"]
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
@@ -107,14 +109,13 @@ def put(path, write):
 
 
 def write(folder):
-    packings = ["none", "snappy", "zstd"]
-    for i, packing in enumerate(packings):
+    for i, packing in enumerate(PARQUET_PACKINGS):
         table = arrow_rows(i * ROWS, (i + 1) * ROWS)
         put(
             folder / "parquet" / f"pyarrow-{packing}.parquet",
             lambda path: pyarrow.parquet.write_table(table, path, compression=packing, row_group_size=1500),
         )
-    first = len(packings) * ROWS
+    first = len(PARQUET_PACKINGS) * ROWS
     everything = arrow_rows(first, first + ROWS)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
@@ -123,7 +124,7 @@ def write(folder):
         folder / "parquet" / "duckdb.parquet",
         lambda path: connection.execute(f"COPY everything TO '{path}' (FORMAT parquet)"),
     )
-    for i, packing in enumerate(["null", "deflate", "snappy", "zstandard"]):
+    for i, packing in enumerate(AVRO_PACKINGS):
         def write_avro(path):
             with open(path, "wb") as file:
                 block = rows(i * ROWS, (i + 1) * ROWS)
@@ -137,10 +138,11 @@ def check(folder):
     connection = duckdb.connect()
     connection.execute(f"LOAD '{extension}'")
     connection.execute("SET TimeZone = 'UTC'")
-    everything = arrow_rows(0, 4 * ROWS)
-    connection.register("everything", everything)
     wrong = 0
-    for table in ["parquet", "avro"]:
+    # Of Parquet there is one file more: DuckDB's.
+    for table, files in [("parquet", len(PARQUET_PACKINGS) + 1), ("avro", len(AVRO_PACKINGS))]:
+        everything = arrow_rows(0, files * ROWS)
+        connection.register("everything", everything)
         lake = folder / "lake" / table
         connection.execute(f"CREATE OR REPLACE TEMP TABLE found AS SELECT * FROM delta_scan('{lake}')")
         types = dict(connection.execute("SELECT column_name, column_type FROM (DESCRIBE found)").fetchall())
@@ -154,7 +156,7 @@ def check(folder):
                 print(f"{table}.{name} is {types.get(name)}, not {column_type}")
                 wrong += 1
         count = connection.execute("SELECT count(*) FROM found").fetchone()[0]
-        if count != 4 * ROWS:
+        if count != files * ROWS:
             print(f"{table} has {count} rows")
             wrong += 1
         for name in wanted:

@@ -1,5 +1,6 @@
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
 use crate::fixture::{Fixture, ndjson};
@@ -115,4 +116,72 @@ fn words_to_sources_that_are_not_there_or_have_no_runs_are_refused() {
     assert!(error.to_string().contains("has no runs"), "{error}");
     assert!(collectors.history(&config, "numbers").is_err());
     fixture.stop(&collectors);
+}
+
+/// A clock that somebody sets.
+#[derive(Debug)]
+struct SetClock(AtomicI64);
+
+impl Clock for SetClock {
+    fn now_us(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_by_a_year_loses_and_doubles_nothing_of_files_and_sockets() {
+    const YEAR_US: i64 = 365 * 86_400 * 1_000_000;
+    let mut fixture = Fixture::new();
+    let clock = Arc::new(SetClock(AtomicI64::new(1_800_000_000_000_000)));
+    fixture.clock = clock.clone();
+    fixture.reopen();
+    let config = "[[source]]\nname = \"tail\"\ntype = \"taildir\"\npath = \"DIR/a.log\"\ntopic = \"f\"\nevery = \"2ms\"\n\
+        [[source]]\nname = \"net\"\ntype = \"netcat\"\ntcp = \"127.0.0.1:0\"\nacknowledge = true\ntopic = \"s\"\n";
+    let lines = |from: usize, to: usize| (from..to).map(|n| format!("line {n}\n")).collect::<String>();
+    let send = |collectors: &Collectors, text: &str, count: usize| {
+        let mut stream = TcpStream::connect(door(collectors)).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        let mut told = vec![0; 3 * count];
+        stream.read_exact(&mut told).unwrap();
+        assert_eq!(told, "OK\n".repeat(count).as_bytes());
+    };
+    fixture.append_to("a.log", lines(0, 100));
+    let collectors = fixture.start(config, RunMode::Continuous);
+    fixture.wait_for_count("f", 100);
+    send(&collectors, &lines(0, 100), 100);
+    clock.0.fetch_sub(YEAR_US, Ordering::SeqCst);
+    fixture.append_to("a.log", lines(100, 200));
+    fixture.wait_for_count("f", 200);
+    send(&collectors, &lines(100, 200), 100);
+    fixture.stop(&collectors);
+    drop(collectors);
+    fixture.reopen();
+    let collectors = fixture.start(config, RunMode::Continuous);
+    fixture.append_to("a.log", lines(200, 300));
+    fixture.wait_for_count("f", 300);
+    send(&collectors, &lines(200, 300), 100);
+    fixture.stop(&collectors);
+    for topic in ["f", "s"] {
+        assert_eq!(fixture.texts(topic).join("\n") + "\n", lines(0, 300), "{topic}");
+        let times: Vec<i64> = fixture.records(topic).iter().map(|record| record.timestamp_ms).collect();
+        assert_eq!(
+            times[0] - times[299],
+            YEAR_US / 1000,
+            "{topic}: a record has the time that the clock told"
+        );
+    }
+}
+
+/// The address of the source `net`, once it is open.
+fn door(collectors: &Collectors) -> String {
+    let since = Instant::now();
+    loop {
+        assert!(since.elapsed() < Duration::from_secs(30), "the door does not open");
+        let status = collectors.status();
+        let net = status.iter().find(|source| source.name == "net");
+        if let Some(address) = net.and_then(|net| net.addresses.first()?.strip_prefix("tcp ")) {
+            return address.to_owned();
+        }
+        std::thread::yield_now();
+    }
 }

@@ -165,8 +165,13 @@ fn file_of(format: FileFormat, groups: i64, rows: i64) -> Vec<u8> {
         writer.finish().unwrap();
         return writer.into_inner();
     }
+    parquet_of(Compression::UNCOMPRESSED, groups, rows)
+}
+
+fn parquet_of(packing: Compression, groups: i64, rows: i64) -> Vec<u8> {
+    let schema = batch(0, 1).schema();
     let properties = WriterProperties::builder()
-        .set_compression(Compression::UNCOMPRESSED)
+        .set_compression(packing)
         .set_dictionary_enabled(false)
         .set_data_page_row_count_limit(50)
         .set_write_batch_size(50)
@@ -220,6 +225,25 @@ fn a_file_is_read_on_at_any_row() {
             let wanted: Vec<i64> = (i64::try_from(from).unwrap()..1200).collect();
             assert!(numbers == wanted && damage.is_none(), "{format:?} from {from}: {damage:?}");
         }
+    }
+}
+
+#[test]
+fn pages_are_unpacked_whatever_they_are_packed_with() {
+    let packings = [
+        Compression::SNAPPY,
+        Compression::ZSTD(Default::default()),
+        Compression::GZIP(Default::default()),
+        Compression::BROTLI(Default::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+    ];
+    let plain = parquet_of(Compression::UNCOMPRESSED, 2, 3000).len();
+    for packing in packings {
+        let file = parquet_of(packing, 2, 3000);
+        assert!(file.len() < plain, "{packing:?} packs nothing");
+        let (numbers, damage) = read(FileFormat::Parquet, &file, 2500);
+        assert!(numbers == (2500..6000).collect::<Vec<_>>() && damage.is_none(), "{packing:?}: {damage:?}");
     }
 }
 

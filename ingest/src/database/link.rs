@@ -19,14 +19,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
 use tarn_model::{Error, Result};
 
 use super::address::{Address, Host, Tls};
 use crate::stop::Stop;
+use crate::trust::{distrust, distrusted, is_waiting, shake_hands, trusting};
 
 /// Longest message, and so the longest row.
 pub(super) const MOST_MESSAGE_BYTES: usize = 64 << 20;
@@ -103,45 +102,13 @@ impl Link {
             let message = format!("`{name}` says something before TLS has begun");
             return Err(Error::unavailable(message).with_hint("somebody may stand in between"));
         }
-        let distrusted = |error: rustls::Error| {
-            Error::unavailable(format!("`{name}` cannot be trusted"))
-                .with_hint("name its authority's certificate with `sslrootcert=FILE`, or go without TLS with `sslmode=disable`")
-                .with_source(error)
-        };
-        let mut roots = RootCertStore::empty();
-        match &tls.root {
-            Some(path) => {
-                let unreadable = |error| {
-                    Error::invalid(format!("cannot read the certificates of `{}`", path.display()))
-                        .with_source(error)
-                };
-                for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-                    roots.add(certificate.map_err(unreadable)?).map_err(distrusted)?;
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(distrusted)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let server = ServerName::try_from(host.to_owned())
-            .map_err(|error| Error::invalid(format!("`{host}` is no name of a host")).with_source(error))?;
-        let mut connection = ClientConnection::new(Arc::new(config), server).map_err(distrusted)?;
-        while connection.is_handshaking() {
-            match connection.complete_io(&mut stream) {
-                Ok(_) => {}
-                Err(error) if is_waiting(&error) && Instant::now() < until => {}
-                Err(error) => match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
-                    Some(cause) => return Err(distrusted(cause.clone())),
-                    None => return Err(unreachable(&name, error)),
-                },
-            }
-        }
+        const HINT: &str = "name its authority's certificate with `sslrootcert=FILE`, or go without TLS with `sslmode=disable`";
+        let config = trusting(tls.root.as_deref(), &name, HINT)?;
+        let connection = shake_hands(config, host, &mut stream, until);
+        let connection = connection.map_err(|error| match distrust(&error) {
+            Some(cause) => distrusted(&name, HINT, cause),
+            None => unreachable(&name, error),
+        })?;
         let stream = Stream::Tls(Box::new(StreamOwned::new(connection, stream)));
         Ok(Link { stream, name, ..self })
     }
@@ -243,10 +210,6 @@ pub(super) fn too_long(bytes: usize) -> Error {
     Error::invalid(message).with_hint(
         "leave the column out with `columns`, leave the row out with `where`, or read a part of it with a `query`",
     )
-}
-
-fn is_waiting(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 fn reach(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {

@@ -2,8 +2,9 @@
 //!
 //! *Invariants*: staged rows are numbered from 1 without a gap, whoever stages them; a row that does not fit has no number.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -143,8 +144,11 @@ impl Rejects {
             let mut part = path.as_os_str().to_owned();
             part.push(".part");
             let part = PathBuf::from(part);
-            let out = BufWriter::new(File::create(&part).map_err(failed)?);
-            rejects.file = Some(RejectsFile { path: path.to_owned(), part, out });
+            let Some(file) = taken(&part).map_err(failed)? else {
+                let message = format!("another export writes its rejects to `{}`", path.display());
+                return Err(Error::invalid(message).with_hint("name another file with `--rejects`"));
+            };
+            rejects.file = Some(RejectsFile { path: path.to_owned(), part, out: BufWriter::new(file) });
         }
         Ok(rejects)
     }
@@ -241,6 +245,57 @@ impl Rejects {
     }
 }
 
+/// The file of this name, empty, held as long as it is open; `None` while somebody else holds it.
+fn taken(path: &Path) -> std::io::Result<Option<File>> {
+    loop {
+        let file = File::options().create(true).write(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Whoever held it may have given it its last name meanwhile.
+        let held = file.metadata()?;
+        if std::fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
+            file.set_len(0)?;
+            return Ok(Some(file));
+        }
+    }
+}
+
 fn full(path: &Path, error: std::io::Error) -> Error {
     Error::unavailable(format!("cannot write `{}`", path.display())).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(n: u64) -> Map<String, Value> {
+        Map::from_iter([("n".to_owned(), n.into())])
+    }
+
+    #[test]
+    fn two_exports_at_once_never_share_a_file_of_rejects() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rejects");
+        let new = |run: &str| Rejects::new("job", run, Some(&path), 10);
+        let mut first = new("a").unwrap();
+        first.add("too long", row(1)).unwrap();
+        let error = new("b").err().expect("somebody writes it").to_string();
+        assert!(error.contains("another export writes its rejects to"), "{error}");
+        first.add("too long", row(2)).unwrap();
+        assert_eq!(first.settle().unwrap(), Some(path.clone()));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        // What a run that died has left is no hindrance, and is written over.
+        let mut died = new("a").unwrap();
+        died.add("too long", row(3)).unwrap();
+        drop(died);
+        let mut again = new("a").unwrap();
+        again.add("too long", row(4)).unwrap();
+        again.settle().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() == 1 && text.contains(":4}"), "{text}");
+    }
 }

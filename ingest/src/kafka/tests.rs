@@ -11,6 +11,8 @@ use super::BEGAN;
 use crate::RunMode;
 use crate::fixture::Fixture;
 
+mod secured;
+
 /// Another log behind its Kafka listener: the other cluster.
 struct Other {
     log: Log,
@@ -72,6 +74,127 @@ impl Other {
 
 fn mirror(other: &Other) -> String {
     other.source("topics = \"shop.*\"\ntopic = \"{topic}\"")
+}
+
+/// A drain that is slow enough for something to happen meanwhile: four megabytes, a quarter of one a second.
+fn slow_drain(fixture: &Fixture, other: &Other, rest: &str) -> crate::Collectors {
+    other.topic("shop.a", 1);
+    let info = other.log.topic("shop.a").unwrap();
+    let value = vec![b'x'; 100 << 10];
+    for n in 0..40 {
+        let mut append = Append::new();
+        let record = RecordRef { timestamp_ms: n, key: None, value: Some(&value), headers: &[] };
+        append.push_to(&info, 0, &record).unwrap();
+        fixture.runtime.block_on(other.log.append(append)).unwrap();
+    }
+    let config = format!("{}\n{rest}\nrate_limit = {{ bytes_per_second = \"256KiB\" }}\n", mirror(other));
+    let collectors = fixture.start(&config, RunMode::Drain);
+    fixture.wait_for("the topic", || fixture.log().topic("shop.a").is_some());
+    fixture.wait_for_count("shop.a", 1);
+    collectors
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_topic_that_was_deleted_meanwhile() {
+    let drained = |fixture: &Fixture, collectors: &crate::Collectors| {
+        fixture.runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(120), collectors.drained())
+                .await
+                .expect("the drain ends")
+        })
+    };
+    let fixture = Fixture::new();
+    let other = Other::new(&fixture, Compression::None);
+    let collectors = slow_drain(&fixture, &other, "");
+    fixture.runtime.block_on(other.log.delete_topic("shop.a")).unwrap();
+    let error = drained(&fixture, &collectors).unwrap_err().to_string();
+    assert!(error.contains("records of topic `shop.a` partition 0 are gone"), "{error}");
+    assert!(error.contains("has deleted the topic before they were read"), "{error}");
+    fixture.stop(&collectors);
+    let count = fixture.count("shop.a");
+    assert!((1..40).contains(&count), "{count} were read before");
+
+    let fixture = Fixture::new();
+    let other = Other::new(&fixture, Compression::None);
+    let collectors = slow_drain(&fixture, &other, "out_of_range = \"earliest\"");
+    fixture.runtime.block_on(other.log.delete_topic("shop.a")).unwrap();
+    drained(&fixture, &collectors).unwrap();
+    fixture.stop(&collectors);
+    let position = fixture.log().position("mirror", "shop.a/0").unwrap().unwrap();
+    let missing = 40 - fixture.count("shop.a") as u64;
+    assert_eq!((position["next"].as_i64(), position["missing"].as_u64()), (Some(40), Some(missing)));
+}
+
+#[test]
+fn values_are_looked_at_where_the_source_says_so_and_the_rest_of_a_record_stays() {
+    let mut fixture = Fixture::new();
+    let other = Other::new(&fixture, Compression::Zstd);
+    other.topic("shop.a", 2);
+    other.write(&fixture, "shop.a", 0, 100);
+    let config = format!(
+        "[[topic]]\nname = \"odd\"\n{}\n\
+         [[source.interceptor]]\ntype = \"filter\"\nfield = \"n\"\nregex = '^1'\ndrop = true\n\
+         [[source.interceptor]]\ntype = \"header\"\nheader = \"topic\"\nfield = \"of\"\n\
+         [[source.interceptor]]\ntype = \"uuid\"\nfield = \"id\"\n\
+         [[source.route]]\ntopic = \"odd\"\nfield = \"n\"\nregex = '[13579]$'\n",
+        mirror(&other)
+    );
+    fixture.drain(&config).unwrap();
+    other.write(&fixture, "shop.a", 100, 120);
+    fixture.reopen();
+    fixture.drain(&config).unwrap();
+    let (there, here) = (whole(&other.log, "shop.a"), whole(fixture.log(), "shop.a"));
+    let number = |value: &Option<Vec<u8>>| -> Option<i64> {
+        let value: serde_json::Value = serde_json::from_slice(value.as_deref()?).unwrap();
+        value["n"].as_i64()
+    };
+    let starts_with_1 = |n: i64| n.to_string().starts_with('1');
+    // Tombstones have no field to go by: they stay, in their place.
+    let wanted: Vec<_> = there
+        .iter()
+        .filter(|whole| number(&whole.3).is_none_or(|n| !starts_with_1(n) && n % 2 == 0))
+        .map(|whole| (whole.0, whole.1, whole.2.clone(), number(&whole.3)))
+        .collect();
+    let found: Vec<_> =
+        here.iter().map(|whole| (whole.0, whole.1, whole.2.clone(), number(&whole.3))).collect();
+    assert_eq!(found, wanted, "partition, time, key and number");
+    let odd = whole(fixture.log(), "odd");
+    let values = there.iter().filter_map(|whole| number(&whole.3));
+    assert_eq!(odd.len(), values.filter(|n| !starts_with_1(*n) && n % 2 == 1).count());
+    let mut ids = std::collections::HashSet::new();
+    for (_, at, _, value, headers) in here.iter().chain(&odd).filter(|whole| whole.3.is_some()) {
+        let value: serde_json::Value = serde_json::from_slice(value.as_deref().unwrap()).unwrap();
+        assert_eq!(value["of"], "shop.a");
+        assert!(ids.insert(value["id"].as_str().unwrap().to_owned()), "the same identity twice: {value}");
+        let traces = headers.iter().filter(|(name, _)| name == "trace").count();
+        assert_eq!(traces, if at % 2 == 0 { 2 } else { 0 }, "a record keeps its headers");
+        assert!(headers.contains(&("topic".to_owned(), Some(b"shop.a".to_vec()))));
+    }
+    let dropped = there.iter().filter_map(|whole| number(&whole.3)).filter(|n| starts_with_1(*n)).count();
+    assert_eq!(fixture.log().dropped().unwrap(), [("mirror".to_owned(), dropped as u64)]);
+}
+
+#[test]
+fn a_value_that_does_not_fit_its_format_is_a_dead_letter_and_a_field_may_be_the_key() {
+    let fixture = Fixture::new();
+    let other = Other::new(&fixture, Compression::None);
+    other.topic("lines", 1);
+    let info = other.log.topic("lines").unwrap();
+    let mut append = Append::new();
+    for line in ["level=warn user=ada", "=", "level=info user=bob"] {
+        let record =
+            RecordRef { timestamp_ms: 7, key: Some(b"old"), value: Some(line.as_bytes()), headers: &[] };
+        append.push_to(&info, 0, &record).unwrap();
+    }
+    fixture.runtime.block_on(other.log.append(append)).unwrap();
+    let config = other.source("topics = \"lines\"\ntopic = \"users\"\nformat = \"logfmt\"\nkey = \"user\"");
+    fixture.drain(&config).unwrap();
+    let records = fixture.records("users");
+    assert_eq!(records.len(), 3);
+    assert_eq!((records[0].key.as_deref(), records[2].key.as_deref()), (Some("ada"), Some("bob")));
+    assert_eq!(records[0].text(), r#"{"level":"warn","user":"ada"}"#);
+    assert_eq!(records[1].text(), "=");
+    assert!(!records[1].header("tarn.error").is_empty());
 }
 
 /// The records of a topic, partition by partition, in their order.

@@ -111,6 +111,75 @@ fn what_was_received_before_a_stop_is_committed() {
 }
 
 #[test]
+fn of_a_peer_that_is_lost_what_it_had_said_counts_and_the_piece_is_a_dead_letter() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&netcat(""), RunMode::Continuous);
+    let stream = send(&address(&fixture, &collectors, "tcp"), b"one\ntwo\nthr");
+    fixture.wait_for_count("t", 2);
+    // It goes with a reset, as a machine does that has lost its memory.
+    socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(stream);
+    fixture.wait_for_count("t", 3);
+    fixture.stop(&collectors);
+    assert_eq!(fixture.texts("t"), ["one", "two", "thr"]);
+    let records = fixture.records("t");
+    assert!(records[1].header("tarn.error").is_empty());
+    assert_eq!(records[2].header("tarn.error"), "the stream broke off within this message");
+}
+
+/// What comes without end, in few records: each has eight thousand bytes.
+fn never_ending(letter: char) -> String {
+    String::from(letter).repeat(8000)
+}
+
+/// Sends without a pause until the other side has closed; how many bytes went out.
+fn send_without_end(mut stream: TcpStream) -> usize {
+    let lines = format!("{}\n", never_ending('l')).repeat(10);
+    let mut sent = 0;
+    while let Ok(count) = stream.write(lines.as_bytes()) {
+        sent += count;
+    }
+    sent
+}
+
+#[test]
+fn a_sender_that_never_stops_keeps_neither_a_pause_nor_a_stop_waiting() {
+    let fixture = Fixture::new();
+    let collectors = fixture.start(&netcat("udp = \"127.0.0.1:0\"\n"), RunMode::Continuous);
+    let begin = |n: usize| {
+        let stream = TcpStream::connect(address(&fixture, &collectors, "tcp")).unwrap();
+        let sender = std::thread::spawn(move || send_without_end(stream));
+        fixture.wait_for("its first lines", || fixture.count("t") > n);
+        sender
+    };
+    let udp = address(&fixture, &collectors, "udp");
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let datagrams = std::thread::spawn({
+        let over = over.clone();
+        move || {
+            let (socket, datagram) = (UdpSocket::bind("127.0.0.1:0").unwrap(), never_ending('d'));
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = socket.send_to(datagram.as_bytes(), &udp);
+            }
+        }
+    });
+    let sender = begin(0);
+    assert!(fixture.runtime.block_on(collectors.pause("n")).unwrap(), "it comes to rest");
+    sender.join().unwrap();
+    let committed = fixture.count("t");
+    fixture.runtime.block_on(collectors.resume("n")).unwrap();
+    let sender = begin(committed);
+    fixture.stop(&collectors);
+    sender.join().unwrap();
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    datagrams.join().unwrap();
+    let whole = ['l', 'd'].map(never_ending);
+    let texts = fixture.texts("t");
+    let cut = texts.iter().filter(|text| !whole.contains(text)).count();
+    assert!(cut <= 2 && texts.len() > committed, "{cut} lines were cut: at most the last of each connection");
+}
+
+#[test]
 fn a_sender_that_asks_for_it_is_told_of_every_line_that_is_in_the_log() {
     let fixture = Fixture::new();
     let collectors = fixture.start(&netcat("acknowledge = true\n"), RunMode::Continuous);

@@ -4,11 +4,13 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use rustls::{ClientConnection, StreamOwned};
 use tarn_model::config::MqttConfig;
 use tarn_model::{Error, Result};
 
 use super::packet::{self, Packet, Unpacker};
 use crate::lines::Limits;
+use crate::trust::{distrust, distrusted, shake_hands, trusting};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A broker that takes nothing for so long is gone.
@@ -20,7 +22,7 @@ const BLOCK_BYTES: usize = 64 << 10;
 /// One connection.
 pub(super) struct Link {
     broker: String,
-    stream: TcpStream,
+    stream: Wire,
     unpacker: Unpacker,
     block: Vec<u8>,
     keep_alive: Duration,
@@ -29,6 +31,46 @@ pub(super) struct Link {
     /// When the broker was asked for a sign of life, of which none came since.
     asked: Option<Instant>,
     blocking: bool,
+}
+
+/// Its bytes, plain or through TLS.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => stream.get_ref(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(bytes),
+            Wire::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.write(bytes),
+            Wire::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Plain(stream) => stream.flush(),
+            Wire::Tls(stream) => stream.flush(),
+        }
+    }
 }
 
 impl Link {
@@ -50,6 +92,7 @@ impl Link {
         stream.set_nodelay(true).map_err(&failed)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT)).map_err(&failed)?;
         stream.set_read_timeout(Some(LOOK_EVERY)).map_err(&failed)?;
+        let stream = if config.tls { secured(config, stream)? } else { Wire::Plain(stream) };
         let mut link = Link {
             broker: config.broker.clone(),
             stream,
@@ -76,7 +119,8 @@ impl Link {
             return Ok(());
         }
         self.block_on_reads(true)?;
-        self.stream.write_all(bytes).map_err(unreachable(&self.broker))?;
+        let sent = self.stream.write_all(bytes).and_then(|()| self.stream.flush());
+        sent.map_err(unreachable(&self.broker))?;
         self.sent = Instant::now();
         Ok(())
     }
@@ -155,11 +199,25 @@ impl Link {
 
     fn block_on_reads(&mut self, blocking: bool) -> Result<()> {
         if self.blocking != blocking {
-            self.stream.set_nonblocking(!blocking).map_err(unreachable(&self.broker))?;
+            self.stream.socket().set_nonblocking(!blocking).map_err(unreachable(&self.broker))?;
             self.blocking = blocking;
         }
         Ok(())
     }
+}
+
+/// Speaks TLS from here on, once the broker's certificate is found to be this host's.
+fn secured(config: &MqttConfig, mut stream: TcpStream) -> Result<Wire> {
+    const HINT: &str = "look whether it speaks TLS there; name its authority's certificates with `tls_ca`";
+    let host = config.broker.rsplit_once(':').map_or(config.broker.as_str(), |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let trusted = trusting(config.tls_ca.as_deref(), &config.broker, HINT)?;
+    let shaken = shake_hands(trusted, host, &mut stream, Instant::now() + CONNECT_TIMEOUT);
+    let connection = shaken.map_err(|error| match distrust(&error) {
+        Some(cause) => distrusted(&config.broker, HINT, cause),
+        None => unreachable(&config.broker)(error),
+    })?;
+    Ok(Wire::Tls(Box::new(StreamOwned::new(connection, stream))))
 }
 
 fn unreachable(broker: &str) -> impl Fn(io::Error) -> Error {

@@ -31,6 +31,7 @@ pub(crate) struct Fixture {
 pub(crate) struct Logged {
     pub(crate) partition: PartitionId,
     pub(crate) offset: Offset,
+    pub(crate) timestamp_ms: i64,
     pub(crate) key: Option<String>,
     pub(crate) value: Vec<u8>,
     pub(crate) headers: BTreeMap<String, String>,
@@ -184,6 +185,7 @@ impl Fixture {
                     records.push(Logged {
                         partition,
                         offset: record.offset,
+                        timestamp_ms: record.timestamp_ms,
                         key: record.key.map(text),
                         value: record.value.unwrap_or_default().to_vec(),
                         headers: record

@@ -5,49 +5,39 @@
 //! that is responsible for it: a partition's leader, a group's coordinator.
 //!
 //! *Invariants*: one request at a time on each connection; the versions of a request are those that both sides know; an answer
-//! is bounded before it is read; every call ends within half a minute and its long poll.
+//! is bounded before it is read, and what it counts before it is decoded; every call ends within half a minute and its long poll.
 //!
-//! *Not here*: members of groups of the classic protocol, transactions, authentication, retries. A tool tells what failed, and its
+//! *Not here*: members of groups of the classic protocol, transactions, how a login is worded ([`Login`]), retries. A tool tells what failed, and its
 //! user tries again; a source does so by itself.
 
 mod admin;
+mod connection;
 mod following;
 mod groups;
 mod members;
 mod records;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::{
-    ApiVersionsRequest, FindCoordinatorRequest, MetadataRequest, RequestHeader, ResponseHeader, TopicName,
-    metadata_request,
-};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, TopicName, metadata_request};
+use kafka_protocol::protocol::StrBytes;
 use tarn_model::{Error, Kind, PartitionId, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+
+use self::connection::Connection;
 
 pub use admin::TopicSetting;
+pub use connection::{Access, Conversation, Login, TlsConfig};
 pub use following::{Part, Place};
 pub use groups::{CommittedAt, GroupDetails, GroupMember, GroupState};
 pub use members::Membership;
 pub use records::{At, Fetched};
 
-/// An answer comes within this time, and the wait that its request asked for.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// No answer is larger: a fetch asks for less, and takes one batch of any size.
-const LARGEST_ANSWER_BYTES: usize = 128 << 20;
-const CLIENT_ID: &str = "tarn";
-
 /// A cluster, reached through one of its brokers.
 #[derive(Debug)]
 pub struct Cluster {
     bootstrap: String,
+    access: Access,
     /// The first connection, which answers what any broker can.
     any: Connection,
     /// Connections to brokers that are asked for what they alone can answer.
@@ -74,12 +64,18 @@ pub struct TopicPartitions {
 impl Cluster {
     /// Reaches a cluster through the broker at `bootstrap`, `HOST:PORT`; of several, with commas, the first that answers.
     pub async fn connect(bootstrap: &str) -> Result<Cluster> {
+        Cluster::connect_with(bootstrap, Access::default()).await
+    }
+
+    /// The same, through TLS or with a login.
+    pub async fn connect_with(bootstrap: &str, access: Access) -> Result<Cluster> {
         let mut last = Error::invalid("no broker is named");
         for address in bootstrap.split(',').map(str::trim).filter(|address| !address.is_empty()) {
-            match Connection::open(address).await {
+            match Connection::open(address, &access).await {
                 Ok(any) => {
                     return Ok(Cluster {
                         bootstrap: address.to_owned(),
+                        access,
                         any,
                         brokers: HashMap::new(),
                         addresses: BTreeMap::new(),
@@ -169,113 +165,10 @@ impl Cluster {
             let address = address.ok_or_else(|| {
                 Error::unavailable(format!("nobody leads that partition now: broker {node} is not known"))
             })?;
-            let connection = Connection::open(&address).await?;
+            let connection = Connection::open(&address, &self.access).await?;
             self.brokers.insert(node, connection);
         }
         Ok(self.brokers.get_mut(&node).expect("it was opened if it was not there"))
-    }
-}
-
-/// A connection to one broker.
-#[derive(Debug)]
-struct Connection {
-    stream: TcpStream,
-    address: String,
-    correlation: i32,
-    /// By API key, the versions that the broker serves.
-    served: HashMap<i16, (i16, i16)>,
-}
-
-impl Connection {
-    async fn open(address: &str) -> Result<Connection> {
-        let unreachable = || Error::unavailable(format!("cannot reach a Kafka broker at {address}"));
-        let stream = match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(unreachable().with_source(error)),
-            Err(_) => return Err(unreachable()),
-        };
-        stream.set_nodelay(true).map_err(|error| unreachable().with_source(error))?;
-        let (correlation, served) = (0, HashMap::new());
-        let mut connection = Connection { stream, address: address.to_owned(), correlation, served };
-        let answer = connection.send(&ApiVersionsRequest::default(), 0, Duration::ZERO).await?;
-        check(answer.error_code, None, || "the versions of the broker's APIs".to_owned())?;
-        let served = answer.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version)));
-        connection.served = served.collect();
-        Ok(connection)
-    }
-
-    fn serves(&self, key: i16) -> bool {
-        self.served.contains_key(&key)
-    }
-
-    /// Asks in the newest version that both sides know, at most `most`.
-    async fn ask<R: Request>(&mut self, request: &R, most: i16) -> Result<R::Response> {
-        self.ask_and_wait(request, most, Duration::ZERO).await
-    }
-
-    /// The same, for a request that the broker may hold for `wait`.
-    async fn ask_and_wait<R: Request>(
-        &mut self,
-        request: &R,
-        most: i16,
-        wait: Duration,
-    ) -> Result<R::Response> {
-        let (first, last) = self.served.get(&R::KEY).copied().unwrap_or((0, -1));
-        let version = most.min(last).min(R::VERSIONS.max);
-        if version < first.max(R::VERSIONS.min) {
-            return Err(Error::invalid(format!(
-                "the broker at {} does not serve API {} in a version that this tool knows",
-                self.address,
-                R::KEY
-            )));
-        }
-        self.send(request, version, wait).await
-    }
-
-    async fn send<R: Request>(&mut self, request: &R, version: i16, wait: Duration) -> Result<R::Response> {
-        match timeout(ANSWER_WITHIN + wait, self.exchange(request, version)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::unavailable(format!("the broker at {} does not answer", self.address))),
-        }
-    }
-
-    async fn exchange<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response> {
-        self.correlation = self.correlation.wrapping_add(1);
-        let address = self.address.clone();
-        let unreadable = |what: &dyn std::fmt::Display| {
-            Error::new(Kind::Corrupt, format!("the answer of {address} cannot be read: {what}"))
-        };
-        let broken = |error: std::io::Error| {
-            Error::unavailable(format!("the connection to {address} broke")).with_source(error)
-        };
-        let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
-            .with_correlation_id(self.correlation)
-            .with_client_id(Some(StrBytes::from_static_str(CLIENT_ID)));
-        let mut frame = BytesMut::from(&[0; 4][..]);
-        let told =
-            |error: &dyn std::fmt::Display| Error::internal(format!("a request cannot be written: {error}"));
-        header.encode(&mut frame, R::header_version(version)).map_err(|error| told(&error))?;
-        request.encode(&mut frame, version).map_err(|error| told(&error))?;
-        let length = i32::try_from(frame.len() - 4).map_err(|error| told(&error))?;
-        frame[..4].copy_from_slice(&length.to_be_bytes());
-        self.stream.write_all(&frame).await.map_err(broken)?;
-        let length = self.stream.read_i32().await.map_err(broken)?;
-        let length = usize::try_from(length).map_err(|_| unreadable(&"a negative length"))?;
-        if length > LARGEST_ANSWER_BYTES {
-            return Err(unreadable(&format!("{length} bytes are more than {LARGEST_ANSWER_BYTES}")));
-        }
-        let mut answer = vec![0; length];
-        self.stream.read_exact(&mut answer).await.map_err(broken)?;
-        let mut answer = Bytes::from(answer);
-        let header_version = R::Response::header_version(version);
-        let header =
-            ResponseHeader::decode(&mut answer, header_version).map_err(|error| unreadable(&error))?;
-        if header.correlation_id != self.correlation {
-            return Err(unreadable(&"it answers another request"));
-        }
-        R::Response::decode(&mut answer, version).map_err(|error| unreadable(&error))
     }
 }
 

@@ -1,11 +1,11 @@
-//! What a request's bytes look like, walked before anything is decoded.
+//! What the bytes of a request, or of another broker's answer, look like, walked before anything is decoded.
 //!
-//! *Why*: the decoder of `kafka-protocol` trusts the counts that stand in a request and allocates for them. So a request is
+//! *Why*: the decoder of `kafka-protocol` trusts the counts that stand in a message and allocates for them. So a message is
 //! first walked along its shape: every length must lie within the bytes that came, and there is a bound on the number of
 //! elements of all arrays together. What passes can be decoded with memory in proportion to its bytes.
 //!
 //! *Layout*: a shape is a list of words: `1 2 4 8 16` (bytes of a fixed field), `s` (string), `b` (bytes), `[ … ]` (array of
-//! structures), `?[ … ]` (a structure that may be missing), `<s>`, `<4>` and `<8>` (array of strings or of numbers); behind a word `:3-7`, `:3+` or `:-7` are the versions that
+//! structures), `{ … }` (one structure), `?[ … ]` (a structure that may be missing), `<s>`, `<4>` and `<8>` (array of strings or of numbers); behind a word `:3-7`, `:3+` or `:-7` are the versions that
 //! have it. From a request's first flexible version on, lengths are varints and
 //! every structure ends with tagged fields. The shapes follow Kafka's message definitions
 //! (<https://kafka.apache.org/protocol.html>).
@@ -18,6 +18,8 @@ use kafka_protocol::messages::ApiKey;
 
 /// Most elements of all arrays of one request together, tagged fields included.
 const MOST_ELEMENTS: usize = 200_000;
+/// The same, of one answer: a cluster may have some 200,000 partitions, each with its replicas.
+const MOST_TOLD_ELEMENTS: usize = 2_000_000;
 /// Bytes of a topic's id; nothing else in a request is as long.
 pub(crate) const ID_BYTES: usize = 16;
 
@@ -70,15 +72,50 @@ const SHAPES: &[(ApiKey, i16, &str)] = &[
     (ApiKey::ListTransactions, 0, "<s> <8> 8:1+"),
 ];
 
-static PARSED: LazyLock<HashMap<i16, Shape>> = LazyLock::new(|| {
+/// The same of answers, in the versions that [`crate::client`] asks for.
+const ANSWERS: &[(ApiKey, i16, &str)] = &[
+    (ApiKey::Produce, 9, "[ s [ 4 2 8 8:2+ 8:5+ [:8+ 4 s ] s:8+ ] ] 4:1+"),
+    (ApiKey::Fetch, 12, "4:1+ 2:7+ 4:7+ [ s [ 4 2 8 8:4+ 8:5+ [:4+ 8 8 ] 4:11+ b ] ]"),
+    (ApiKey::ListOffsets, 6, "4:2+ [ s [ 4 2 8 8 4:4+ ] ]"),
+    (
+        ApiKey::Metadata,
+        9,
+        "4:3+ [ 4 s 4 s:1+ ] s:2+ 4:1+ [ 2 s 16:10+ 1:1+ [ 2 4 4 4:7+ <4> <4> <4>:5+ ] 4:8+ ] 4:8-10",
+    ),
+    (ApiKey::ApiVersions, 3, "2 [ 2 2 2 ] 4:1+"),
+    (ApiKey::SaslHandshake, i16::MAX, "2 <s>"),
+    (ApiKey::SaslAuthenticate, 2, "2 s b 8:1+"),
+    (ApiKey::OffsetCommit, 8, "4:3+ [ s [ 4 2 ] ]"),
+    (ApiKey::OffsetFetch, 6, "4:3+ [ s [ 4 8 4:5+ s 2 ] ] 2:2+"),
+    (ApiKey::FindCoordinator, 3, "4:1+ 2 s:1+ 4 s 4"),
+    (ApiKey::DescribeGroups, 5, "4:1+ [ 2 s s s s [ s s:4+ s s b b ] 4:3+ ]"),
+    (ApiKey::ListGroups, 3, "4:1+ 2 [ s s s:4+ ]"),
+    (ApiKey::DeleteGroups, 2, "4 [ s 2 ]"),
+    (
+        ApiKey::ConsumerGroupDescribe,
+        0,
+        "4 [ 2 s s s 4 4 s [ s s s 4 s s <s> s { [ 16 s <4> ] } { [ 16 s <4> ] } ] 4 ]",
+    ),
+    (ApiKey::ConsumerGroupHeartbeat, 0, "4 2 s s 4 4 ?[ [ 16 <4> ] ]"),
+    (ApiKey::CreateTopics, 5, "4 [ s 2 s 4:5+ 2:5+ [:5+ s s 1 1 1 ] ]"),
+    (ApiKey::DeleteTopics, 4, "4 [ s 2 s:5+ ]"),
+    (ApiKey::CreatePartitions, 2, "4 [ s 2 s ]"),
+    (ApiKey::DescribeConfigs, 4, "4 [ 2 s 1 s [ s s 1 1 1 [ s s 1 ] 1:3+ s:3+ ] ]"),
+    (ApiKey::IncrementalAlterConfigs, 1, "4 [ 2 s 1 s ]"),
+];
+
+static PARSED: LazyLock<HashMap<i16, Shape>> = LazyLock::new(|| parsed(SHAPES));
+static PARSED_ANSWERS: LazyLock<HashMap<i16, Shape>> = LazyLock::new(|| parsed(ANSWERS));
+
+fn parsed(shapes: &[(ApiKey, i16, &str)]) -> HashMap<i16, Shape> {
     let parse = |(key, flexible, text): &(ApiKey, i16, &str)| {
         let mut words = text.split(' ');
         (*key as i16, Shape { flexible_from: *flexible, fields: parse_fields(&mut words) })
     };
-    SHAPES.iter().map(parse).collect()
-});
+    shapes.iter().map(parse).collect()
+}
 
-/// The shape of one request.
+/// The shape of one request, or of its answer.
 #[derive(Debug)]
 struct Shape {
     flexible_from: i16,
@@ -97,6 +134,7 @@ enum Kind {
     Text,
     Bytes,
     Structures(Vec<Field>),
+    Structure(Vec<Field>),
     /// One, or none.
     Maybe(Vec<Field>),
     Texts,
@@ -106,12 +144,13 @@ enum Kind {
 
 fn parse_fields<'a>(words: &mut impl Iterator<Item = &'a str>) -> Vec<Field> {
     let mut fields = Vec::new();
-    while let Some(word) = words.next().filter(|word| *word != "]") {
+    while let Some(word) = words.next().filter(|word| !matches!(*word, "]" | "}")) {
         let (kind, versions) = word.split_once(':').unwrap_or((word, "0+"));
         let kind = match kind {
             "s" => Kind::Text,
             "b" => Kind::Bytes,
             "[" => Kind::Structures(parse_fields(words)),
+            "{" => Kind::Structure(parse_fields(words)),
             "?[" => Kind::Maybe(parse_fields(words)),
             "<s>" => Kind::Texts,
             "<4>" => Kind::Numbers(4),
@@ -135,11 +174,16 @@ pub(crate) fn check(key: ApiKey, version: i16, body: &[u8]) -> Result<(), &'stat
 /// As [`check`]: where in `body` the ids stand, each of [`ID_BYTES`].
 pub(crate) fn ids(key: ApiKey, version: i16, body: &[u8]) -> Result<Vec<usize>, &'static str> {
     let shape = PARSED.get(&(key as i16)).ok_or("a request without a shape")?;
-    let flexible = version >= shape.flexible_from;
-    let mut walk = Walk { rest: body, version, flexible, elements: 0, left_at_ids: Vec::new() };
+    let mut walk = Walk::new(body, shape, version, MOST_ELEMENTS);
     // librdkafka leaves bytes behind the end of some requests; nobody reads them.
     walk.structure(&shape.fields)?;
     Ok(walk.left_at_ids.iter().map(|left| body.len() - left).collect())
+}
+
+/// Whether `body`, the answer to a request of `key` in `version`, has the shape that it should, within bounds.
+pub(crate) fn check_answer(key: i16, version: i16, body: &[u8]) -> Result<(), &'static str> {
+    let shape = PARSED_ANSWERS.get(&key).ok_or("an answer without a shape")?;
+    Walk::new(body, shape, version, MOST_TOLD_ELEMENTS).structure(&shape.fields)
 }
 
 struct Walk<'a> {
@@ -147,11 +191,17 @@ struct Walk<'a> {
     version: i16,
     flexible: bool,
     elements: usize,
+    most_elements: usize,
     /// How many bytes were left where each id began.
     left_at_ids: Vec<usize>,
 }
 
 impl<'a> Walk<'a> {
+    fn new(rest: &'a [u8], shape: &Shape, version: i16, most_elements: usize) -> Walk<'a> {
+        let flexible = version >= shape.flexible_from;
+        Walk { rest, version, flexible, elements: 0, most_elements, left_at_ids: Vec::new() }
+    }
+
     fn structure(&mut self, fields: &[Field]) -> Result<(), &'static str> {
         let version = self.version;
         for field in fields.iter().filter(|field| field.versions.contains(&version)) {
@@ -175,6 +225,7 @@ impl<'a> Walk<'a> {
                         self.structure(fields)?;
                     }
                 }
+                Kind::Structure(fields) => self.structure(fields)?,
                 Kind::Maybe(fields) => {
                     if self.take(1)?[0] < 0x80 {
                         self.structure(fields)?;
@@ -219,7 +270,7 @@ impl<'a> Walk<'a> {
         if count > self.rest.len() {
             return Err("an array that passes its end");
         }
-        if self.elements > MOST_ELEMENTS {
+        if self.elements > self.most_elements {
             return Err("more elements than are allowed");
         }
         Ok(())

@@ -8,12 +8,17 @@
 //!
 //! *Invariants*: who gives the connections up waits for the copy first ([`Checkpoints::wait`]): it has one of its own.
 //!
-//! *Failure*: none that matters. What could not be copied is in the WAL, and is tried again.
+//! *Failure*: what could not be copied is in the WAL, and is tried again. But a copy begins and ends with a sync, and when one
+//! fails the kernel may have dropped pages that a later sync would not miss: the log stops, as it does after any sync that failed.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use rusqlite::ffi;
+
 use super::{Sql, connect};
+use crate::error::LogError;
 
 /// Commits between two copies; each writes some five pages.
 const COMMITS: u32 = 200;
@@ -25,7 +30,9 @@ pub(super) const LONGEST_WAL_PAGES: u32 = 8192;
 pub(super) struct Checkpoints {
     /// Since the last copy was begun.
     commits: u32,
-    under_way: Option<JoinHandle<()>>,
+    under_way: Option<JoinHandle<Sql<()>>>,
+    /// The sync that failed.
+    failed: Option<Arc<rusqlite::Error>>,
 }
 
 impl Checkpoints {
@@ -38,19 +45,30 @@ impl Checkpoints {
         self.wait();
         self.commits = 0;
         let path = ledger.to_owned();
-        let copy = move || {
-            if let Err(error) = copy(&path) {
-                tracing::warn!(%error, "the ledger's WAL could not be copied; it is tried again");
-            }
-        };
         // Without a thread a later commit does it.
-        self.under_way = std::thread::Builder::new().name("tarn-log-ledger".to_owned()).spawn(copy).ok();
+        let thread = std::thread::Builder::new().name("tarn-log-ledger".to_owned());
+        self.under_way = thread.spawn(move || copy(&path)).ok();
     }
 
     /// Waits for the copy that is under way.
     pub(super) fn wait(&mut self) {
-        if let Some(copy) = self.under_way.take() {
-            let _ = copy.join();
+        match self.under_way.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) if is_of_sync(&error) => self.failed = Some(Arc::new(error)),
+            Some(Ok(Err(error))) => {
+                tracing::warn!(%error, "the ledger's WAL could not be copied; it is tried again");
+            }
+            _ => {}
+        }
+    }
+
+    /// An error once a sync has failed: of what is in the ledger, nobody knows any more what is on the disk.
+    pub(super) fn check(&mut self) -> Result<(), LogError> {
+        if self.under_way.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.wait();
+        }
+        match &self.failed {
+            Some(error) => Err(LogError::Ledger { doing: "sync", source: error.clone() }),
+            None => Ok(()),
         }
     }
 }
@@ -66,9 +84,34 @@ fn copy(ledger: &Path) -> Sql<()> {
     connect(ledger, false)?.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
 
+fn is_of_sync(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(code, Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn failing(code: i32) -> Checkpoints {
+        let failed = move || Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        Checkpoints { commits: 0, under_way: Some(std::thread::spawn(failed)), failed: None }
+    }
+
+    #[test]
+    fn a_copy_whose_sync_failed_is_never_taken_for_durable_and_one_that_wrote_too_little_is_tried_again() {
+        let mut checkpoints = failing(ffi::SQLITE_IOERR_FSYNC);
+        checkpoints.wait();
+        for _ in 0..2 {
+            let error = checkpoints.check().expect_err("the sync failed");
+            assert!(!error.passes() && error.to_string() == "cannot sync the log's ledger", "{error}");
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_IOERR_WRITE] {
+            let mut checkpoints = failing(code);
+            checkpoints.wait();
+            checkpoints.check().expect("the WAL has it still");
+        }
+    }
 
     #[test]
     fn what_commits_wrote_is_in_the_database_while_its_connection_is_open() {

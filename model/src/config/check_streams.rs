@@ -1,6 +1,8 @@
 //! What makes sense for sources of lines, and on the way of a record: formats, multi-line records, interceptors, routes,
 //! addresses to listen at.
 
+use std::path::Path;
+
 use regex::Regex;
 
 use super::check::Checker;
@@ -291,6 +293,7 @@ impl Checker<'_, '_> {
         if !(1..=65_535).contains(&mqtt.keep_alive.0.as_secs()) {
             self.wrong(&format!("{at}.keep_alive"), "this is between `1s` and `65535s`");
         }
+        self.trusts(at, mqtt.tls, mqtt.tls_ca.as_deref());
         if mqtt.lines.multiline.is_some() {
             self.wrong(&format!("{at}.multiline"), "a message is a record, however many lines it has");
         }
@@ -321,18 +324,22 @@ impl Checker<'_, '_> {
             self.wrong(&format!("{at}.topic"), message);
         }
         self.more_than_zero(&format!("{at}.look_every"), kafka.look_every);
-        // A record is passed as it is.
-        let others = [
-            ("key", source.key.is_some()),
-            ("interceptor", !source.interceptors.is_empty()),
-            ("route", !source.routes.is_empty()),
-        ];
-        for (key, is_set) in others {
-            if is_set {
-                let message =
-                    "a `kafka` source passes records as they are there, with their keys and headers";
-                self.wrong(&format!("{at}.{key}"), message);
-            }
+        self.trusts(at, kafka.tls, kafka.tls_ca.as_deref());
+        match (&kafka.user, &kafka.password) {
+            (Some(_), None) => self.wrong(&format!("{at}.password"), "a `user` logs in with a `password`"),
+            (None, Some(_)) => self.wrong(&format!("{at}.user"), "a password needs a `user`"),
+            _ => {}
+        }
+        if kafka.lines.multiline.is_some() {
+            self.wrong(&format!("{at}.multiline"), "a value is a record, however many lines it has");
+        }
+        let format = kafka.format_of(source).unwrap_or(FileFormat::Ndjson);
+        self.format_of_a_stream(at, format, &kafka.lines, source);
+    }
+
+    fn trusts(&mut self, at: &str, tls: bool, ca: Option<&Path>) {
+        if ca.is_some() && !tls {
+            self.wrong(&format!("{at}.tls_ca"), "without `tls = true` no certificate is looked at");
         }
     }
 

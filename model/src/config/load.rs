@@ -147,9 +147,11 @@ fn make_absolute(config: &mut Config, folder: &Path) {
             | SourceKind::Syslog(_)
             | SourceKind::Netcat(_)
             | SourceKind::Exec(_)
-            | SourceKind::Mqtt(_)
-            | SourceKind::Kafka(_)
             | SourceKind::Generator(_) => {}
+            SourceKind::Mqtt(mqtt) => mqtt.tls_ca = mqtt.tls_ca.as_deref().map(|path| absolute(folder, path)),
+            SourceKind::Kafka(kafka) => {
+                kafka.tls_ca = kafka.tls_ca.as_deref().map(|path| absolute(folder, path));
+            }
         }
     }
     for import in &mut config.imports {

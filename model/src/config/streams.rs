@@ -2,12 +2,13 @@
 //! records, interceptors, routes; and the sources that listen or run a command.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ByteSize, FileFormat, Secret, Span};
+use super::{ByteSize, FileFormat, Secret, SourceConfig, Span};
 
 /// How lines become records.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -153,7 +154,7 @@ pub struct StaticConfig {
 /// `type = "header"`: a field with what a header says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HeaderConfig {
-    /// The header: `file` and `line` of sources that read files, `peer` of those that listen.
+    /// The header: `file` and `line` of sources that read files, `peer` of those that listen, `topic` of `mqtt` and `kafka`.
     pub header: String,
     /// The field. Default: the header's name.
     #[serde(default)]
@@ -435,6 +436,12 @@ pub struct MqttConfig {
     /// The user's password.
     #[serde(default)]
     pub password: Option<Secret>,
+    /// Whether to speak TLS with the broker, whose certificate must be trusted and be of the host of `broker`. Default: `false`.
+    #[serde(default)]
+    pub tls: bool,
+    /// A file with the certificates (PEM) that are trusted instead of the system's; with `tls`.
+    #[serde(default)]
+    pub tls_ca: Option<PathBuf>,
     /// Time without a message after which both sides make sure that the other is there. Default: `30s`.
     #[serde(default = "keep_alive")]
     pub keep_alive: Span,
@@ -461,7 +468,8 @@ impl MqttConfig {
     }
 }
 
-/// `type = "kafka"`: topics of another Kafka cluster, record by record as they are there: key, value, headers, timestamp.
+/// `type = "kafka"`: topics of another Kafka cluster, record by record: as they are there (key, value, headers, timestamp), or with
+/// their values taken apart by a format, interceptors and routes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct KafkaConfig {
     /// Brokers to ask first, e.g. `10.0.0.1:9092,10.0.0.2:9092`; they name the others.
@@ -483,6 +491,54 @@ pub struct KafkaConfig {
     /// Time between two looks for new topics and partitions. Default: `30s`.
     #[serde(default = "keep_alive")]
     pub look_every: Span,
+    /// Whether to speak TLS with the brokers, whose certificates must be trusted and be of the hosts that they say they are.
+    /// Default: `false`.
+    #[serde(default)]
+    pub tls: bool,
+    /// A file with the certificates (PEM) that are trusted instead of the system's; with `tls`.
+    #[serde(default)]
+    pub tls_ca: Option<PathBuf>,
+    /// Who logs in.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The user's password.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// How the user logs in: `scram-sha-512`, `scram-sha-256`, or `plain`, which says the password itself and so goes over TLS, or
+    /// to this machine, only. Default: `scram-sha-512`.
+    #[serde(default)]
+    pub sasl: Sasl,
+    /// How a record's value is written; not `csv`. Without it, and without `key`, interceptors and routes, records pass as they are.
+    /// Default: none; `ndjson` where one of the others is set.
+    #[serde(default)]
+    pub format: Option<FileFormat>,
+    /// How values become records; without `multiline`.
+    #[serde(flatten)]
+    pub lines: LineConfig,
+}
+
+impl KafkaConfig {
+    /// How values are written, if they are looked at: `source` has this config.
+    pub fn format_of(&self, source: &SourceConfig) -> Option<FileFormat> {
+        let are_looked_at =
+            source.key.is_some() || !source.interceptors.is_empty() || !source.routes.is_empty();
+        self.format.or(are_looked_at.then_some(FileFormat::Ndjson))
+    }
+}
+
+/// How a user of Kafka logs in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Sasl {
+    /// `SCRAM-SHA-512`.
+    #[default]
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+    /// `SCRAM-SHA-256`.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// `PLAIN`: the password itself.
+    #[serde(rename = "plain")]
+    Plain,
 }
 
 /// One name or pattern, or several.

@@ -515,17 +515,23 @@ fn a_kafka_source_says_which_topics_and_where_they_go() {
         problems_or_none(&source("brokers = \"a:9092\"\ntopics = \"orders\"\ntopic = \"shop.o\"")),
         [""; 0] as [&str; 0]
     );
-    let wrong = "brokers = \"127.0.0.1:9093\"\ntopics = \"shop.*\"\ntopic = \"shop.x\"\nkey = \"id\"\nlook_every = \"0s\"";
+    let wrong = "brokers = \"127.0.0.1:9093\"\ntopics = \"shop.*\"\ntopic = \"shop.x\"\ntls_ca = \"ca.pem\"\nuser = \"ada\"\nlook_every = \"0s\"";
     let found = problems(&source(wrong));
     for want in [
         "source[0].brokers: this is `log.kafka`",
         "source[0].topic: several topics",
-        "source[0].key: a `kafka`",
+        "source[0].tls_ca: without",
+        "source[0].password: a `user`",
         "look_every",
     ] {
         assert!(found.iter().any(|line| line.contains(want)), "missing: {want}\n{}", found.join("\n"));
     }
-    assert_eq!(found.len(), 4, "{}", found.join("\n"));
+    assert_eq!(found.len(), 5, "{}", found.join("\n"));
+    let shaped = "brokers = \"a:9092\"\ntopics = \"orders\"\ntopic = \"shop.o\"\nformat = \"csv\"\npassword = \"x\"\nsasl = \"plain\"";
+    let found = problems(&source(shaped));
+    for want in ["source[0].format: a stream has no header", "source[0].user: a password needs"] {
+        assert!(found.iter().any(|line| line.contains(want)), "missing: {want}\n{}", found.join("\n"));
+    }
     let strange = "brokers = \"nowhere\"\ntopics = []\ntopic = \"{table}\"";
     let found = problems(&source(strange));
     for want in [

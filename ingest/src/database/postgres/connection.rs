@@ -11,12 +11,14 @@ use tarn_model::{Error, Kind, Result, clock};
 
 pub(crate) use writing::Writer;
 
-use super::login::{SCRAM, Scram, md5_answer};
+use super::login::md5_answer;
 use crate::database::NO_SUCH_TABLE;
 use crate::database::address::Address;
 use crate::database::link::{Link, MOST_MESSAGE_BYTES, too_long};
+use crate::scram::{Hash, Scram};
 use crate::stop::Stop;
 
+const SCRAM: Hash = Hash::Sha256;
 /// What asks for TLS, in place of a protocol's version.
 const ASK_FOR_TLS: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
@@ -108,13 +110,13 @@ impl Connection {
             }
             Some(5) => self.send_text(b'p', &md5_answer(&address.user, password()?, &body[4..])),
             Some(10) => {
-                if !text(4).split('\0').any(|mechanism| mechanism == SCRAM) {
+                if !text(4).split('\0').any(|mechanism| mechanism == SCRAM.mechanism()) {
                     return Err(not_who_it_says("it does not offer SCRAM-SHA-256"));
                 }
-                let begun = Scram::new(password()?, clock::new_id().simple().to_string());
+                let begun = Scram::new(SCRAM, "", password()?, clock::new_id().simple().to_string());
                 let first = begun.first();
                 let mut message = Vec::new();
-                push_text(&mut message, SCRAM);
+                push_text(&mut message, SCRAM.mechanism());
                 message.extend_from_slice(&length(first.len()).to_be_bytes());
                 message.extend_from_slice(first.as_bytes());
                 *scram = Some(begun);

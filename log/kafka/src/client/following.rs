@@ -91,10 +91,11 @@ impl Cluster {
         }
         let asking = of_leaders.into_iter().map(|(leader, asked)| {
             let (kept, address) = (self.brokers.remove(&leader), self.addresses.get(&leader).cloned());
+            let access = &self.access;
             async move {
                 let opened = match (kept, address) {
                     (Some(connection), _) => Ok(connection),
-                    (None, Some(address)) => Connection::open(&address).await,
+                    (None, Some(address)) => Connection::open(&address, access).await,
                     (None, None) => Err(Error::unavailable(format!("broker {leader} is not known"))),
                 };
                 let asked_for: Vec<&Place> = asked.iter().map(|at| &places[*at]).collect();

@@ -8,6 +8,8 @@ use crate::broker::{Broker, SERVED};
 use crate::by_id::IDS_VERSION;
 use crate::frame::Header;
 
+mod answers;
+
 /// A request of the version before that in which topics have ids, with an id in the place of the last name.
 fn with_id(request: &[u8]) -> Bytes {
     let name = b"\x05name";
