@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
@@ -207,6 +208,140 @@ fn what_is_validated_agrees_or_is_not_committed() {
     imported(&folder, &["dice"]);
     assert_eq!(folder.number("SELECT count(*) FROM dice"), 275);
     folder.never_panicked();
+}
+
+const PAIRS: i64 = 6_000;
+
+/// A table with values of every kind that SQLite has, some where another one is declared; a fifth is NULL.
+fn make_pairs(folder: &Folder, journal: &str) -> Connection {
+    let pairs = Connection::open(folder.path("pairs.sqlite")).expect("a database");
+    pairs.busy_timeout(Duration::from_secs(60)).expect("a time-out");
+    pairs
+        .execute_batch(&format!(
+            "PRAGMA journal_mode = {journal}; PRAGMA synchronous = OFF;
+             CREATE TABLE pairs (id INTEGER PRIMARY KEY, c_text TEXT, c_real REAL, c_blob BLOB, c_mixed, c_nocase TEXT COLLATE NOCASE, c_number NUMERIC,
+                 c_skew INTEGER, c_nothing INTEGER, amount INTEGER);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {PAIRS})
+             INSERT INTO pairs SELECT i, CASE i % 3 WHEN 0 THEN '''' || i WHEN 1 THEN 'ä' || i ELSE hex(i * 7919) END, CASE i % 50 WHEN 0 THEN 9e999 ELSE 1.0 / i END,
+                 randomblob(8), CASE i % 4 WHEN 0 THEN i WHEN 1 THEN i / 3.0 WHEN 2 THEN 'Text ' || i ELSE randomblob(4) END,
+                 CASE i % 2 WHEN 0 THEN 'a' ELSE 'A' END || (i % 97), CASE i % 3 WHEN 0 THEN 'word' || i ELSE i / 8.0 END,
+                 CASE WHEN i % 9 = 0 THEN i ELSE 7 END, NULL, 100 FROM n;
+             UPDATE pairs SET c_text = NULL, c_real = NULL, c_blob = NULL, c_mixed = NULL, c_nocase = NULL, c_number = NULL, c_skew = NULL WHERE id % 5 = 0"
+        ))
+        .expect("the pairs");
+    pairs
+}
+
+fn pairs_job(what: &str) -> String {
+    config(&format!("[[import]]\nname = \"job\"\nurl = \"sqlite:pairs.sqlite\"\n{what}\n"))
+}
+
+#[test]
+fn readers_side_by_side_import_every_row_of_sqlite_once_whatever_they_split_by() {
+    let ids = "SELECT CAST(count(DISTINCT id) * 100000000 + sum(id) AS BIGINT) FROM ";
+    let want = PAIRS * 100_000_000 + PAIRS * (PAIRS + 1) / 2;
+    for (what, column) in [
+        ("table", "id"),
+        ("table", "rowid"),
+        ("table", "c_text"),
+        ("table", "c_real"),
+        ("table", "c_blob"),
+        ("table", "c_mixed"),
+        ("table", "c_nocase"),
+        ("table", "c_number"),
+        ("table", "c_skew"),
+        ("table", "c_nothing"),
+        ("query", "half"),
+    ] {
+        let journal = if column.len() % 2 == 0 { "WAL" } else { "DELETE" };
+        let read = match what {
+            "table" => "table = \"pairs\"\ncolumns = [\"id\"]",
+            _ => "query = \"SELECT id, amount / 2.0 + id AS half FROM pairs WHERE $CONDITIONS\"",
+        };
+        let folder = Folder::new(&pairs_job(&format!("{read}\nsplit_by = \"{column}\"\nreaders = 3")));
+        let _pairs = make_pairs(&folder, journal);
+        let report = imported(&folder, &["job", "--validate"]);
+        let splits = report[0]["validated"].as_array().expect("splits").len();
+        // A column without values has one split that is empty, and one for NULL.
+        assert!(splits >= if column == "c_nothing" { 2 } else { 4 }, "{column}: {splits} splits");
+        assert_eq!(folder.number(&format!("{ids}job")), want, "{column}");
+        verified(&folder);
+        folder.never_panicked();
+    }
+    let folder = Folder::new(&pairs_job("table = \"pairs\"\nsplit_by = \"none\""));
+    let pairs = make_pairs(&folder, "WAL");
+    refused(&import(&folder, &["job"]), 1, &["`pairs` has no column `none` to split by"]);
+    // Through the log.
+    let source = "[[source]]\nname = \"s\"\ntype = \"database\"\nurl = \"sqlite:pairs.sqlite\"\ntable = \"pairs\"\ncolumns = [\"id\"]\n\
+        topic = \"pairs\"\nsplit_by = \"c_mixed\"\nreaders = 3\n[[table]]\nname = \"pairs\"\n";
+    folder.configure(&config(source));
+    folder.drained();
+    assert_eq!(folder.number(&format!("{ids}pairs")), want);
+    assert!(folder.said().matches("a split is staged").count() >= 4, "{}", folder.said());
+    // While somebody else keeps the right to write, nobody can be held back: one reader, which is said.
+    pairs.execute_batch("BEGIN IMMEDIATE; UPDATE pairs SET amount = 1 WHERE id = 1").expect("a transaction");
+    folder.configure(&pairs_job("table = \"pairs\"\ncolumns = [\"id\"]\nsplit_by = \"id\""));
+    assert_eq!(imported(&folder, &["job"])[0]["rows"], PAIRS);
+    for word in ["one reader reads it", "somebody else writes to the database"] {
+        assert!(folder.said().contains(word), "{}", folder.said());
+    }
+    assert_eq!(folder.number(&format!("{ids}job")), want);
+    folder.never_panicked();
+}
+
+/// Says that all is done when it goes.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Every transaction leaves the sum as it is; readers of different snapshots would see one half of some.
+#[test]
+fn readers_side_by_side_import_one_snapshot_of_sqlite_while_rows_change() {
+    for journal in ["WAL", "DELETE"] {
+        let what = "table = \"pairs\"\ncolumns = [\"id\", \"amount\"]\nsplit_by = \"id\"\nreaders = 4\nmode = \"overwrite\"";
+        let folder = Folder::new(&pairs_job(what));
+        let pairs = make_pairs(&folder, journal);
+        let (done, changes) = (&AtomicBool::new(false), &AtomicI64::new(0));
+        std::thread::scope(|scope| {
+            // Also when an assertion fails: the scope waits for the writer.
+            let end = Ends(done);
+            let writing = scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let i = changes.fetch_add(1, Ordering::Relaxed);
+                    let (a, b) = (1 + i * 7919 % PAIRS, 1 + i * 104_729 % PAIRS);
+                    let transfer = format!(
+                        "BEGIN IMMEDIATE; UPDATE pairs SET amount = amount - 50 WHERE id = {a}; UPDATE pairs SET amount = amount + 50 WHERE id = {b}; COMMIT"
+                    );
+                    // Readers keep it out for a while where there is no WAL.
+                    while pairs.execute_batch(&transfer).is_err() {
+                        let _ = pairs.execute_batch("ROLLBACK");
+                    }
+                    // Others may want to write, too.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            for _ in 0..3 {
+                let before = changes.load(Ordering::Relaxed);
+                wait_for("changes", seconds(60), || (changes.load(Ordering::Relaxed) > before).then_some(()));
+                assert_eq!(imported(&folder, &["job"])[0]["rows"], PAIRS, "{journal}");
+                assert_eq!(
+                    folder.number("SELECT CAST(sum(amount) AS BIGINT) FROM job"),
+                    PAIRS * 100,
+                    "{journal}"
+                );
+                assert_eq!(folder.number("SELECT count(DISTINCT id) FROM job"), PAIRS, "{journal}");
+            }
+            drop(end);
+            writing.join().expect("the writer");
+        });
+        assert!(!folder.said().contains("one reader reads it"), "{}", folder.said());
+        verified(&folder);
+        folder.never_panicked();
+    }
 }
 
 #[test]
@@ -470,4 +605,114 @@ fn two_processes_do_not_fill_one_table_at_a_time() {
     drop(lock);
     imported(&folder, &["shop"]);
     all_there(&folder, 1);
+}
+
+/// The job over new rows of `events`.
+fn events_job(more: &str) -> String {
+    config(&format!(
+        "[[import]]\nname = \"job\"\nurl = \"sqlite:shop.sqlite\"\ntable = \"events\"\nincremental = true\n{more}\n"
+    ))
+}
+
+#[test]
+fn new_rows_come_once_wherever_a_run_is_killed() {
+    const EACH: i64 = 40;
+    let folder = Folder::new(&events_job("cursor = \"id\""));
+    let shop = Connection::open(folder.path("shop.sqlite")).expect("a database");
+    shop.execute_batch("CREATE TABLE events (id INTEGER PRIMARY KEY, word TEXT)").expect("a table");
+    let mut there = 0;
+    let mut insert = || {
+        let rows = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {EACH}) INSERT INTO events SELECT {there} + i, 'w' || i FROM n"
+        );
+        shop.execute_batch(&rows).expect("more rows");
+        there += EACH;
+        there
+    };
+    for point in [
+        "import.begin.before",
+        "import.begin.after",
+        "import.upload.before",
+        "import.upload.after",
+        "import.commit.before",
+        "lake.commit.before",
+        "lake.commit.after",
+        "import.commit.after",
+        "import.end.before",
+        "import.end.after",
+    ] {
+        insert();
+        let (mut command, _) = folder.command(&["import", "-c", "tarn.toml", "job"]);
+        let killed =
+            command.env("FAILPOINTS", format!("{point}=return(kill)")).output().expect("start the binary");
+        assert_eq!(killed.status.code(), None, "{point} was not reached: {}", folder.said());
+        let there = insert();
+        // Where the killed run is in the lake, the next one finds it, and the one after brings the rest.
+        if imported(&folder, &["job"])[0]["already_there"] == true {
+            imported(&folder, &["job"]);
+        }
+        assert_eq!(
+            folder.sql("SELECT count(*) AS n, count(DISTINCT id) AS ids, max(id) AS last FROM job"),
+            [json!({"n": there, "ids": there, "last": there})],
+            "{point}"
+        );
+    }
+    verified(&folder);
+    folder.never_panicked();
+}
+
+#[test]
+fn rows_with_the_cursor_of_the_bound_are_neither_lost_nor_doubled() {
+    let folder = Folder::new(&events_job("cursor = \"at\""));
+    let shop = Connection::open(folder.path("shop.sqlite")).expect("a database");
+    let change = |sql: &str| shop.execute_batch(sql).expect("changed");
+    let run = |rows: i64, why: &str| {
+        assert_eq!(imported(&folder, &["job", "--validate"])[0]["rows"], rows, "{why}");
+    };
+    change(
+        "CREATE TABLE events (id INTEGER, word TEXT, at INTEGER); INSERT INTO events VALUES (1, 'a', 10), (2, 'b', 10)",
+    );
+    run(2, "all");
+    run(0, "nothing is new");
+    change("INSERT INTO events VALUES (3, 'c', 10), (2, 'b', 10), (4, 'd', 11)");
+    run(3, "two that have the cursor of the bound, one of which equals a row that was taken");
+    change("UPDATE events SET word = 'new', at = 12 WHERE id = 1");
+    run(1, "a changed row comes as it is now");
+    change(
+        "ALTER TABLE events ADD COLUMN more TEXT; INSERT INTO events VALUES (5, 'e', 12, 'm'), (6, 'f', NULL, 'm')",
+    );
+    run(1, "a column more makes no row new, and one without a cursor is not read");
+    assert!(folder.said().contains("rows without a cursor are not read"), "{}", folder.said());
+    assert_eq!(
+        folder.sql("SELECT id, count(*) AS n FROM job GROUP BY 1 ORDER BY 1"),
+        [(1, 2), (2, 2), (3, 1), (4, 1), (5, 1)].map(|(id, n)| json!({"id": id, "n": n}))
+    );
+    verified(&folder);
+    // What a bound says is of its cursor only, and all rows are no bound.
+    folder.configure(&events_job("cursor = \"id\""));
+    refused(
+        &import(&folder, &["job"]),
+        1,
+        &["the new rows of `events` were told by something else than now"],
+    );
+    folder.configure(
+        &events_job("cursor = \"at\"").replace("incremental = true", "").replace("cursor = \"at\"", ""),
+    );
+    run(7, "each run of this one brings all");
+    folder.configure(&events_job("cursor = \"at\""));
+    refused(&import(&folder, &["job"]), 1, &["the last run of `job` read all rows"]);
+    folder.configure(&events_job("cursor = \"at\"\nmode = \"overwrite\""));
+    let ended = import(&folder, &["job"]);
+    assert!(
+        ended.code == Some(2) && ended.said.contains("`overwrite` takes away the rows"),
+        "{}",
+        ended.said
+    );
+    // More rows with one cursor than can be remembered.
+    change(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) INSERT INTO events SELECT i, 'w', 77, NULL FROM n",
+    );
+    folder.configure(&events_job("cursor = \"at\"\ninto = \"other\""));
+    refused(&import(&folder, &["job"]), 1, &["more than 1000 rows of `events` have one `at`"]);
+    folder.never_panicked();
 }
