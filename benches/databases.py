@@ -51,7 +51,6 @@ name = "lineitem"
 name = "imported"
 url = "{url}"
 table = "lineitem"
-split_by = "l_orderkey"
 readers = 2
 [[import]]
 name = "imported_by_one"

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
@@ -32,7 +33,7 @@ into = "shop_{table}"
 /// Tables of `shop.sqlite` with their rows.
 const TABLES: [(&str, i64); 4] = [("album", 200), ("artist", 275), ("nothing", 0), ("track", 4_000)];
 
-fn config(rest: &str) -> String {
+pub(crate) fn config(rest: &str) -> String {
     format!("{HEAD}{rest}")
 }
 
@@ -56,14 +57,14 @@ fn shop(folder: &Folder) -> Connection {
     shop
 }
 
-fn import(folder: &Folder, arguments: &[&str]) -> Ended {
+pub(crate) fn import(folder: &Folder, arguments: &[&str]) -> Ended {
     let all: Vec<&str> = ["import", "-c", "tarn.toml"].iter().chain(arguments).copied().collect();
     folder.tarn(&all)
 }
 
 /// It ends well; its report.
 #[track_caller]
-fn imported(folder: &Folder, arguments: &[&str]) -> Vec<Value> {
+pub(crate) fn imported(folder: &Folder, arguments: &[&str]) -> Vec<Value> {
     let all: Vec<&str> = arguments.iter().chain(&["--output", "json"]).copied().collect();
     let ended = import(folder, &all);
     assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.said);
@@ -72,7 +73,7 @@ fn imported(folder: &Folder, arguments: &[&str]) -> Vec<Value> {
 
 /// It fails with these words and a hint.
 #[track_caller]
-fn refused(ended: &Ended, code: i32, words: &[&str]) {
+pub(crate) fn refused(ended: &Ended, code: i32, words: &[&str]) {
     assert_eq!(ended.code, Some(code), "{}", ended.said);
     for word in words.iter().chain(&["error:", "hint:"]) {
         assert!(ended.said.contains(word), "`{word}` is not said: {}", ended.said);
@@ -207,6 +208,140 @@ fn what_is_validated_agrees_or_is_not_committed() {
     imported(&folder, &["dice"]);
     assert_eq!(folder.number("SELECT count(*) FROM dice"), 275);
     folder.never_panicked();
+}
+
+const PAIRS: i64 = 6_000;
+
+/// A table with values of every kind that SQLite has, some where another one is declared; a fifth is NULL.
+fn make_pairs(folder: &Folder, journal: &str) -> Connection {
+    let pairs = Connection::open(folder.path("pairs.sqlite")).expect("a database");
+    pairs.busy_timeout(Duration::from_secs(60)).expect("a time-out");
+    pairs
+        .execute_batch(&format!(
+            "PRAGMA journal_mode = {journal}; PRAGMA synchronous = OFF;
+             CREATE TABLE pairs (id INTEGER PRIMARY KEY, c_text TEXT, c_real REAL, c_blob BLOB, c_mixed, c_nocase TEXT COLLATE NOCASE, c_number NUMERIC,
+                 c_skew INTEGER, c_nothing INTEGER, amount INTEGER);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {PAIRS})
+             INSERT INTO pairs SELECT i, CASE i % 3 WHEN 0 THEN '''' || i WHEN 1 THEN 'ä' || i ELSE hex(i * 7919) END, CASE i % 50 WHEN 0 THEN 9e999 ELSE 1.0 / i END,
+                 randomblob(8), CASE i % 4 WHEN 0 THEN i WHEN 1 THEN i / 3.0 WHEN 2 THEN 'Text ' || i ELSE randomblob(4) END,
+                 CASE i % 2 WHEN 0 THEN 'a' ELSE 'A' END || (i % 97), CASE i % 3 WHEN 0 THEN 'word' || i ELSE i / 8.0 END,
+                 CASE WHEN i % 9 = 0 THEN i ELSE 7 END, NULL, 100 FROM n;
+             UPDATE pairs SET c_text = NULL, c_real = NULL, c_blob = NULL, c_mixed = NULL, c_nocase = NULL, c_number = NULL, c_skew = NULL WHERE id % 5 = 0"
+        ))
+        .expect("the pairs");
+    pairs
+}
+
+fn pairs_job(what: &str) -> String {
+    config(&format!("[[import]]\nname = \"job\"\nurl = \"sqlite:pairs.sqlite\"\n{what}\n"))
+}
+
+#[test]
+fn readers_side_by_side_import_every_row_of_sqlite_once_whatever_they_split_by() {
+    let ids = "SELECT CAST(count(DISTINCT id) * 100000000 + sum(id) AS BIGINT) FROM ";
+    let want = PAIRS * 100_000_000 + PAIRS * (PAIRS + 1) / 2;
+    for (what, column) in [
+        ("table", "id"),
+        ("table", "rowid"),
+        ("table", "c_text"),
+        ("table", "c_real"),
+        ("table", "c_blob"),
+        ("table", "c_mixed"),
+        ("table", "c_nocase"),
+        ("table", "c_number"),
+        ("table", "c_skew"),
+        ("table", "c_nothing"),
+        ("query", "half"),
+    ] {
+        let journal = if column.len() % 2 == 0 { "WAL" } else { "DELETE" };
+        let read = match what {
+            "table" => "table = \"pairs\"\ncolumns = [\"id\"]",
+            _ => "query = \"SELECT id, amount / 2.0 + id AS half FROM pairs WHERE $CONDITIONS\"",
+        };
+        let folder = Folder::new(&pairs_job(&format!("{read}\nsplit_by = \"{column}\"\nreaders = 3")));
+        let _pairs = make_pairs(&folder, journal);
+        let report = imported(&folder, &["job", "--validate"]);
+        let splits = report[0]["validated"].as_array().expect("splits").len();
+        // A column without values has one split that is empty, and one for NULL.
+        assert!(splits >= if column == "c_nothing" { 2 } else { 4 }, "{column}: {splits} splits");
+        assert_eq!(folder.number(&format!("{ids}job")), want, "{column}");
+        verified(&folder);
+        folder.never_panicked();
+    }
+    let folder = Folder::new(&pairs_job("table = \"pairs\"\nsplit_by = \"none\""));
+    let pairs = make_pairs(&folder, "WAL");
+    refused(&import(&folder, &["job"]), 1, &["`pairs` has no column `none` to split by"]);
+    // Through the log.
+    let source = "[[source]]\nname = \"s\"\ntype = \"database\"\nurl = \"sqlite:pairs.sqlite\"\ntable = \"pairs\"\ncolumns = [\"id\"]\n\
+        topic = \"pairs\"\nsplit_by = \"c_mixed\"\nreaders = 3\n[[table]]\nname = \"pairs\"\n";
+    folder.configure(&config(source));
+    folder.drained();
+    assert_eq!(folder.number(&format!("{ids}pairs")), want);
+    assert!(folder.said().matches("a split is staged").count() >= 4, "{}", folder.said());
+    // While somebody else keeps the right to write, nobody can be held back: one reader, which is said.
+    pairs.execute_batch("BEGIN IMMEDIATE; UPDATE pairs SET amount = 1 WHERE id = 1").expect("a transaction");
+    folder.configure(&pairs_job("table = \"pairs\"\ncolumns = [\"id\"]\nsplit_by = \"id\""));
+    assert_eq!(imported(&folder, &["job"])[0]["rows"], PAIRS);
+    for word in ["one reader reads it", "somebody else writes to the database"] {
+        assert!(folder.said().contains(word), "{}", folder.said());
+    }
+    assert_eq!(folder.number(&format!("{ids}job")), want);
+    folder.never_panicked();
+}
+
+/// Says that all is done when it goes.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Every transaction leaves the sum as it is; readers of different snapshots would see one half of some.
+#[test]
+fn readers_side_by_side_import_one_snapshot_of_sqlite_while_rows_change() {
+    for journal in ["WAL", "DELETE"] {
+        let what = "table = \"pairs\"\ncolumns = [\"id\", \"amount\"]\nsplit_by = \"id\"\nreaders = 4\nmode = \"overwrite\"";
+        let folder = Folder::new(&pairs_job(what));
+        let pairs = make_pairs(&folder, journal);
+        let (done, changes) = (&AtomicBool::new(false), &AtomicI64::new(0));
+        std::thread::scope(|scope| {
+            // Also when an assertion fails: the scope waits for the writer.
+            let end = Ends(done);
+            let writing = scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let i = changes.fetch_add(1, Ordering::Relaxed);
+                    let (a, b) = (1 + i * 7919 % PAIRS, 1 + i * 104_729 % PAIRS);
+                    let transfer = format!(
+                        "BEGIN IMMEDIATE; UPDATE pairs SET amount = amount - 50 WHERE id = {a}; UPDATE pairs SET amount = amount + 50 WHERE id = {b}; COMMIT"
+                    );
+                    // Readers keep it out for a while where there is no WAL.
+                    while pairs.execute_batch(&transfer).is_err() {
+                        let _ = pairs.execute_batch("ROLLBACK");
+                    }
+                    // Others may want to write, too.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            for _ in 0..3 {
+                let before = changes.load(Ordering::Relaxed);
+                wait_for("changes", seconds(60), || (changes.load(Ordering::Relaxed) > before).then_some(()));
+                assert_eq!(imported(&folder, &["job"])[0]["rows"], PAIRS, "{journal}");
+                assert_eq!(
+                    folder.number("SELECT CAST(sum(amount) AS BIGINT) FROM job"),
+                    PAIRS * 100,
+                    "{journal}"
+                );
+                assert_eq!(folder.number("SELECT count(DISTINCT id) FROM job"), PAIRS, "{journal}");
+            }
+            drop(end);
+            writing.join().expect("the writer");
+        });
+        assert!(!folder.said().contains("one reader reads it"), "{}", folder.said());
+        verified(&folder);
+        folder.never_panicked();
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod exports;
 mod flights;
 mod groups;
 mod imports;
+mod increments;
 mod many_topics;
 mod messages;
 mod mirror;

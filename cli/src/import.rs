@@ -9,6 +9,8 @@
 //! `<data_dir>/imports/<job>.json` and takes that file away once its end was told. So when the file is there, the run before broke
 //! off: the same number is run again, and tables that have it already are left as they are. With `--run` the caller numbers.
 //!
+//! *Incremental*: the bound that a run goes on from is in the commit of the run before, so it is one with the rows below it.
+//!
 //! One process at a time imports into a table (of this `data_dir`): it holds a lock on `imports/<table>.lock`.
 //!
 //! *Invariants*: until the commit nothing of a run is to be seen; memory is bounded by two batches and a row group for each
@@ -28,7 +30,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tarn_ingest::{Import, ImportedTable};
+use tarn_ingest::{Import, ImportBound, ImportedTable};
 use tarn_lake::{Advance, Commit, Lake, LakeTable, NewFile, NewTable};
 use tarn_model::columns::{Column, Columns};
 use tarn_model::config::{Config, ImportConfig, ImportMode};
@@ -175,6 +177,9 @@ fn grid(done: &[Imported]) -> Grid {
     grid
 }
 
+/// Files of a table, both sides of its splits, and what the next incremental run goes on from.
+type Written = (Vec<NewFile>, Vec<Validated>, Option<ImportBound>);
+
 /// One `[[import]]`.
 struct Job<'a> {
     config: &'a Config,
@@ -251,12 +256,13 @@ impl Job<'_> {
         let read = Columns::new(
             found.iter().map(|column| columns.get(&column.name).unwrap_or(column).clone()).collect(),
         )?;
-        let (files, validated) = self.files(table, &read, &columns, database).await?;
+        let before = there.as_ref().map_or(Ok(None), |there| self.bound(there))?;
+        let (files, validated, until) = self.files(table, &read, &columns, (database, before)).await?;
         let rows = files.iter().map(|file| file.rows).sum();
         let size = files.iter().map(|file| file.size).sum();
         let count = files.len();
         fault::point("import.commit.before")?;
-        let committed = self.commit(run, table, there, &columns, files).await?;
+        let committed = self.commit(run, table, there, &columns, (files, until)).await?;
         fault::point("import.commit.after")?;
         let version = committed.snapshot().version;
         tracing::info!(
@@ -287,6 +293,23 @@ impl Job<'_> {
         })
     }
 
+    /// What an incremental run goes on from.
+    fn bound(&self, there: &LakeTable) -> anyhow::Result<Option<ImportBound>> {
+        let job = &self.import.name;
+        if !self.import.incremental || self.last(there).is_none() {
+            return Ok(None);
+        }
+        let told = last_run(&there.snapshot(), job).ok_or_else(|| {
+            Error::corrupt(format!("the table does not say what the last run of `{job}` was"))
+                .with_hint("look with `tarn verify`; import into another table")
+        })?;
+        let until = told.until.ok_or_else(|| {
+            Error::invalid(format!("the last run of `{job}` read all rows, so nobody can tell which are new"))
+                .with_hint("import into another table, or leave `incremental` out")
+        })?;
+        Ok(Some(serde_json::from_value(until).context("the bound of the last run cannot be read")?))
+    }
+
     fn already_there(&self, run: i64, table: &ImportedTable, there: &LakeTable) -> Imported {
         let snapshot = there.snapshot();
         let told = last_run(&snapshot, &self.import.name);
@@ -312,35 +335,36 @@ impl Job<'_> {
         table: &ImportedTable,
         read: &Columns,
         columns: &Columns,
-        database: &mut Import,
-    ) -> anyhow::Result<(Vec<NewFile>, Vec<Validated>)> {
+        (database, since): (&mut Import, Option<ImportBound>),
+    ) -> anyhow::Result<Written> {
         let writer = self.lake.bulk_writer(&table.into, &import_schema(columns))?;
         let rows = Arc::new(AtomicU64::new(0));
-        let (files, validated) =
-            tokio::task::block_in_place(|| -> anyhow::Result<(Vec<NewFile>, Vec<Validated>)> {
-                let plan = database.plan(table)?;
-                let total = if ImportBar::is_wanted() { database.estimate(table) } else { None };
-                let bar = ImportBar::start(table.name(), total, Arc::clone(&rows));
-                let filler =
-                    Filler::new(writer.clone(), read, self.import.timezone.as_deref(), rows, plan.splits());
-                let done = database.read(table, &plan, &|split| filler.taker(split));
-                bar.finish();
-                done?;
-                let files = filler.files();
-                let mut validated = Vec::new();
-                if self.validate {
-                    let timezone = self.import.timezone.as_deref();
-                    validated =
-                        validator::validate(database, table, &plan, read, timezone, (&writer, &files))?;
-                    if let Err(error) = validator::check(&validated) {
-                        eprint!("{}", validator::grid(&validated));
-                        return Err(error.into());
-                    }
+        let (files, validated, until) = tokio::task::block_in_place(|| -> anyhow::Result<Written> {
+            let plan = match self.import.incremental {
+                true => database.plan_new(table, since)?,
+                false => database.plan(table)?,
+            };
+            let total = if ImportBar::is_wanted() { database.estimate(table) } else { None };
+            let bar = ImportBar::start(table.name(), total, Arc::clone(&rows));
+            let filler =
+                Filler::new(writer.clone(), read, self.import.timezone.as_deref(), rows, plan.splits());
+            let done = database.read(table, &plan, &|split| filler.taker(split));
+            bar.finish();
+            done?;
+            let files = filler.files();
+            let mut validated = Vec::new();
+            if self.validate {
+                let timezone = self.import.timezone.as_deref();
+                validated = validator::validate(database, table, &plan, read, timezone, (&writer, &files))?;
+                if let Err(error) = validator::check(&validated) {
+                    eprint!("{}", validator::grid(&validated));
+                    return Err(error.into());
                 }
-                Ok((files.into_iter().flatten().collect(), validated))
-            })?;
+            }
+            Ok((files.into_iter().flatten().collect(), validated, plan.bound()))
+        })?;
         writer.check(&files).await?;
-        Ok((files, validated))
+        Ok((files, validated, until))
     }
 
     /// Puts files, progress and what was read into the table at once.
@@ -350,7 +374,7 @@ impl Job<'_> {
         table: &ImportedTable,
         mut there: Option<LakeTable>,
         columns: &Columns,
-        files: Vec<NewFile>,
+        (files, until): (Vec<NewFile>, Option<ImportBound>),
     ) -> anyhow::Result<LakeTable> {
         let job = &self.import.name;
         let read: u64 = files.iter().map(|file| file.rows).sum();
@@ -361,6 +385,7 @@ impl Job<'_> {
             rows: read,
             files: files.len(),
             at_ms: clock::system().now_ms(),
+            until: until.map(serde_json::to_value).transpose()?,
         };
         let told = serde_json::to_string(&told)?;
         let mut expected = there.as_ref().and_then(|there| self.last(there));

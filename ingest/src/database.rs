@@ -64,14 +64,14 @@ pub(crate) use address::Address;
 use address::Speaks;
 pub use explorer::{ExploredColumn, Explorer, forget};
 pub use history::history;
-pub use importing::{Import, ImportPlan, ImportedTable, RowTaker, TakerOf};
+pub use importing::{Import, ImportBound, ImportPlan, ImportedTable, RowTaker, TakerOf};
 pub(crate) use mysql::MysqlWriter;
 pub(crate) use postgres::PostgresWriter;
 use row::{Cursor, Value};
 pub(crate) use schedule::last_run;
 use schedule::{Due, Run, Schedule};
 use settling::Unsettled;
-use splitting::Splits;
+use splitting::Parted;
 
 /// Position key of the run.
 const RUN: &str = "run";
@@ -81,7 +81,7 @@ const QUERY: &str = "query";
 const NO_SUCH_TABLE: &str = "42P01";
 
 /// A database, as far as a run needs one.
-trait Rows {
+trait Rows: Send {
     /// Its tables, without views and the database's own.
     fn tables(&mut self) -> Result<Vec<String>>;
 
@@ -96,9 +96,10 @@ trait Rows {
     /// whether there were any is returned.
     fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool>;
 
-    /// A table or query in `count` parts that hold like numbers of rows, by the values of a column.
-    fn splits(&mut self, _what: &Selection, _column: &str, _count: usize) -> Result<Splits> {
-        Err(Error::invalid("this database is not read by several readers").with_hint("leave `split_by` out"))
+    /// A table or query in parts for so many readers, which hold like numbers of rows: by the values of a column, or by where the
+    /// rows lie.
+    fn splits(&mut self, _what: &Selection, _by: Option<&str>, _readers: usize) -> Result<Parted> {
+        Ok(Parted::Whole(Some("this database is read so by one reader only".to_owned())))
     }
 
     /// Keeps one snapshot until [`Rows::release`], over all that is read.
@@ -106,8 +107,8 @@ trait Rows {
         Ok(())
     }
 
-    /// How many rows there are, of those that fulfil a condition; the database counts.
-    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64>;
+    /// How many rows a part of the snapshot has; the database counts. `None` of one that goes by a cursor.
+    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>>;
 
     /// About how many rows there are, where that is known without reading them.
     fn estimate(&mut self, _what: &Selection) -> Result<Option<u64>> {
@@ -146,6 +147,18 @@ struct Written {
     below: u64,
     /// The next transaction there would have been.
     newest: u64,
+}
+
+impl Written {
+    /// Refuses to go on from `before` where the two cannot be compared.
+    fn check_follows(&self, before: &Written) -> Result<()> {
+        if self.origin == before.origin && self.below >= before.below {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "this is another database than the one whose new rows were read: nobody can tell which are new",
+        ))
+    }
 }
 
 /// What a row is given to: its values and, where asked for, its cursor. `false` ends the reading.
@@ -345,7 +358,8 @@ impl Database {
         match &self.config.cursor {
             Some(cursor) if self.config.mode != DatabaseMode::Full => {
                 let lag = self.config.lag().0;
-                settling::settle(source, database, selections, cursor, lag, &mut self.warned)
+                let who = (source.name.as_str(), &*source.stop);
+                settling::settle(who, database, selections, cursor, lag, &mut self.warned)
             }
             _ => Ok(Some(vec![Until::End; selections.len()])),
         }

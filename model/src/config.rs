@@ -496,8 +496,8 @@ pub struct DatabaseConfig {
     /// its transactions; a run takes at least so long. Default: `5s`.
     #[serde(default)]
     pub lag: Option<Span>,
-    /// Column of PostgreSQL's `table` by whose values several readers share the rows of a `full` run, all on one snapshot: a number,
-    /// a date, a timestamp, text or a uuid. Default: one reader.
+    /// Column of `table` by whose values several readers share the rows of a `full` run, all on one snapshot: a number, a date, a
+    /// timestamp, text or a uuid. MySQL's need the privilege `LOCK TABLES`. Default: one reader.
     #[serde(default)]
     pub split_by: Option<String>,
     /// With `split_by`: connections that read side by side, 2 to 64. Default: `4`.

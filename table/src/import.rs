@@ -3,6 +3,8 @@
 //! *Layout*: `txn` of app id `tarn/import/<job>` is the number of the job's last run, in the commit that holds that run's rows.
 //! Beside it two properties: [`ROWS`], how many rows the table has by what the runs read, and [`RUN`]`<job>`, what the last run was.
 //!
+//! An incremental run's bound stands in the latter, so it is committed with the rows below it.
+//!
 //! *Invariants*: a run is one commit. What a table has is what its commits say that was read: [`verify`] counts.
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +14,8 @@ use tarn_model::Result;
 use crate::open::{IMPORT, KIND};
 use crate::verify::TableReport;
 
+/// What app ids of jobs begin with.
+const APP: &str = "tarn/import/";
 /// Property: how many rows there are, by what the runs read.
 pub const ROWS: &str = "tarn.import.rows";
 /// Property, with the job's name behind it: its last run, as JSON.
@@ -32,11 +36,14 @@ pub struct ImportRun {
     pub files: usize,
     /// When it was committed, ms since 1970 UTC.
     pub at_ms: i64,
+    /// Of an incremental run: up to where it read, which the next one goes on from. What is in it is the collector's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<serde_json::Value>,
 }
 
 /// App id of a job in Delta `txn` actions.
 pub fn app_id(job: &str) -> String {
-    format!("tarn/import/{job}")
+    format!("{APP}{job}")
 }
 
 /// Whether a table of the lake is an import table.
@@ -88,6 +95,13 @@ pub async fn verify(table: &LakeTable) -> Result<TableReport> {
         }
         Some(_) => {}
         None => problems.push("the table does not say how many rows were read".to_owned()),
+    }
+    for (app, run) in &snapshot.txns {
+        let Some(job) = app.strip_prefix(APP) else { continue };
+        // What an incremental run goes on from must be of the run that is committed.
+        if last_run(&snapshot, job).is_none_or(|told| told.run != *run) {
+            problems.push(format!("the table does not say what run {run} of the import `{job}` was"));
+        }
     }
     if let Some(version) = snapshot.foreign_version {
         problems.push(format!("another engine changed rows in version {version}"));

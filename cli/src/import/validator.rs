@@ -59,7 +59,8 @@ pub(super) fn validate(
     let there = there.lock().clone();
     let mut validated = Vec::with_capacity(files.len());
     for (split, (files, there)) in files.iter().zip(there).enumerate() {
-        let database_rows = database.count(table, plan, split)?;
+        // What a cursor tells to be new is known once it was read.
+        let database_rows = database.count(table, plan, split)?.unwrap_or(there.rows);
         let here = Arc::new(Mutex::new(Sum::default()));
         let (sum, names) =
             (Arc::clone(&here), columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>());

@@ -23,14 +23,14 @@ const MOST_TIES: usize = 100_000;
 
 /// How far a table was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Reached {
-    cursor: Option<Cursor>,
+pub(super) struct Reached {
+    pub(super) cursor: Option<Cursor>,
     /// Hashes of the rows that have this cursor and were taken.
     ties: Vec<String>,
     /// The columns that they are hashes of; none are all those that there are.
     #[serde(default)]
     columns: Vec<String>,
-    rows: u64,
+    pub(super) rows: u64,
     #[serde(default)]
     bytes: u64,
 }
@@ -52,17 +52,12 @@ pub(super) fn run(
     until: &Until,
 ) -> Result<()> {
     let key = format!("append:{}", what.name());
-    let mut reached: Reached =
+    let reached: Reached =
         source.log.position(&source.name, &key)?.map(from_json).transpose()?.unwrap_or_default();
     let bound = reached.cursor.clone();
-    let mut taken: HashMap<String, u32> = HashMap::new();
-    for tie in &reached.ties {
-        *taken.entry(tie.clone()).or_default() += 1;
-    }
     let columns = database.columns(what)?;
     let writer = RowWriter::new(&columns);
-    let before = Before::of(&reached.columns, &columns);
-    let names: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
+    let mut follower = Follower::new(reached, &columns, (what.name(), column), MOST_TIES);
     let mut appender = Appender::new(source);
     let (mut shaper, seed) = (shaper(source, topic)?, xxh3_128(key.as_bytes()));
     let mut value = Vec::new();
@@ -70,38 +65,16 @@ pub(super) fn run(
     let part = Part::After(After { column, from: bound.as_ref(), until });
     let without_cursor = database.rows(what, &part, &mut |row, cursor| {
         let wrong = writer.write(row, &mut value).err();
-        if cursor != reached.cursor {
-            reached.ties.clear();
-            reached.cursor = cursor;
-            reached.columns.clone_from(&names);
-        }
-        let hash = match &before {
-            Some(before) if reached.cursor == bound => before.hash(row),
-            _ => format!("{:032x}", xxh3_128(&value)),
-        };
-        if reached.cursor == bound
-            && let Some(count) = taken.get_mut(&hash).filter(|count| **count > 0)
-        {
-            *count -= 1;
+        if !follower.is_new(row, cursor, &value)? {
             return Ok(true);
         }
-        if reached.ties.len() >= MOST_TIES {
-            return Err(Error::invalid(format!(
-                "more than {MOST_TIES} rows of `{}` have one `{column}`",
-                what.name()
-            ))
-            .with_hint("choose a `cursor` that grows with every row, such as `rowid`"));
-        }
-        reached.ties.push(hash);
-        reached.rows += 1;
-        reached.bytes += value.len() as u64;
-        push(source, &mut shaper, &mut appender, (seed, reached.rows), &value, wrong.as_deref())?;
+        push(source, &mut shaper, &mut appender, (seed, follower.reached.rows), &value, wrong.as_deref())?;
         if appender.is_full() {
             stopped = source.stopping();
             if stopped {
                 return Ok(false);
             }
-            appender.position(&key, Some(to_json(&reached)?));
+            appender.position(&key, Some(to_json(&follower.reached)?));
             appender.submit()?;
         }
         Ok(true)
@@ -110,7 +83,7 @@ pub(super) fn run(
         return Ok(());
     }
     if !appender.is_empty() {
-        appender.position(&key, Some(to_json(&reached)?));
+        appender.position(&key, Some(to_json(&follower.reached)?));
     }
     appender.finish()?;
     if without_cursor {
@@ -126,6 +99,72 @@ pub(super) fn run(
         source.monitor.error(&error);
     }
     Ok(())
+}
+
+/// Tells rows that were taken from those that were not, as they come in the order of their cursors.
+pub(super) struct Follower {
+    /// How far it has come.
+    pub(super) reached: Reached,
+    bound: Option<Cursor>,
+    /// Hashes of rows at the bound that were taken, and how many are of each.
+    taken: HashMap<String, u32>,
+    before: Option<Before>,
+    names: Vec<String>,
+    table: String,
+    column: String,
+    most_ties: usize,
+}
+
+impl Follower {
+    /// Of a table and the column of its cursor; it goes on from `reached`.
+    pub(super) fn new(
+        reached: Reached,
+        columns: &[(String, Option<ColumnType>)],
+        (table, column): (&str, &str),
+        most_ties: usize,
+    ) -> Follower {
+        let mut taken: HashMap<String, u32> = HashMap::new();
+        for tie in &reached.ties {
+            *taken.entry(tie.clone()).or_default() += 1;
+        }
+        Follower {
+            bound: reached.cursor.clone(),
+            before: Before::of(&reached.columns, columns),
+            names: columns.iter().map(|(name, _)| name.clone()).collect(),
+            taken,
+            reached,
+            table: table.to_owned(),
+            column: column.to_owned(),
+            most_ties,
+        }
+    }
+
+    /// Whether a row, `value` as JSON, was not taken before; then it is from now on.
+    pub(super) fn is_new(&mut self, row: &[Value<'_>], cursor: Option<Cursor>, value: &[u8]) -> Result<bool> {
+        if cursor != self.reached.cursor {
+            self.reached.ties.clear();
+            self.reached.cursor = cursor;
+            self.reached.columns.clone_from(&self.names);
+        }
+        let at_bound = self.reached.cursor == self.bound;
+        let hash = match &self.before {
+            Some(before) if at_bound => before.hash(row),
+            _ => format!("{:032x}", xxh3_128(value)),
+        };
+        if at_bound && let Some(count) = self.taken.get_mut(&hash).filter(|count| **count > 0) {
+            *count -= 1;
+            return Ok(false);
+        }
+        if self.reached.ties.len() >= self.most_ties {
+            let (most, table, column) = (self.most_ties, &self.table, &self.column);
+            return Err(Error::invalid(format!("more than {most} rows of `{table}` have one `{column}`"))
+                .with_hint("choose a `cursor` that grows with every row, such as `rowid`"));
+        }
+        self.reached.ties.push(hash);
+        self.reached.rows += 1;
+        self.reached.bytes += value.len() as u64;
+        Ok(true)
+    }
 }
 
 /// A row as it was before columns were added, so that it is known for the one that was taken then.

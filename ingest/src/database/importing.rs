@@ -8,21 +8,32 @@
 //! *Invariants*: every row is in one split. All tables of one [`Import`] are read in the coordinator's one transaction, so from one
 //! snapshot where the database has such (of MySQL, tables of InnoDB).
 //!
+//! *New rows*: an incremental import goes on from the [`ImportBound`] of the run before and gives the one of this run, which its taker
+//! commits with the rows. The bounds are those of `database` sources: transactions of PostgreSQL, else a cursor with the hashes of the
+//! rows at it, after those who might still commit below it have ended ([`settling`]).
+//!
 //! *Failure*: an error of one reader, or of one taker, ends all; nothing is tried again, for nothing was committed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tarn_model::columns::{Column, ColumnType, Columns};
 use tarn_model::config::{Config, ImportConfig};
 use tarn_model::{Error, Result, Value};
+use tracing::warn;
 
-use super::splitting::{SPLITS_PER_READER, Splits};
-use super::{Database, Part, Rows, Selection};
+use super::appending::{Follower, Reached};
+use super::row::RowWriter;
+use super::splitting::{Parted, Splits};
+use super::{After, Database, Part, Rows, Selection, Until, Written, settling};
 use crate::stop::Stop;
 
 /// Rows by whose values the types of columns are told that the database does not tell.
 const SAMPLE_ROWS: usize = 10_000;
+/// Rows with one cursor that are remembered: the table has their hashes in its properties.
+const MOST_TIES: usize = 1_000;
 
 /// The database of one import, opened. It blocks.
 pub struct Import {
@@ -38,6 +49,40 @@ pub struct ImportedTable {
     /// The table of the lake that it goes to.
     pub into: String,
     what: Selection,
+    /// Up to where a cursor may go.
+    until: Until,
+}
+
+/// Up to where a job has read a table; the next run goes on from there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ImportBound(Bound);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Bound {
+    /// Before what the rows were written.
+    Written(Written),
+    Cursor {
+        column: String,
+        reached: Reached,
+    },
+}
+
+/// How the new rows of a table are told.
+#[derive(Debug)]
+enum New {
+    Written {
+        until: Written,
+        from: Option<u64>,
+    },
+    Cursor {
+        column: String,
+        from: Reached,
+        until: Until,
+        /// Once they are read.
+        reached: Mutex<Option<Reached>>,
+    },
 }
 
 impl ImportedTable {
@@ -52,6 +97,7 @@ impl ImportedTable {
 pub struct ImportPlan {
     splits: Option<Splits>,
     readers: usize,
+    new: Option<New>,
 }
 
 impl ImportPlan {
@@ -60,9 +106,31 @@ impl ImportPlan {
         self.splits.as_ref().map_or(1, |splits| splits.conditions.len())
     }
 
-    /// The condition of a part, in the database's SQL; `None` where it is all there is.
-    pub fn condition(&self, split: usize) -> Option<&str> {
-        self.splits.as_ref()?.conditions.get(split).map(String::as_str)
+    /// What the next incremental run goes on from, once all was read.
+    pub fn bound(&self) -> Option<ImportBound> {
+        Some(ImportBound(match self.new.as_ref()? {
+            New::Written { until, .. } => Bound::Written(until.clone()),
+            New::Cursor { column, reached, .. } => {
+                Bound::Cursor { column: column.clone(), reached: reached.lock().clone()? }
+            }
+        }))
+    }
+
+    fn whole() -> ImportPlan {
+        ImportPlan { splits: None, readers: 1, new: None }
+    }
+
+    fn part(&self, split: usize) -> Part<'_> {
+        match (&self.new, &self.splits) {
+            (Some(New::Written { until, from }), _) => Part::Written { until, from: *from },
+            (Some(New::Cursor { column, from, until, .. }), _) => {
+                Part::After(After { column, from: from.cursor.as_ref(), until })
+            }
+            (None, Some(splits)) => {
+                splits.conditions.get(split).map_or(Part::All, |condition| Part::Split(condition))
+            }
+            (None, None) => Part::All,
+        }
     }
 
     /// How many readers there are.
@@ -107,11 +175,18 @@ impl Import {
                 ))
                 .with_hint("leave one of them out with `exclude`, and import it by a job of its own"));
             }
-            tables.push(ImportedTable { into, what });
+            tables.push(ImportedTable { into, what, until: Until::End });
         }
         if tables.is_empty() {
             return Err(Error::invalid("there is no table to import")
                 .with_hint("look at `include`, `exclude`, and what the role may see"));
+        }
+        if let (true, Some(column)) = (self.config.incremental, self.config.cursor.clone()) {
+            let selections: Vec<Selection> = tables.iter().map(|table| table.what.clone()).collect();
+            let (who, lag) = ((self.config.name.as_str(), &*self.stop), self.database.config.lag().0);
+            let bounds = settling::settle(who, &mut *self.rows, &selections, &column, lag, &mut false);
+            let bounds = bounds.map_err(not_again)?.ok_or_else(|| Error::unavailable("it is to stop"))?;
+            tables.iter_mut().zip(bounds).for_each(|(table, until)| table.until = until);
         }
         Ok(tables)
     }
@@ -172,17 +247,63 @@ impl Import {
         Ok(())
     }
 
-    /// How a table is read, and by how many.
-    pub fn plan(&mut self, table: &ImportedTable) -> Result<ImportPlan> {
-        let Some(column) = &self.config.split_by else { return Ok(ImportPlan { splits: None, readers: 1 }) };
-        let readers = self.config.readers();
-        let splits = self.rows.splits(&table.what, column, readers * SPLITS_PER_READER).map_err(not_again)?;
-        Ok(ImportPlan { splits: Some(splits), readers })
+    /// How the rows of a table are read that came after `since`; all rows, if nothing was read before.
+    pub fn plan_new(&mut self, table: &ImportedTable, since: Option<ImportBound>) -> Result<ImportPlan> {
+        let elsewhere = "let it be as it was, or import from the beginning, into another table";
+        let since = since.map(|since| since.0);
+        let new = match (self.config.cursor.clone(), since) {
+            (None, since @ (None | Some(Bound::Written(_)))) => {
+                let until = self
+                    .rows
+                    .written(&table.what)
+                    .map_err(not_again)?
+                    .ok_or_else(|| Error::invalid("this database needs a `cursor` to tell new rows"))?;
+                let from = match since {
+                    Some(Bound::Written(before)) => {
+                        until.check_follows(&before).map_err(|error| error.with_hint(elsewhere))?;
+                        Some(before.below)
+                    }
+                    _ => None,
+                };
+                New::Written { until, from }
+            }
+            (Some(column), None) => {
+                let until = table.until.clone();
+                New::Cursor { column, from: Reached::default(), until, reached: Mutex::new(None) }
+            }
+            (Some(column), Some(Bound::Cursor { column: before, reached })) if before == column => {
+                let until = table.until.clone();
+                New::Cursor { column, from: reached, until, reached: Mutex::new(None) }
+            }
+            _ => {
+                let message =
+                    format!("the new rows of `{}` were told by something else than now", table.name());
+                return Err(Error::invalid(message).with_hint(elsewhere));
+            }
+        };
+        Ok(ImportPlan { new: Some(new), ..ImportPlan::whole() })
     }
 
-    /// How many rows a split has; the database counts.
-    pub fn count(&mut self, table: &ImportedTable, plan: &ImportPlan, split: usize) -> Result<u64> {
-        self.rows.count(&table.what, plan.condition(split)).map_err(not_again)
+    /// How all of a table is read, and by how many.
+    pub fn plan(&mut self, table: &ImportedTable) -> Result<ImportPlan> {
+        let (by, readers) = (self.config.split_by.as_deref(), self.config.readers());
+        if by.is_none() && self.config.readers.is_none() {
+            return Ok(ImportPlan::whole());
+        }
+        match self.rows.splits(&table.what, by, readers).map_err(not_again)? {
+            Parted::Splits(splits) => Ok(ImportPlan { splits: Some(splits), readers, new: None }),
+            Parted::Whole(why) => {
+                if let Some(why) = why {
+                    warn!(job = self.config.name, table = table.name(), why, "one reader reads it");
+                }
+                Ok(ImportPlan::whole())
+            }
+        }
+    }
+
+    /// How many rows a split has; the database counts. `None` of rows that are told by a cursor.
+    pub fn count(&mut self, table: &ImportedTable, plan: &ImportPlan, split: usize) -> Result<Option<u64>> {
+        self.rows.count(&table.what, &plan.part(split)).map_err(not_again)
     }
 
     /// About how many rows there are, where the database has an idea of it.
@@ -192,21 +313,26 @@ impl Import {
 
     /// Reads all rows of a table into takers, one for each split.
     pub fn read(&mut self, table: &ImportedTable, plan: &ImportPlan, taker: &TakerOf<'_>) -> Result<()> {
+        if let Some(New::Cursor { column, from, reached, .. }) = &plan.new {
+            let followed = self.follow(table, plan, (column, from), taker(0)?).map_err(not_again)?;
+            *reached.lock() = Some(followed);
+            return Ok(());
+        }
         let Some(splits) = &plan.splits else {
             let goes_on = AtomicBool::new(true);
-            return read_part(&mut *self.rows, &table.what, &Part::All, taker(0)?, &goes_on)
+            return read_part(&mut *self.rows, &table.what, &plan.part(0), taker(0)?, &goes_on)
                 .map_err(not_again);
         };
         let (next, goes_on) = (AtomicUsize::new(0), AtomicBool::new(true));
         let (database, stop) = (&self.database, &self.stop);
         let reader = || -> Result<()> {
-            let mut rows = database.connect_at(stop.clone(), &splits.snapshot)?;
+            let mut rows = splits.readers.take(&|snapshot| database.connect_at(stop.clone(), snapshot))?;
             loop {
                 let split = next.fetch_add(1, Ordering::Relaxed);
                 let Some(condition) =
                     splits.conditions.get(split).filter(|_| goes_on.load(Ordering::Relaxed))
                 else {
-                    return rows.release();
+                    return splits.readers.give_back(rows);
                 };
                 read_part(&mut *rows, &table.what, &Part::Split(condition), taker(split)?, &goes_on)?;
             }
@@ -225,6 +351,34 @@ impl Import {
         });
         // What another reader's error made a reader leave off is no error of its own.
         ended.into_iter().collect::<Result<Vec<()>>>().map(drop).map_err(not_again)
+    }
+
+    /// Reads the rows that a cursor tells to be new; how far it has come.
+    fn follow(
+        &mut self,
+        table: &ImportedTable,
+        plan: &ImportPlan,
+        (column, from): (&str, &Reached),
+        mut taker: Box<dyn RowTaker>,
+    ) -> Result<Reached> {
+        let columns = self.rows.columns(&table.what)?;
+        let writer = RowWriter::new(&columns);
+        let mut follower = Follower::new(from.clone(), &columns, (table.name(), column), MOST_TIES);
+        let mut value = Vec::new();
+        let without_cursor = self.rows.rows(&table.what, &plan.part(0), &mut |row, cursor| {
+            // What is no text has its odd bytes replaced: it is known all the same.
+            let _ = writer.write(row, &mut value);
+            if follower.is_new(row, cursor, &value)? {
+                taker.take(row)?;
+            }
+            Ok(true)
+        })?;
+        if without_cursor {
+            let (job, table) = (&self.config.name, table.name());
+            warn!(job, table, cursor = column, "rows without a cursor are not read");
+        }
+        taker.end()?;
+        Ok(follower.reached)
     }
 
     /// Ends the snapshot.
@@ -257,7 +411,9 @@ fn wider(seen: Option<ColumnType>, value: Value<'_>) -> Option<ColumnType> {
         Value::Bool(_) => ColumnType::Boolean,
         Value::Int(_) | Value::Unsigned(_) => ColumnType::BigInt,
         Value::Real(_) | Value::Float(_) => ColumnType::Double,
-        Value::Text(_) => ColumnType::Varchar,
+        Value::Date(_) => ColumnType::Date,
+        Value::Timestamp(..) => ColumnType::Timestamp,
+        Value::Decimal(..) | Value::Text(_) => ColumnType::Varchar,
         Value::Bytes(_) => ColumnType::Binary,
     };
     Some(match (seen, of_value) {

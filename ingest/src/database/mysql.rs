@@ -18,11 +18,13 @@ use tarn_model::{Error, Kind, Result};
 use super::address::Address;
 use super::row::{Cursor, Value};
 use super::settling::{Seen, Unsettled, Writer};
+use super::splitting::Parted;
 use super::{After, Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Until, Written};
 use crate::stop::Stop;
 
 mod connection;
 mod login;
+mod splitter;
 mod types;
 
 pub(crate) use connection::Writer as MysqlWriter;
@@ -43,7 +45,7 @@ const WRITERS: &str = "SELECT trx_mysql_thread_id = CONNECTION_ID(), trx_rows_mo
 
 /// Connects.
 pub(super) fn open(address: &Address, stop: Arc<Stop>) -> Result<Mysql> {
-    let mut connection = Connection::open(address, stop)?;
+    let mut connection = Connection::open(address, Arc::clone(&stop))?;
     let doing = "prepare the session";
     connection.query("SET NAMES utf8mb4", doing)?;
     connection.query("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ", doing)?;
@@ -54,12 +56,16 @@ pub(super) fn open(address: &Address, stop: Arc<Stop>) -> Result<Mysql> {
         Err(error) if error.kind() == Kind::Invalid => {}
         set => drop(set?),
     }
-    Ok(Mysql { connection, begun: false, given_up: false, known: None })
+    let address = address.clone();
+    Ok(Mysql { connection, address, stop, begun: false, given_up: false, known: None })
 }
 
 /// A database, and the transaction that reads it.
 pub(super) struct Mysql {
     connection: Connection,
+    /// For more readers.
+    address: Address,
+    stop: Arc<Stop>,
     begun: bool,
     /// Rows were not read to their end: the connection is of no more use.
     given_up: bool,
@@ -248,10 +254,13 @@ impl Rows for Mysql {
                 self.read(&sql, what, false, each)?;
                 return Ok(false);
             }
-            Part::After(after) => after,
-            Part::Written { .. } | Part::Split(_) => {
-                return Err(Error::internal("MySQL reads a table whole"));
+            Part::Split(condition) => {
+                let sql = format!("{}{}", self.select(what)?, what.conditions(Some(*condition)));
+                self.read(&sql, what, false, each)?;
+                return Ok(false);
             }
+            Part::After(after) => after,
+            Part::Written { .. } => return Err(Error::internal("MySQL does not tell who wrote a row")),
         };
         let (cursor, order, nullable) = self.cursor(what, column)?;
         let in_sql = |value: &Cursor| {
@@ -291,12 +300,21 @@ impl Rows for Mysql {
         Ok(without_cursor)
     }
 
-    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64> {
+    fn splits(&mut self, what: &Selection, by: Option<&str>, readers: usize) -> Result<Parted> {
+        self.split(what, by, readers)
+    }
+
+    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>> {
+        let condition = match part {
+            Part::All => None,
+            Part::Split(condition) => Some(*condition),
+            Part::After(_) | Part::Written { .. } => return Ok(None),
+        };
         self.begin()?;
         let sql = format!("SELECT COUNT(*) FROM {}{}", self.from(what)?, what.conditions(condition));
         let counted = self.connection.query(&sql, &format!("count the rows of `{}`", what.name()))?;
         let counted = counted.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-        counted.ok_or_else(|| Error::internal("a count is no number"))
+        counted.map(Some).ok_or_else(|| Error::internal("a count is no number"))
     }
 
     /// What the storage engine thinks a table has.

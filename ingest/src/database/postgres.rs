@@ -25,7 +25,8 @@ use tarn_model::columns::ColumnType;
 use tarn_model::{Error, Result};
 
 use super::address::Address;
-use super::splitting::Splits;
+use super::row::Value;
+use super::splitting::{Parted, SPLITS_PER_READER};
 use super::{Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Written};
 use crate::stop::Stop;
 
@@ -45,6 +46,9 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
      SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'iso_8601'; SET LOCAL timezone = 'UTC'; \
      SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'; SET LOCAL client_encoding = 'UTF8'; \
      SET LOCAL xmloption = 'content'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+
+/// Whoever wants a table for himself waits for the coordinator, and a reader would wait for him: the coordinator waits for its readers.
+const READERS_LOCKS: &str = "SET LOCAL lock_timeout = '20s'";
 
 /// Connects.
 pub(super) fn open(address: &Address, stop: Arc<Stop>) -> Result<Postgres> {
@@ -86,7 +90,8 @@ impl Postgres {
             let begin = match &self.snapshot {
                 Some(snapshot) => {
                     let snapshot = tarn_model::placeholders::literal(snapshot);
-                    BEGIN.replacen(';', &format!("; SET TRANSACTION SNAPSHOT {snapshot};"), 1)
+                    let at = format!("; SET TRANSACTION SNAPSHOT {snapshot}; {READERS_LOCKS};");
+                    BEGIN.replacen(';', &at, 1)
                 }
                 None => BEGIN.to_owned(),
             };
@@ -154,8 +159,18 @@ impl Postgres {
         Ok(fields)
     }
 
+    /// What the rows of a part fulfil.
+    fn condition(&self, part: &Part<'_>) -> Result<Option<String>> {
+        match part {
+            Part::All => Ok(None),
+            Part::Written { until, from } => Ok(Some(self.writer(until, *from))),
+            Part::Split(condition) => Ok(Some((*condition).to_owned())),
+            Part::After(_) => Err(Error::internal("PostgreSQL is not read by a cursor")),
+        }
+    }
+
     /// A row's writer within the bounds.
-    fn writer(&mut self, written: &Written, from: Option<u64>) -> String {
+    fn writer(&self, written: &Written, from: Option<u64>) -> String {
         let (above, low) = (written.newest >> 32 << 32, written.newest & 0xffff_ffff);
         let (above, before) = (above.cast_signed(), above.cast_signed() - (1 << 32));
         let number =
@@ -224,25 +239,16 @@ impl Rows for Postgres {
     fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool> {
         let doing = format!("read `{}`", what.name());
         let fields = self.fields(what)?;
-        let mut conditions: Vec<String> =
-            what.filter.iter().map(|filter| format!("(\n{filter}\n)")).collect();
-        match part {
-            Part::All => {}
-            Part::Written { until, from } => conditions.push(self.writer(until, *from)),
-            Part::Split(condition) => conditions.push(format!("({condition})")),
-            Part::After(_) => return Err(Error::internal("PostgreSQL is not read by a cursor")),
-        }
+        let condition = self.condition(part)?;
         let wanted = fields.iter().map(|field| field.expression.as_str()).collect::<Vec<_>>().join(", ");
-        let mut select = format!("SELECT {wanted} FROM {}", self.from(what)?);
-        if !conditions.is_empty() {
-            select = format!("{select} WHERE {}", conditions.join(" AND "));
-        }
+        let from = self.from(what)?;
+        let select = format!("SELECT {wanted} FROM {from}{}", what.conditions(condition.as_deref()));
         self.connection.copy_out(&format!("COPY ({select}) TO STDOUT (FORMAT binary)"), &doing)?;
         let broken = || Error::internal(format!("cannot {doing}: its binary form is not the known one"));
-        let mut begun = false;
+        let (mut begun, mut spare) = (false, Vec::new());
         self.given_up = true;
         while let Some(piece) = self.connection.copied(&doing)? {
-            let mut rest = Taking(piece);
+            let (mut rest, mut values) = (Taking(piece), emptied(spare));
             if !begun {
                 begun = true;
                 if rest.bytes(SIGNATURE.len()) != Some(SIGNATURE) {
@@ -254,30 +260,35 @@ impl Rows for Postgres {
                 rest.bytes(extension).ok_or_else(broken)?;
             }
             while !rest.0.is_empty() {
-                match row(&fields, &mut rest).ok_or_else(broken)? {
-                    Some(values) => {
-                        if !each(&values, None)? {
-                            return Ok(false);
-                        }
-                    }
-                    None => break,
+                if !row(&fields, &mut rest, &mut values).ok_or_else(broken)? {
+                    break;
+                }
+                if !each(&values, None)? {
+                    return Ok(false);
                 }
             }
+            spare = emptied(values);
         }
         self.given_up = false;
         Ok(false)
     }
 
-    fn splits(&mut self, what: &Selection, column: &str, count: usize) -> Result<Splits> {
-        self.split(what, column, count)
+    fn splits(&mut self, what: &Selection, by: Option<&str>, readers: usize) -> Result<Parted> {
+        let count = readers * SPLITS_PER_READER;
+        match by {
+            Some(column) => self.split(what, column, count).map(Parted::Splits),
+            None => self.split_by_pages(what, count),
+        }
     }
 
-    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64> {
+    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>> {
         self.begin()?;
-        let sql = format!("SELECT count(*) FROM {}{}", self.from(what)?, what.conditions(condition));
+        let condition = self.condition(part)?;
+        let sql =
+            format!("SELECT count(*) FROM {}{}", self.from(what)?, what.conditions(condition.as_deref()));
         let counted = self.connection.query(&sql, &format!("count the rows of `{}`", what.name()))?;
         let counted = first(&counted).and_then(|count| count.parse().ok());
-        counted.ok_or_else(|| Error::internal("a count is no number"))
+        counted.map(Some).ok_or_else(|| Error::internal("a count is no number"))
     }
 
     /// What the planner thinks.
@@ -297,6 +308,12 @@ impl Rows for Postgres {
         }
         Ok(())
     }
+}
+
+/// The room of a row, for one that borrows from elsewhere: nothing is allocated for each row.
+fn emptied<'a>(mut values: Vec<Value<'_>>) -> Vec<Value<'a>> {
+    values.clear();
+    values.into_iter().map(|_| Value::Null).collect()
 }
 
 fn first(rows: &[Vec<Option<String>>]) -> Option<&str> {

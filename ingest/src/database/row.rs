@@ -35,6 +35,11 @@ impl Cursor {
             },
             Value::Real(number) => Cursor::Float(format!("{:016x}", f64::from(number).to_bits())),
             Value::Float(number) => Cursor::Float(format!("{:016x}", number.to_bits())),
+            Value::Decimal(..) | Value::Date(_) | Value::Timestamp(..) => {
+                let mut text = Vec::new();
+                value.write_text(&mut text);
+                Cursor::Text(String::from_utf8(text).unwrap_or_default())
+            }
             Value::Text(text) => match std::str::from_utf8(text) {
                 Ok(text) => Cursor::Text(text.to_owned()),
                 Err(_) => Cursor::Bytes(BASE64.encode(text)),
@@ -123,6 +128,11 @@ impl RowWriter {
                     }
                     None => write_not_finite(out, number),
                 },
+                (value @ (Value::Decimal(..) | Value::Date(_) | Value::Timestamp(..)), _) => {
+                    out.push(b'"');
+                    value.write_text(out);
+                    out.push(b'"');
+                }
                 (Value::Text(text), _) => match std::str::from_utf8(text) {
                     Ok(text) => json::write_string(out, text),
                     Err(_) => {
@@ -171,6 +181,13 @@ mod tests {
             (Some(ColumnType::Decimal(10, 2)), Value::Int(5), r#"{"a":"5"}"#),
             (Some(ColumnType::Decimal(20, 0)), Value::Unsigned(u64::MAX), r#"{"a":"18446744073709551615"}"#),
             (Some(ColumnType::BigInt), Value::Unsigned(7), r#"{"a":7}"#),
+            (Some(ColumnType::Decimal(10, 2)), Value::Decimal(-99, 2), r#"{"a":"-0.99"}"#),
+            (Some(ColumnType::Date), Value::Date(20_455), r#"{"a":"2026-01-02"}"#),
+            (
+                Some(ColumnType::Timestamp),
+                Value::Timestamp(1, true),
+                r#"{"a":"1970-01-01 00:00:00.000001+00"}"#,
+            ),
             (Some(ColumnType::Double), Value::Float(0.1), r#"{"a":0.1}"#),
             (None, Value::Float(f64::NEG_INFINITY), r#"{"a":"-Infinity"}"#),
             (Some(ColumnType::Double), Value::Float(f64::NAN), r#"{"a":"NaN"}"#),

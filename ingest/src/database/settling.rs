@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use super::row::Cursor;
 use super::{NO_SUCH_TABLE, Rows, Selection, Until};
-use crate::source::Source;
+use crate::stop::Stop;
 
 /// Time between two looks at the transactions. InnoDB's own list is renewed ten times a second.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -62,9 +62,10 @@ pub(super) enum Seen {
     Hidden,
 }
 
-/// Up to where each of `selections` is read, once nothing comes below that any more; `None` when the source is to stop.
+/// Up to where each of `selections` is read, once nothing comes below that any more; `None` when the source, or import, of this name is
+/// to stop.
 pub(super) fn settle(
-    source: &Source,
+    (name, stop): (&str, &Stop),
     database: &mut dyn Rows,
     selections: &[Selection],
     column: &str,
@@ -81,20 +82,20 @@ pub(super) fn settle(
             Err(error) if error.sqlstate() == Some(NO_SUCH_TABLE) => Until::Nothing,
             largest => largest?.map_or(Until::Nothing, Until::Cursor),
         });
-        if source.stopping() {
+        if stop.is_set() {
             return Ok(None);
         }
     }
-    source.pause(lag);
+    stop.wait(lag);
     let mut waiting = Waiting::default();
-    while !source.stopping() {
+    while !stop.is_set() {
         let is_first = waiting.left.is_none();
         match waiting.look(unsettled.writers()?) {
             Look::Ended => return Ok(Some(bounds)),
             Look::Hidden => {
                 if !std::mem::replace(warned, true) {
                     warn!(
-                        source = source.name,
+                        source = name,
                         lag_ms = lag.as_millis(),
                         "transactions cannot be seen: what stays open for longer than `lag` loses rows; grant PROCESS on the primary"
                     );
@@ -103,11 +104,11 @@ pub(super) fn settle(
             }
             Look::Wait => {
                 if is_first && let Some(left) = &waiting.left {
-                    info!(source = source.name, transactions = left.len(), "transactions are waited for");
+                    info!(source = name, transactions = left.len(), "transactions are waited for");
                 }
             }
         }
-        source.pause(LOOK_EVERY);
+        stop.wait(LOOK_EVERY);
     }
     Ok(None)
 }

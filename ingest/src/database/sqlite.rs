@@ -15,7 +15,10 @@ use tarn_model::config::DatabaseConfig;
 use tarn_model::{Error, Kind, Result};
 
 use super::row::{Cursor, Value};
+use super::splitting::Parted;
 use super::{After, Each, Named, Part, Rows, Selection, Written};
+
+mod splitter;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Names that every table of SQLite answers to, unless it was made without.
@@ -38,12 +41,13 @@ pub(super) fn open(path: &Path) -> Result<Sqlite> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed("open the database"))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed("open the database"))?;
-    Ok(Sqlite { connection, held: false })
+    Ok(Sqlite { connection, path: path.to_owned(), held: false })
 }
 
 /// An open database.
 pub(super) struct Sqlite {
     connection: Connection,
+    path: PathBuf,
     /// A transaction is open over several readings.
     held: bool,
 }
@@ -83,6 +87,10 @@ impl Rows for Sqlite {
         Ok(None)
     }
 
+    fn splits(&mut self, what: &Selection, by: Option<&str>, readers: usize) -> Result<Parted> {
+        self.split(what, by, readers)
+    }
+
     fn hold(&mut self) -> Result<()> {
         self.connection.execute_batch("BEGIN").map_err(failed("begin a transaction"))?;
         self.held = true;
@@ -90,14 +98,19 @@ impl Rows for Sqlite {
     }
 
     fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
-        self.count(what, None).map(Some)
+        self.count(what, &Part::All)
     }
 
-    fn count(&mut self, what: &Selection, condition: Option<&str>) -> Result<u64> {
+    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>> {
+        let condition = match part {
+            Part::All => None,
+            Part::Split(condition) => Some(*condition),
+            Part::After(_) | Part::Written { .. } => return Ok(None),
+        };
         let sql = format!("SELECT count(*) FROM {}{}", from(what), what.conditions(condition));
         let rows: i64 =
             self.connection.query_row(&sql, [], |row| row.get(0)).map_err(failed("count the rows"))?;
-        Ok(u64::try_from(rows).unwrap_or(0))
+        Ok(Some(u64::try_from(rows).unwrap_or(0)))
     }
 
     fn release(&mut self) -> Result<()> {
@@ -108,12 +121,11 @@ impl Rows for Sqlite {
     }
 
     fn rows(&mut self, what: &Selection, part: &Part<'_>, each: &mut Each<'_>) -> Result<bool> {
-        let after = match part {
-            Part::All => None,
-            Part::After(after) => Some(after),
-            Part::Written { .. } | Part::Split(_) => {
-                return Err(Error::internal("SQLite reads a table whole"));
-            }
+        let (after, split) = match part {
+            Part::All => (None, None),
+            Part::After(after) => (Some(after), None),
+            Part::Split(condition) => (None, Some(*condition)),
+            Part::Written { .. } => return Err(Error::internal("SQLite does not tell who wrote a row")),
         };
         let doing = format!("read `{}`", what.name());
         let failed = |error| failed(&doing)(error);
@@ -125,7 +137,7 @@ impl Rows for Sqlite {
         let (wanted, from_what) = (wanted(what), from(what));
         let filter = what.filter.as_ref().map_or("TRUE".to_owned(), |filter| format!("(\n{filter}\n)"));
         let sql = match after {
-            None => format!("SELECT {wanted} FROM {from_what} WHERE {filter}"),
+            None => format!("SELECT {wanted} FROM {from_what}{}", what.conditions(split)),
             Some(After { column, from, .. }) => {
                 let cursor = cursor_expression(what, &all_columns, column)?;
                 let sql =

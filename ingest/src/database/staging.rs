@@ -14,13 +14,13 @@ use serde_json::Value as Json;
 use tarn_log::TopicInfo;
 use tarn_model::config::Config;
 use tarn_model::{Error, Result};
-use tracing::info;
+use tracing::{info, warn};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::appending::{push, shaper};
 use super::history::Counted;
 use super::row::RowWriter;
-use super::splitting::{self, OpenAt, SPLITS_PER_READER};
+use super::splitting::{self, OpenAt, Parted};
 use super::{Part, Rows, Selection, Written, from_json, to_json};
 use crate::appender::Appender;
 use crate::lines::{Limits, LineCutter};
@@ -106,7 +106,12 @@ pub(super) fn run(
         until = database.written(what)?;
         let before = stored.and_then(|staged| staged.until);
         if let (Some(until), Some(before)) = (&until, &before) {
-            check_follows(source, until, before)?;
+            until.check_follows(before).map_err(|error| {
+                error.with_hint(format!(
+                    "let `url` lead to that one, or read this one from its beginning: `tarn source forget {}`",
+                    source.name
+                ))
+            })?;
         }
         if let Some(until) = &until {
             part = Part::Written { until, from: before.map(|before| before.below) };
@@ -117,12 +122,18 @@ pub(super) fn run(
     // A run that was killed may have left files, in another number.
     files.remove()?;
     fs::create_dir_all(job.folder).map_err(|error| at_path("cannot write", job.folder, error))?;
-    let written = match &job.split {
-        Some(split) => {
-            let splits = database.splits(what, split.column, split.readers * SPLITS_PER_READER)?;
+    let parted = match &job.split {
+        Some(split) => Some((split, database.splits(what, Some(split.column), split.readers)?)),
+        None => None,
+    };
+    let written = match parted {
+        Some((split, Parted::Splits(splits))) => {
             splitting::stage(source, what, &splits, split.readers, split.open, |file| files.path(file))?
         }
-        None => {
+        whole => {
+            if let Some((_, Parted::Whole(Some(why)))) = whole {
+                warn!(source = source.name, table = what.name(), why, "one reader reads it");
+            }
             write_rows(source, database, what, &part, &files.path(0), &going_on)?.map(|written| vec![written])
         }
     };
@@ -242,19 +253,6 @@ impl Files<'_> {
 }
 
 /// A bound means something only in the database that gave it.
-fn check_follows(source: &Source, until: &Written, before: &Written) -> Result<()> {
-    if until.origin == before.origin && until.below >= before.below {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        "this is another database than the one whose new rows were read: nobody can tell which are new",
-    )
-    .with_hint(format!(
-        "let `url` lead to that one, or read this one from its beginning: `tarn source forget {}`",
-        source.name
-    )))
-}
-
 /// Writes the rows of a part to a file, whole; `None` when that was not to go on.
 pub(super) fn write_rows(
     source: &Source,

@@ -435,12 +435,8 @@ impl Checker<'_, '_> {
         if database.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
             self.wrong(&format!("{at}.where"), "the condition is empty");
         }
-        let is_split = database.is_postgres() && database.mode == DatabaseMode::Full && one_table;
-        if database.split_by.is_some() && !is_split {
-            self.wrong(
-                &format!("{at}.split_by"),
-                "only a `full` source of one `table` of PostgreSQL uses this",
-            );
+        if database.split_by.is_some() && !(database.mode == DatabaseMode::Full && one_table) {
+            self.wrong(&format!("{at}.split_by"), "only a `full` source of one `table` uses this");
         }
         match database.readers {
             Some(_) if database.split_by.is_none() => {

@@ -96,23 +96,67 @@ impl Checker<'_, '_> {
         if import.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
             self.wrong(&format!("{at}.where"), "the condition is empty");
         }
-        if import.split_by.is_some() && (!database.is_postgres() || every_table) {
-            let message = "only an import of one `table` or `query` of PostgreSQL uses this";
+        if import.split_by.is_some() && (every_table || database.is_mysql() && import.query.is_some()) {
+            let message = "only an import of one `table` uses this, or of a `query` of PostgreSQL or SQLite";
             self.wrong(&format!("{at}.split_by"), message);
         }
         match import.readers {
-            Some(_) if import.split_by.is_none() => {
-                self.wrong(&format!("{at}.readers"), "only an import with `split_by` uses this");
+            Some(_) if import.split_by.is_none() && (!database.is_postgres() || import.table.is_none()) => {
+                let message = "only an import with `split_by`, or of a `table` of PostgreSQL, uses this";
+                self.wrong(&format!("{at}.readers"), message);
             }
             Some(readers) if !(2..=64).contains(&readers) => {
                 self.wrong(&format!("{at}.readers"), "a table is read by 2 to 64 readers");
             }
             _ => {}
         }
+        self.imported_new(at, import);
         for (key, patterns) in [("include", &import.include), ("exclude", &import.exclude)] {
             if !patterns.is_empty() && !every_table {
                 self.wrong(&format!("{at}.{key}"), "only `table = \"*\"` uses this");
             }
+        }
+    }
+}
+
+impl Checker<'_, '_> {
+    /// How new rows are told.
+    fn imported_new(&mut self, at: &str, import: &ImportConfig) {
+        let database = import.database();
+        let (key, cursor, lag) = (format!("{at}.incremental"), format!("{at}.cursor"), format!("{at}.lag"));
+        if !import.incremental {
+            for (key, is_given) in [(cursor, import.cursor.is_some()), (lag, import.lag.is_some())] {
+                if is_given {
+                    self.wrong(&key, "only an import with `incremental = true` uses this");
+                }
+            }
+            return;
+        }
+        if import.mode == ImportMode::Overwrite {
+            let message = "`overwrite` takes away the rows that came before, so only the newest would be left: use `append`";
+            self.wrong(&key, message);
+        }
+        if import.split_by.is_some() || import.readers.is_some() {
+            self.wrong(&key, "new rows are read by one reader: leave `split_by` and `readers` out");
+        }
+        match &import.cursor {
+            Some(_) if database.is_postgres() => self.wrong(
+                &cursor,
+                "PostgreSQL tells new rows by the transactions that wrote them: leave it out",
+            ),
+            None if database.is_postgres() && import.query.is_some() => {
+                let message =
+                    "the new rows of a query cannot be told: name a `table`, with `columns` and `where`";
+                self.wrong(&key, message);
+            }
+            None if !database.is_postgres() => {
+                self.wrong(&key, "this database needs the growing column that tells new rows: `cursor`");
+            }
+            Some(name) if name.is_empty() => self.wrong(&cursor, "a column has a name"),
+            _ => {}
+        }
+        if import.lag.is_some() && !database.is_mysql() {
+            self.wrong(&lag, "only MySQL's new rows need it");
         }
     }
 }

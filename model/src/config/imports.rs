@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseConfig, DatabaseMode, Secret};
+use super::{DatabaseConfig, DatabaseMode, Secret, Span};
 
 /// `[[import]]`: what `tarn import` brings from a database straight into a table of the lake, in one commit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,11 +35,12 @@ pub struct ImportConfig {
     /// Query to read, in the database's SQL. `$CONDITIONS` in it stands for `TRUE`: each split is a condition around it.
     #[serde(default)]
     pub query: Option<String>,
-    /// Column by whose values several readers share the rows of a `table` or `query` of PostgreSQL, all on one snapshot: a number, a
-    /// date, a timestamp, text or a uuid. Default: one reader.
+    /// Column by whose values several readers share the rows of a `table`, or of a `query` of PostgreSQL or SQLite, all on one
+    /// snapshot: a number, a date, a timestamp, text or a uuid. MySQL's need the privilege `LOCK TABLES`. Default: one reader.
     #[serde(default)]
     pub split_by: Option<String>,
-    /// With `split_by`: connections that read side by side, 2 to 64. Default: `4`.
+    /// Connections that read side by side, 2 to 64. Without `split_by`, those of PostgreSQL each read ranges of a table's pages.
+    /// Default: `4` with `split_by`, else one.
     #[serde(default)]
     pub readers: Option<u8>,
     /// Table of the lake that the rows go to; of no other use by this config, but by imports that append. With `{table}` in it each
@@ -49,6 +50,17 @@ pub struct ImportConfig {
     /// `append`: the rows come to those that are there; `overwrite`: they take their place. Default: `append`.
     #[serde(default)]
     pub mode: ImportMode,
+    /// With `append`: each run brings only the rows that are new or changed since the job's last one, whose bound is stored with its
+    /// rows; the first brings all. PostgreSQL tells them by the transactions that wrote them, others by a `cursor`. Default: `false`.
+    #[serde(default)]
+    pub incremental: bool,
+    /// With `incremental`, of MySQL and SQLite: column that grows with each new or changed row. Default: none.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// With a `cursor` of MySQL: how long a row may take from getting its cursor to being committed, where the server does not show
+    /// its transactions; a run takes at least so long. Default: `5s`.
+    #[serde(default)]
+    pub lag: Option<Span>,
     /// Types of columns instead of those that the database's become, e.g. `"total DECIMAL(20,4), seen TIMESTAMP"`. Default: none.
     #[serde(default)]
     pub types: Option<String>,
@@ -119,9 +131,9 @@ impl ImportConfig {
             columns: self.columns.clone(),
             filter: self.filter.clone(),
             query: self.query.as_ref().map(|query| query.replace("$CONDITIONS", "TRUE")),
-            mode: DatabaseMode::Full,
-            cursor: None,
-            lag: None,
+            mode: if self.incremental { DatabaseMode::Append } else { DatabaseMode::Full },
+            cursor: self.cursor.clone(),
+            lag: self.lag,
             split_by: self.split_by.clone(),
             readers: self.readers,
             every: None,

@@ -316,7 +316,7 @@ fn a_database_source_has_the_keys_that_its_database_and_its_tables_use() {
             "table = \"a\"\nmode = \"append\"\nsplit_by = \"id\"",
             "source[0].split_by: only a `full` source of one",
         ),
-        ("sqlite:a", "table = \"a\"\nsplit_by = \"id\"", "source[0].split_by: only a `full` source of one"),
+        ("sqlite:a", "table = \"a\"\nsplit_by = \"id\"", ""),
         (
             postgres,
             "table = \"a\"\nsplit_by = \"id\"\nreaders = 1",
@@ -714,7 +714,55 @@ fn what_is_wrong_with_an_import_is_told() {
     let (sqlite, postgres) = ("url = \"sqlite:a\"\n", "url = \"postgres://u@h/d\"\n");
     assert_eq!(of(&format!("{sqlite}table = \"a\"\ncolumns = [\"x\"]\nwhere = \"x > 1\"")), none);
     assert_eq!(of(&format!("{postgres}query = \"SELECT 1 AS x WHERE $CONDITIONS\"\nsplit_by = \"x\"")), none);
+    assert_eq!(of(&format!("{sqlite}query = \"SELECT 1 AS x\"\nsplit_by = \"x\"")), none);
+    let mysql = "url = \"mysql://u@h/d\"\n";
+    assert_eq!(of(&format!("{mysql}table = \"a\"\nsplit_by = \"x\"")), none);
+    assert_eq!(of(&format!("{mysql}query = \"SELECT 1 AS x\"\nsplit_by = \"x\"")).len(), 1);
     assert_eq!(of(&format!("{sqlite}table = \"*\"\ninclude = [\"a*\"]\ninto = \"shop_{{table}}\"")), none);
+    assert_eq!(of(&format!("{postgres}table = \"*\"\ninto = \"shop_{{table}}\"\nreaders = 2")), none);
+    for what in [format!("{postgres}query = \"SELECT 1\""), format!("{sqlite}table = \"a\"")] {
+        let told =
+            "import[0].readers: only an import with `split_by`, or of a `table` of PostgreSQL, uses this";
+        assert_eq!(of(&format!("{what}\nreaders = 2")), [told]);
+    }
+    assert_eq!(of(&format!("{postgres}table = \"*\"\ninto = \"s_{{table}}\"\nincremental = true")), none);
+    assert_eq!(
+        of(&format!("{mysql}query = \"SELECT 1 AS x\"\nincremental = true\ncursor = \"x\"\nlag = \"1s\"")),
+        none
+    );
+    for (what, told) in [
+        (
+            format!("{postgres}table = \"a\"\nincremental = true\nmode = \"overwrite\""),
+            "incremental: `overwrite` takes away",
+        ),
+        (
+            format!("{postgres}table = \"a\"\nincremental = true\nreaders = 2"),
+            "incremental: new rows are read by one reader",
+        ),
+        (
+            format!("{postgres}table = \"a\"\nincremental = true\ncursor = \"x\""),
+            "cursor: PostgreSQL tells new rows",
+        ),
+        (
+            format!("{postgres}query = \"SELECT 1\"\nincremental = true"),
+            "incremental: the new rows of a query",
+        ),
+        (
+            format!("{sqlite}table = \"a\"\nincremental = true"),
+            "incremental: this database needs the growing column",
+        ),
+        (
+            format!("{sqlite}table = \"a\"\nincremental = true\ncursor = \"x\"\nlag = \"1s\""),
+            "lag: only MySQL",
+        ),
+        (
+            format!("{sqlite}table = \"a\"\ncursor = \"x\""),
+            "cursor: only an import with `incremental = true`",
+        ),
+    ] {
+        let found = of(&what);
+        assert!(found.len() == 1 && found[0].starts_with(&format!("import[0].{told}")), "{what}: {found:?}");
+    }
     let taken = "is a name of table[0], which is made from a topic: an import needs a table of its own";
     for (into, field) in [("t", "into"), ("T_dead_letters", "into")] {
         assert_eq!(
@@ -733,7 +781,7 @@ fn what_is_wrong_with_an_import_is_told() {
         )),
         [
             "import[0].into: several tables need several names: put `{table}` into it, e.g. `shop_{table}`",
-            "import[0].split_by: only an import of one `table` or `query` of PostgreSQL uses this",
+            "import[0].split_by: only an import of one `table` uses this, or of a `query` of PostgreSQL or SQLite",
             "import[0].readers: a table is read by 2 to 64 readers",
             "import[0].types: column `x` has no type; write `name TYPE`",
             "import[0].timezone: `Oslo` is no time zone: write e.g. `Europe/Berlin`",

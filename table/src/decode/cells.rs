@@ -192,6 +192,18 @@ impl Cells {
             (Values::BigInt(into), Value::Int(number)) => into.push(number),
             (Values::Int(into), Value::Int(number)) => into.push(within(number)?),
             (Values::Double(into), Value::Float(number)) => into.push(number),
+            (Values::Decimal(into, precision, scale), Value::Decimal(unscaled, places))
+                if i16::from(*scale) == i16::from(places) =>
+            {
+                into.push(values::digits(unscaled, *precision)?);
+            }
+            (Values::Date(into), Value::Date(days)) if super::DATES.contains(&days) => into.push(days),
+            (Values::Timestamp(into), Value::Timestamp(us, is_utc))
+                if is_utc || matches!(zone, Zone::Utc) =>
+            {
+                let us = i64::try_from(us).ok().filter(|us| super::TIMESTAMPS_US.contains(us));
+                into.push(us.ok_or(values::OUT_OF_RANGE)?);
+            }
             (Values::Decimal(into, precision, scale), Value::Text(text)) => {
                 into.push(values::decimal(utf8(text)?.trim_ascii(), *precision, *scale)?);
             }
@@ -231,6 +243,12 @@ impl Cells {
                 Some(number) => json.extend_from_slice(number.to_string().as_bytes()),
                 None => push_json_text(not_finite(number), &mut json),
             },
+            Value::Decimal(..) => value.write_text(&mut json),
+            Value::Date(_) | Value::Timestamp(..) => {
+                let mut text = Vec::new();
+                value.write_text(&mut text);
+                push_json_text(utf8(&text)?, &mut json);
+            }
             Value::Text(text) => push_json_text(utf8(text)?, &mut json),
             Value::Bytes(bytes) => push_json_text(&BASE64.encode(bytes), &mut json),
         }

@@ -105,6 +105,8 @@ const OVERSIZE_HEADER: &str = "tarn.oversize";
 
 /// 0001-01-01 and 10000-01-01, µs since 1970: what every reader of the lake can show.
 const TIMESTAMPS_US: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
+/// The same, in days since 1970.
+const DATES: std::ops::Range<i32> = -719_162..2_932_897;
 
 impl Decoder {
     /// A decoder of this format.

@@ -96,6 +96,11 @@ fn refused(column: &Column, value: Value<'_>, misfit: Misfit) -> Error {
         Value::Unsigned(number) => number.to_string(),
         Value::Real(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
+        Value::Decimal(..) | Value::Date(_) | Value::Timestamp(..) => {
+            let mut text = Vec::new();
+            value.write_text(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        }
         Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
         Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
     };
@@ -113,6 +118,8 @@ fn refused(column: &Column, value: Value<'_>, misfit: Misfit) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::AsArray as _;
+    use arrow::datatypes::TimestampMicrosecondType;
     use arrow::util::display::{ArrayFormatter, FormatOptions};
 
     use super::*;
@@ -144,6 +151,23 @@ mod tests {
             ("DOUBLE", Value::Int(3), "3.0"),
             ("DATE", Value::Text(b"2026-01-02"), "2026-01-02"),
             ("TIMESTAMP", Value::Text(b"2026-01-02 03:04:05.678+00"), "2026-01-02T03:04:05.678Z"),
+            ("DECIMAL(10,2)", Value::Decimal(-10, 2), "-0.10"),
+            (
+                "DECIMAL(38,0)",
+                Value::Decimal(10_i128.pow(38) - 1, 0),
+                "99999999999999999999999999999999999999",
+            ),
+            ("DECIMAL(10,4)", Value::Decimal(125, 2), "1.2500"),
+            ("DECIMAL(10,1)", Value::Decimal(150, 2), "1.5"),
+            ("DOUBLE", Value::Decimal(150, 2), "1.5"),
+            ("VARCHAR", Value::Decimal(150, 2), "1.50"),
+            ("DATE", Value::Date(-719_162), "0001-01-01"),
+            ("DATE", Value::Date(2_932_896), "9999-12-31"),
+            ("VARCHAR", Value::Date(2_932_897), "10000-01-01"),
+            ("TIMESTAMP", Value::Date(1), "1970-01-02T00:00:00Z"),
+            ("TIMESTAMP", Value::Timestamp(1_000, true), "1970-01-01T00:00:00.001Z"),
+            ("TIMESTAMP", Value::Timestamp(-1, false), "1969-12-31T23:59:59.999999Z"),
+            ("VARCHAR", Value::Timestamp(0, false), "1970-01-01 00:00:00"),
             ("VARCHAR", Value::Text("ü\"\n".as_bytes()), "ü\"\n"),
             ("VARCHAR", Value::Int(7), "7"),
             ("VARCHAR", Value::Bytes(&[0, 255]), "AP8="),
@@ -155,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_names_no_zone_is_one_of_the_imports() {
+        let columns = Columns::parse("a TIMESTAMP, b TIMESTAMP").unwrap();
+        let mut builder = RowBuilder::new(&columns, Some("Europe/Berlin")).unwrap();
+        builder.push(&[Value::Timestamp(3_600_000_000, false), Value::Timestamp(0, true)]).unwrap();
+        let batch = builder.finish().unwrap().unwrap();
+        let micros = |column: usize| batch.column(column).as_primitive::<TimestampMicrosecondType>().value(0);
+        assert_eq!((micros(0), micros(1)), (0, 0));
+    }
+
+    #[test]
     fn what_does_not_fit_is_told_with_its_column() {
         for (column_type, value, says) in [
             ("INT", Value::Int(1 << 40), "column `a` takes INT, not `1099511627776`: it is out of range"),
@@ -162,6 +196,20 @@ mod tests {
             ("DATE", Value::Text(b"infinity"), "takes DATE, not `infinity`"),
             ("TIMESTAMP", Value::Int(1), "a number has no unit"),
             ("DECIMAL(4,2)", Value::Text(b"100"), "more digits than the type keeps"),
+            (
+                "DECIMAL(4,2)",
+                Value::Decimal(10_000, 2),
+                "takes DECIMAL(4,2), not `100.00`: it has more digits",
+            ),
+            (
+                "DECIMAL(4,1)",
+                Value::Decimal(15, 2),
+                "takes DECIMAL(4,1), not `0.15`: it has more digits after",
+            ),
+            ("DATE", Value::Date(2_932_897), "takes DATE, not `10000-01-01`"),
+            ("DATE", Value::Date(-719_163), "takes DATE, not `0001-12-31 BC`"),
+            ("TIMESTAMP", Value::Timestamp(253_402_300_800_000_000, true), "not `10000-01-01 00:00:00+00`"),
+            ("INT", Value::Date(1), "takes INT, not `1970-01-02`"),
             ("VARCHAR", Value::Text(b"x\xff"), "it is not valid UTF-8"),
             ("BIGINT", Value::Unsigned(u64::MAX), "it is out of range"),
             ("REAL", Value::Float(1e300), "it is out of range"),

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use arrow::datatypes::ArrowNativeTypeOp as _;
 use chrono::{Datelike as _, LocalResult, NaiveDate, TimeZone as _};
 use chrono_tz::Tz;
 use tarn_model::{Error, Result};
@@ -107,10 +106,26 @@ pub(super) fn integer<T: TryFrom<i128>>(text: &str) -> Fits<T> {
 
 /// The unscaled value of a DECIMAL(precision, scale).
 pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Fits<i128> {
-    let value = scaled(text, scale)?;
-    let limit = 10_i128.pow_checked(u32::from(precision)).map_err(|_| MORE_DIGITS)?;
-    if -limit < value && value < limit { Ok(value) } else { Err(MORE_DIGITS) }
+    digits(scaled(text, scale)?, precision)
 }
+
+/// The unscaled value of a decimal, if its digits are no more than `precision`.
+#[inline]
+pub(super) fn digits(unscaled: i128, precision: u8) -> Fits<i128> {
+    let limit = LIMITS.get(usize::from(precision)).copied().ok_or(MORE_DIGITS)?;
+    if -limit < unscaled && unscaled < limit { Ok(unscaled) } else { Err(MORE_DIGITS) }
+}
+
+/// Powers of ten.
+const LIMITS: [i128; 39] = {
+    let mut limits = [1; 39];
+    let mut i = 1;
+    while i < limits.len() {
+        limits[i] = limits[i - 1] * 10;
+        i += 1;
+    }
+    limits
+};
 
 /// `text` times 10 to the power of `scale`, if that is a whole number of at most 38 digits or so.
 fn scaled(text: &str, scale: i8) -> Fits<i128> {

@@ -466,8 +466,17 @@ fn refused(body: &[u8], doing: &str) -> Error {
     };
     let error =
         Error::new(kind, format!("cannot {doing}")).with_source(format!("{told} [{code}]")).with_hint(hint);
-    if code == 1146 { error.with_sqlstate(NO_SUCH_TABLE) } else { error }
+    match code {
+        1146 => error.with_sqlstate(NO_SUCH_TABLE),
+        1044 | 1142 | 1143 | 1227 => error.with_sqlstate(NOT_ALLOWED),
+        1205 => error.with_sqlstate(LOCK_NOT_GIVEN),
+        _ => error,
+    }
 }
+
+/// SQLSTATE of what the user may not do, and of a lock that was not given in time, where the server's own say less.
+pub(super) const NOT_ALLOWED: &str = "42501";
+pub(super) const LOCK_NOT_GIVEN: &str = "55P03";
 
 /// Takes numbers, little end first, and bytes from the front.
 #[derive(Debug, Clone, Copy)]

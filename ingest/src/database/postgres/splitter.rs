@@ -1,15 +1,21 @@
-//! Where a table is split: at the values that a sample of a column has at even distances. A view or a query has no pages to sample:
-//! its column is read whole.
+//! Where a table is split: at the values that a sample of a column has at even distances, or, without a column, at even numbers of
+//! its pages. A view or a query has no pages: its column is read whole.
+//!
+//! *Pages*: a row of a snapshot stays where it is for as long as the snapshot is held, whoever changes or deletes it meanwhile (what
+//! they write goes elsewhere), and the coordinator's lock keeps those out who rewrite the table (`VACUUM FULL`, `CLUSTER`). It has the
+//! lock since it described the table. Partitions are not locked by that, so a table that has some is not split so.
 
 use tarn_model::{Error, Result};
 
 use super::types::is_splittable;
 use super::{Postgres, first, quoted};
-use crate::database::splitting::{Splits, conditions};
+use crate::database::splitting::{Parted, Readers, Splits, conditions, ranges};
 use crate::database::{Named, Selection};
 
 /// Pages that are looked at, of 8 KiB.
 const SAMPLED_PAGES: f64 = 3000.0;
+/// Pages that are worth a split.
+const LEAST_PAGES: usize = 64;
 
 impl Postgres {
     /// `count` parts of a table between values of `column`, and the snapshot of this transaction.
@@ -49,11 +55,51 @@ impl Postgres {
         }
         let bounds: Vec<String> =
             bounds.iter().map(|bound| tarn_model::placeholders::literal(bound)).collect();
-        let snapshot =
-            self.connection.query("SELECT pg_export_snapshot()", "give the snapshot to the readers")?;
-        let snapshot =
-            first(&snapshot).ok_or_else(|| Error::internal("the snapshot is not told"))?.to_owned();
-        Ok(Splits { snapshot, conditions: conditions(&by, &bounds) })
+        Ok(Splits { readers: self.exported()?, conditions: conditions(&by, &bounds) })
+    }
+
+    /// Up to `count` parts of a table by its pages, and the snapshot of this transaction.
+    pub(super) fn split_by_pages(&mut self, what: &Selection, count: usize) -> Result<Parted> {
+        let Named::Table(name) = &what.named else {
+            return Ok(Parted::Whole(Some("a query has no pages".to_owned())));
+        };
+        // This locks the table.
+        self.fields(what)?;
+        let literal = tarn_model::placeholders::literal(&self.relation(name)?.quoted);
+        let sql = format!(
+            "SELECT c.relkind, a.amname, EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.oid), \
+             current_setting('server_version_num')::int >= 140000, \
+             CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / current_setting('block_size')::int END \
+             FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam WHERE c.oid = {literal}::regclass"
+        );
+        let found = self.connection.query(&sql, &format!("look where to split `{name}`"))?;
+        let row: Vec<&str> = found.iter().flatten().map(|cell| cell.as_deref().unwrap_or_default()).collect();
+        let (has_children, has_ranges, pages) = match row.as_slice() {
+            ["r", "heap", has_children, has_ranges, pages] => (*has_children, *has_ranges, *pages),
+            ["p", ..] => return Ok(Parted::Whole(Some("it has partitions".to_owned()))),
+            _ => return Ok(Parted::Whole(Some("it is no table that has pages".to_owned()))),
+        };
+        if has_children == "t" {
+            return Ok(Parted::Whole(Some("other tables inherit from it".to_owned())));
+        }
+        if has_ranges != "t" {
+            return Ok(Parted::Whole(Some("the server is older than PostgreSQL 14".to_owned())));
+        }
+        let pages: usize = pages.parse().unwrap_or(0);
+        let count = count.min(pages / LEAST_PAGES);
+        if count < 2 {
+            return Ok(Parted::Whole(None));
+        }
+        let bounds: Vec<String> = (1..count).map(|i| format!("'({},0)'::tid", pages * i / count)).collect();
+        Ok(Parted::Splits(Splits { readers: self.exported()?, conditions: ranges("ctid", &bounds) }))
+    }
+
+    /// The snapshot of this transaction, for others.
+    fn exported(&mut self) -> Result<Readers> {
+        let doing = "give the snapshot to the readers";
+        let snapshot = self.connection.query("SELECT pg_export_snapshot()", doing)?;
+        let snapshot = first(&snapshot).map(|snapshot| Readers::Exported(snapshot.to_owned()));
+        snapshot.ok_or_else(|| Error::internal("the snapshot is not told"))
     }
 
     /// How a table is sampled: about so many pages of it.
