@@ -196,6 +196,17 @@ fn what_is_validated_agrees_or_is_not_committed() {
         assert_eq!((&split["agrees"], table["validated"].as_array().map(Vec::len)), (&json!(true), Some(1)));
     }
     assert_ne!(report[3]["validated"][0]["lake_checksum"], "0000000000000000");
+    let columns = report[3]["validated"][0]["columns"].as_array().expect("columns");
+    let sums: Vec<(&Value, &Value)> = columns
+        .iter()
+        .filter(|column| column["database_sum"].is_string())
+        .map(|column| (&column["column"], &column["lake_sum"]))
+        .collect();
+    let [id, album, name, data, sold] =
+        [("id", "402042000"), ("album", "402000"), ("name", "10200"), ("data", "8000"), ("sold", "2000")]
+            .map(|(column, sum)| (json!(column), json!(sum)));
+    let want = [&id, &album, &name, &data, &sold].map(|(column, sum)| (column, sum));
+    assert_eq!(sums, want, "SQLite has neither decimals nor times");
     all_there(&folder, 1);
     let report = import(&folder, &["shop", "--validate"]);
     assert!(report.code == Some(0) && report.printed.contains("agrees"), "{}", report.printed);

@@ -57,6 +57,7 @@ mod settling;
 mod splitting;
 mod sqlite;
 mod staging;
+mod summing;
 #[cfg(test)]
 mod tests;
 
@@ -72,6 +73,7 @@ pub(crate) use schedule::last_run;
 use schedule::{Due, Run, Schedule};
 use settling::Unsettled;
 use splitting::Parted;
+pub use summing::{ColumnSummary, Summary};
 
 /// Position key of the run.
 const RUN: &str = "run";
@@ -107,8 +109,8 @@ trait Rows: Send {
         Ok(())
     }
 
-    /// How many rows a part of the snapshot has; the database counts. `None` of one that goes by a cursor.
-    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>>;
+    /// What the database says of a part of the snapshot; `local_times` have no zone and are UTC. `None` of one that goes by a cursor.
+    fn summary(&mut self, what: &Selection, part: &Part<'_>, local_times: bool) -> Result<Option<Summary>>;
 
     /// About how many rows there are, where that is known without reading them.
     fn estimate(&mut self, _what: &Selection) -> Result<Option<u64>> {

@@ -74,8 +74,8 @@ pub use collectors::{Collectors, RunMode, has_runs};
 pub use columnar::write_row;
 pub use control::{is_paused, set_paused};
 pub use database::{
-    ExploredColumn, Explorer, Import, ImportBound, ImportPlan, ImportedTable, RowTaker, TakerOf, forget,
-    history,
+    ColumnSummary, ExploredColumn, Explorer, Import, ImportBound, ImportPlan, ImportedTable, RowTaker,
+    Summary, TakerOf, forget, history,
 };
 pub use export::{Counts, Exporter, Finished, Mode, Order, Prepared, Stager};
 pub use replay::{DeadLetter, REPLAY_HEADER, Replay, Replayed, Taken};

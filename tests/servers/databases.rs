@@ -478,6 +478,17 @@ fn a_value_beyond_all_bounds_fails_with_a_hint_and_can_be_left_out() {
     folder.configure(&config(&server, "table = \"events\"\ncolumns = [\"id\"]"));
     folder.drained();
     exactly_once(&folder, "events", 2, 0);
+    // The same straight into the lake.
+    let job = |rest: &str| {
+        format!("{HEAD}\n[[import]]\nname = \"job\"\n{}\ntable = \"events\"\n{rest}\n", server.keys())
+    };
+    let folder = Folder::new(&job(""));
+    let ended = folder.tarn(&["import", "-c", "tarn.toml", "job"]);
+    assert!(ended.code == Some(1) && ended.said.contains("leave the column out"), "{}", ended.said);
+    assert!(folder.find("lake/job/_delta_log", ".json").is_empty(), "nothing is to be seen");
+    folder.configure(&job("columns = [\"id\"]"));
+    assert_eq!(folder.tarn(&["import", "-c", "tarn.toml", "job"]).code, Some(0));
+    assert_eq!(folder.number("SELECT count(*) FROM job"), 2);
     folder.never_panicked();
 }
 

@@ -28,6 +28,23 @@ fn imported(folder: &Folder, job: &str) -> Vec<Value> {
     serde_json::from_str(&ended.printed).expect("JSON")
 }
 
+/// It ends well, and the database's own counts and sums are those of the files; its report.
+#[track_caller]
+fn validated(folder: &Folder, job: &str) -> Vec<Value> {
+    let ended = folder.tarn(&["import", "-c", "tarn.toml", job, "--validate", "--output", "json"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    serde_json::from_str(&ended.printed).expect("JSON")
+}
+
+/// Columns of a table that have no sum on both sides.
+#[track_caller]
+fn without_sums(report: &[Value], into: &str) -> Vec<String> {
+    let table = report.iter().find(|table| table["into"] == into).unwrap_or_else(|| panic!("{into}"));
+    let columns = table["validated"][0]["columns"].as_array().expect("columns");
+    let without = columns.iter().filter(|column| column["database_sum"].is_null());
+    without.map(|column| column["column"].as_str().expect("a name").to_owned()).collect()
+}
+
 /// Both ways of a table have the same rows.
 #[track_caller]
 fn same_cells(folder: &Folder, table: &str, rows: i64) {
@@ -68,8 +85,13 @@ fn what_is_imported_from_postgresql_is_what_a_source_brings_cell_by_cell() {
     );
     let folder = Folder::new(&both(&server.keys(), "\"left_*\""));
     folder.drained();
-    let report = imported(&folder, "shop");
+    let report = validated(&folder, "shop");
     assert_eq!(report.len(), 5);
+    for table in ["artist", "sales_invoice_line", "nothing", "parts"] {
+        let none: [&str; 0] = [];
+        assert_eq!(without_sums(&report, &format!("imported_{table}")), none, "{table}");
+    }
+    assert!(!without_sums(&report, "imported_types").is_empty(), "floats have none");
     for (table, rows) in
         [("artist", 275), ("sales_invoice_line", 2240), ("nothing", 0), ("parts", 58), ("types", 3)]
     {
@@ -86,7 +108,13 @@ fn what_is_imported_from_mariadb_is_what_a_source_brings_cell_by_cell() {
     mariadb_types::make_types(&server);
     let folder = Folder::new(&both(&server.keys(), "\"left_*\""));
     folder.drained();
-    assert_eq!(imported(&folder, "shop").len(), 13);
+    let report = validated(&folder, "shop");
+    assert_eq!(report.len(), 13);
+    for (table, without) in
+        [("track", &["Weight"] as &[&str]), ("employee", &[]), ("invoice", &[]), ("genre", &[])]
+    {
+        assert_eq!(without_sums(&report, &format!("imported_{table}")), without, "{table}");
+    }
     for (table, rows) in [
         ("artist", 275),
         ("album", 347),
@@ -410,6 +438,39 @@ fn a_server_that_is_lost_in_mid_import_leaves_nothing_to_see() {
     ));
     let report = imported(&folder, "job");
     assert_eq!((&report[0]["run"], &report[0]["rows"]), (&Value::from(1), &Value::from(50_010)));
+    verified(&folder);
+    folder.never_panicked();
+}
+
+#[test]
+fn a_server_that_is_killed_while_several_readers_read_leaves_nothing_to_see() {
+    let mut server = postgres_server::Server::start();
+    // Its last rows do not come; looking where to split does not wait for them.
+    server.sql(
+        "CREATE FUNCTION nap(i INT) RETURNS TEXT LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_sleep(3600); RETURN i; END $$;
+         CREATE TABLE whole AS SELECT i, 'w' || i AS w FROM generate_series(1, 60000) AS i;
+         CREATE VIEW slow AS SELECT i, CASE WHEN i > 59990 THEN nap(i) ELSE w END AS w FROM whole",
+    );
+    let of = |table: &str| format!("table = \"{table}\"\nsplit_by = \"i\"\nreaders = 3");
+    let folder = job(&server.keys(), &of("slow"));
+    let (mut command, said) = folder.command(&["import", "-c", "tarn.toml", "job"]);
+    let mut running = command.stdout(std::process::Stdio::null()).spawn().expect("start the binary");
+    wait_for("a reader to wait", seconds(60), || {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'ada' AND wait_event = 'PgSleep'";
+        (server.sql(waiting) != "0").then_some(())
+    });
+    server.kill();
+    let status = wait_for("the import to end", seconds(60), || running.try_wait().expect("a child"));
+    let said = std::fs::read_to_string(said).expect("what it said");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("hint:") && said.contains("run it again"), "{said}");
+    assert!(folder.find("lake/job/_delta_log", ".json").is_empty(), "nothing is to be seen");
+    server.up();
+    folder.configure(&format!("{HEAD}\n[[import]]\nname = \"job\"\n{}\n{}\n", server.keys(), of("whole")));
+    let report = validated(&folder, "job");
+    assert_eq!((&report[0]["run"], &report[0]["rows"]), (&Value::from(1), &Value::from(60_000)));
+    assert_eq!(folder.number("SELECT count(DISTINCT i) FROM job"), 60_000);
     verified(&folder);
     folder.never_panicked();
 }

@@ -27,6 +27,7 @@ use tracing::warn;
 use super::appending::{Follower, Reached};
 use super::row::RowWriter;
 use super::splitting::{Parted, Splits};
+use super::summing::Summary;
 use super::{After, Database, Part, Rows, Selection, Until, Written, settling};
 use crate::stop::Stop;
 
@@ -301,9 +302,30 @@ impl Import {
         }
     }
 
-    /// How many rows a split has; the database counts. `None` of rows that are told by a cursor.
-    pub fn count(&mut self, table: &ImportedTable, plan: &ImportPlan, split: usize) -> Result<Option<u64>> {
-        self.rows.count(&table.what, &plan.part(split)).map_err(not_again)
+    /// What the database itself says of a split, of which `columns` were read; `None` of rows that are told by a cursor. A column that has
+    /// another type there than here has no sum.
+    pub fn summary(
+        &mut self,
+        table: &ImportedTable,
+        plan: &ImportPlan,
+        split: usize,
+        columns: &Columns,
+    ) -> Result<Option<Summary>> {
+        let local_times = self.config.timezone.as_deref().is_none_or(|zone| zone == "UTC");
+        let summary = self.rows.summary(&table.what, &plan.part(split), local_times).map_err(not_again)?;
+        let Some(mut summary) = summary else { return Ok(None) };
+        let there = self.rows.columns(&table.what).map_err(not_again)?;
+        for ((found, here), (_, there)) in summary.columns.iter_mut().zip(columns.iter()).zip(there) {
+            let is_whole = |of: ColumnType| {
+                use ColumnType::{BigInt, Int, SmallInt, TinyInt};
+                matches!(of, TinyInt | SmallInt | Int | BigInt)
+            };
+            let (here, there) = (here.column_type, there.unwrap_or(ColumnType::Varchar));
+            if here != there && !(is_whole(here) && is_whole(there)) {
+                found.sum = None;
+            }
+        }
+        Ok(Some(summary))
     }
 
     /// About how many rows there are, where the database has an idea of it.

@@ -19,6 +19,7 @@ use super::address::Address;
 use super::row::{Cursor, Value};
 use super::settling::{Seen, Unsettled, Writer};
 use super::splitting::Parted;
+use super::summing::{self, Asked, Summary};
 use super::{After, Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Until, Written};
 use crate::stop::Stop;
 
@@ -304,17 +305,18 @@ impl Rows for Mysql {
         self.split(what, by, readers)
     }
 
-    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>> {
+    fn summary(&mut self, what: &Selection, part: &Part<'_>, local_times: bool) -> Result<Option<Summary>> {
         let condition = match part {
             Part::All => None,
             Part::Split(condition) => Some(*condition),
             Part::After(_) | Part::Written { .. } => return Ok(None),
         };
-        self.begin()?;
-        let sql = format!("SELECT COUNT(*) FROM {}{}", self.from(what)?, what.conditions(condition));
-        let counted = self.connection.query(&sql, &format!("count the rows of `{}`", what.name()))?;
-        let counted = counted.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-        counted.map(Some).ok_or_else(|| Error::internal("a count is no number"))
+        let fields = self.fields(what)?;
+        let asked: Vec<Asked> = fields.iter().map(|field| field.asked(local_times)).collect();
+        let source = format!("{}{}", self.from(what)?, what.conditions(condition));
+        let doing = format!("sum the rows of `{}`", what.name());
+        let ask = |sql: &str| Ok(self.connection.query(sql, &doing)?.pop().unwrap_or_default());
+        summing::summary(&asked, &source, ask).map(Some)
     }
 
     /// What the storage engine thinks a table has.

@@ -27,6 +27,7 @@ use tarn_model::{Error, Result};
 use super::address::Address;
 use super::row::Value;
 use super::splitting::{Parted, SPLITS_PER_READER};
+use super::summing::{self, Asked, Summary};
 use super::{Each, NO_SUCH_TABLE, Named, Part, Rows, Selection, Written};
 use crate::stop::Stop;
 
@@ -281,14 +282,16 @@ impl Rows for Postgres {
         }
     }
 
-    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>> {
-        self.begin()?;
+    fn summary(&mut self, what: &Selection, part: &Part<'_>, local_times: bool) -> Result<Option<Summary>> {
+        let fields = self.fields(what)?;
+        let doing = format!("sum the rows of `{}`", what.name());
+        let encoding = self.connection.query("SELECT current_setting('server_encoding')", &doing)?;
+        let is_utf8 = first(&encoding) == Some("UTF8");
+        let asked: Vec<Asked> = fields.iter().map(|field| field.asked(local_times, is_utf8)).collect();
         let condition = self.condition(part)?;
-        let sql =
-            format!("SELECT count(*) FROM {}{}", self.from(what)?, what.conditions(condition.as_deref()));
-        let counted = self.connection.query(&sql, &format!("count the rows of `{}`", what.name()))?;
-        let counted = first(&counted).and_then(|count| count.parse().ok());
-        counted.map(Some).ok_or_else(|| Error::internal("a count is no number"))
+        let source = format!("{}{}", self.from(what)?, what.conditions(condition.as_deref()));
+        let ask = |sql: &str| Ok(self.connection.query(sql, &doing)?.pop().unwrap_or_default());
+        summing::summary(&asked, &source, ask).map(Some)
     }
 
     /// What the planner thinks.

@@ -16,6 +16,7 @@ use tarn_model::{Error, Kind, Result};
 
 use super::row::{Cursor, Value};
 use super::splitting::Parted;
+use super::summing::{self, Asked, Summary};
 use super::{After, Each, Named, Part, Rows, Selection, Written};
 
 mod splitter;
@@ -98,19 +99,39 @@ impl Rows for Sqlite {
     }
 
     fn estimate(&mut self, what: &Selection) -> Result<Option<u64>> {
-        self.count(what, &Part::All)
+        let sql = format!("SELECT count(*) FROM {}{}", from(what), what.conditions(None));
+        let rows: i64 =
+            self.connection.query_row(&sql, [], |row| row.get(0)).map_err(failed("count the rows"))?;
+        Ok(Some(u64::try_from(rows).unwrap_or(0)))
     }
 
-    fn count(&mut self, what: &Selection, part: &Part<'_>) -> Result<Option<u64>> {
+    fn summary(&mut self, what: &Selection, part: &Part<'_>, _local_times: bool) -> Result<Option<Summary>> {
         let condition = match part {
             Part::All => None,
             Part::Split(condition) => Some(*condition),
             Part::After(_) | Part::Written { .. } => return Ok(None),
         };
-        let sql = format!("SELECT count(*) FROM {}{}", from(what), what.conditions(condition));
-        let rows: i64 =
-            self.connection.query_row(&sql, [], |row| row.get(0)).map_err(failed("count the rows"))?;
-        Ok(Some(u64::try_from(rows).unwrap_or(0)))
+        let doing = format!("sum the rows of `{}`", what.name());
+        let failed = |error| failed(&doing)(error);
+        let columns = self.columns(what)?;
+        let encoding: String =
+            self.connection.query_row("PRAGMA encoding", [], |row| row.get(0)).map_err(failed)?;
+        let asked: Vec<Asked> = columns
+            .into_iter()
+            .map(|(name, column_type)| {
+                let sum = column_type.and_then(|of| sum(&quoted(&name), of, encoding == "UTF-8"));
+                Asked { column: quoted(&name), column_type: column_type.unwrap_or(ColumnType::Varchar), sum }
+            })
+            .collect();
+        let source = format!("{}{}", from(what), what.conditions(condition));
+        let ask = |sql: &str| {
+            let cells = |row: &rusqlite::Row<'_>| {
+                let count = row.as_ref().column_count();
+                (0..count).map(|i| Ok(text_of(row.get_ref(i)?))).collect::<rusqlite::Result<Vec<_>>>()
+            };
+            self.connection.query_row(sql, [], cells).map_err(failed)
+        };
+        summing::summary(&asked, &source, ask).map(Some)
     }
 
     fn release(&mut self) -> Result<()> {
@@ -213,6 +234,35 @@ fn value_of(value: ValueRef<'_>) -> Value<'_> {
         ValueRef::Text(text) => Value::Text(text),
         ValueRef::Blob(bytes) => Value::Bytes(bytes),
     }
+}
+
+/// A number or text that an aggregate gives.
+fn text_of(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        _ => None,
+    }
+}
+
+/// What sums the values of a column, if all of them are what is declared; times and decimals are not, here.
+fn sum(column: &str, column_type: ColumnType, is_utf8: bool) -> Option<String> {
+    // By halves: a sum that is too large for 64 bits would be an error.
+    let low = format!("sum({column} & 4294967295)");
+    let high = format!("(sum({column} >> 32) + ({low} >> 32))");
+    let (of, sum) = match column_type {
+        ColumnType::BigInt => (
+            "integer",
+            format!(
+                "CASE WHEN {high} BETWEEN -2000000000 AND 2000000000 THEN {high} * 4294967296 + ({low} & 4294967295) END"
+            ),
+        ),
+        ColumnType::Boolean => ("integer", format!("sum({column} = 1)")),
+        ColumnType::Varchar if is_utf8 => ("text", format!("sum(length(CAST({column} AS BLOB)))")),
+        ColumnType::Binary => ("blob", format!("sum(length({column}))")),
+        _ => return None,
+    };
+    Some(format!("CASE WHEN count({column}) = total(typeof({column}) = '{of}') THEN {sum} END"))
 }
 
 fn to_sql(cursor: &Cursor) -> Result<rusqlite::types::Value> {

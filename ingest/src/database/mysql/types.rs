@@ -10,6 +10,7 @@ use tarn_model::columns::ColumnType;
 
 use super::connection::Reader;
 use crate::database::row::{Cursor, Value};
+use crate::database::summing::{Asked, MOST_DIGITS};
 
 /// Types of the protocol that are not just text.
 mod code {
@@ -157,6 +158,30 @@ impl Field {
         let digits = usize::from(if column.decimals <= 6 { column.decimals } else { 6 });
         let nullable = column.flags & NOT_NULL == 0;
         Field { name: column.name.clone(), column_type, nullable, order, wire, digits }
+    }
+}
+
+impl Field {
+    /// What the server is asked for to compare it; `local_times` have no zone and are UTC.
+    pub(super) fn asked(&self, local_times: bool) -> Asked {
+        let column = super::quoted(&self.name);
+        let summed = match (self.wire, self.column_type) {
+            (Wire::Int8 | Wire::Int16 | Wire::Int32 | Wire::Int64, _)
+            | (Wire::UInt8 | Wire::UInt16 | Wire::UInt32 | Wire::UInt64, _)
+            | (Wire::Text, ColumnType::Decimal(..=MOST_DIGITS, _)) => Some(column.clone()),
+            (Wire::Date, _) => Some(format!("DATEDIFF({column}, '1970-01-01')")),
+            (Wire::DateTime, _) if !local_times => None,
+            (Wire::DateTime | Wire::Timestamp, _) => {
+                Some(format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column})"))
+            }
+            (Wire::Text, ColumnType::Varchar) if self.order == Some(Order::Bytes) => {
+                Some(format!("LENGTH(CONVERT({column} USING utf8mb4))"))
+            }
+            (Wire::Bytes, _) if self.order == Some(Order::Bytes) => Some(format!("LENGTH({column})")),
+            _ => None,
+        };
+        let sum = summed.map(|summed| format!("CAST(SUM({summed}) AS CHAR)"));
+        Asked { column, column_type: self.column_type, sum }
     }
 }
 

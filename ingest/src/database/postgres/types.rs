@@ -17,6 +17,7 @@ use tarn_model::columns::ColumnType;
 
 use super::connection::{Described, Taking};
 use crate::database::row::Value;
+use crate::database::summing::{Asked, MOST_DIGITS};
 
 /// `pg_type.oid` of the types that are not just text.
 mod oid {
@@ -132,6 +133,30 @@ impl Field {
             _ => (as_text, Wire::Text, ColumnType::Varchar),
         };
         Field { name: column.name.clone(), expression, wire, column_type }
+    }
+}
+
+impl Field {
+    /// What the server is asked for to compare it; `local_times` have no zone and are UTC.
+    pub(super) fn asked(&self, local_times: bool, is_utf8: bool) -> Asked {
+        let column = super::quoted(&self.name);
+        let sum = match (self.wire, self.column_type) {
+            (Wire::Int2 | Wire::Int4 | Wire::Int8 | Wire::Oid, _) => Some(format!("sum({column}::int8)")),
+            (Wire::Numeric, ColumnType::Decimal(..=MOST_DIGITS, _)) => Some(format!("sum({column})")),
+            (Wire::Bool, _) => Some(format!("count(*) FILTER (WHERE {column})")),
+            (Wire::Date, _) => Some(format!("sum({column} - date '1970-01-01')")),
+            // Exact also where `extract` gives a float: whole seconds, and the microseconds of one.
+            (Wire::Timestamp(is_utc), _) if is_utc || local_times => Some(format!(
+                "sum(extract(epoch FROM date_trunc('second', {column}))::int8 * 1000000 + extract(microseconds FROM {column})::int8 % 1000000)"
+            )),
+            // `concat` takes any type, and keeps the blanks of CHAR(n).
+            (Wire::Text, ColumnType::Varchar) if is_utf8 => {
+                Some(format!("sum(octet_length(concat({})))", self.expression))
+            }
+            (Wire::Bytes, _) => Some(format!("sum(octet_length({column}))")),
+            _ => None,
+        };
+        Asked { column, column_type: self.column_type, sum: sum.map(|sum| format!("({sum})::text")) }
     }
 }
 
