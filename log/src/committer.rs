@@ -213,6 +213,8 @@ impl Committer {
         visible.transactions.commit(admission.changed);
         drop(visible);
         self.shared.commits.send_replace(self.ledger.seq().unsigned_abs());
+        let parts = accepted.iter().flat_map(|accepted| &accepted.pending.sealed.parts);
+        self.shared.waiters.tell(parts.map(|part| (part.topic.id, part.partition)));
         Ok(())
     }
 

@@ -133,6 +133,7 @@ impl Committer {
         }
         // Whoever waits for the topic looks, and finds it gone.
         self.shared.commits.send_modify(|_| {});
+        self.shared.waiters.tell_topic(uuid);
         Ok(())
     }
 
