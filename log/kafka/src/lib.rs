@@ -51,7 +51,7 @@ use std::time::Duration;
 use tarn_log::Log;
 use tarn_model::clock::{self, Clock};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::broker::Broker;
@@ -96,6 +96,7 @@ impl KafkaServer {
             options,
             coordinator: Arc::new(Coordinator::new(Arc::clone(&clock))),
             clock,
+            answers: fetch::Answers::new(),
             admin: tokio::sync::Mutex::new(()),
         };
         let task = tokio::spawn(accept(listener, Arc::new(broker), stopped));
@@ -115,7 +116,7 @@ impl KafkaServer {
 }
 
 async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
-    let budget = Arc::new(Semaphore::new(frame::FRAMES_KIB as usize));
+    let budget = frame::Budget::new();
     let mut connections = JoinSet::new();
     broker.wake_groups().await;
     let storing = tokio::spawn(membership::store_changes(Arc::clone(&broker)));
@@ -130,7 +131,7 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
         match accepted {
             Ok((stream, _)) => {
                 let serve =
-                    connection::serve(Arc::clone(&broker), stream, Arc::clone(&budget), stopped.clone());
+                    connection::serve(Arc::clone(&broker), stream, budget.connection(), stopped.clone());
                 connections.spawn(serve);
             }
             Err(error) => {
