@@ -209,7 +209,7 @@ impl Broker {
             let Some(mut room) = self.answers.take(wanted).await else {
                 return Ok(Read { found: looked().collect(), room: None, is_full: true });
             };
-            let found = self.read_now(asked, max_bytes).await?;
+            let found = self.read_now(asked, max_bytes.min(wanted)).await?;
             let bytes = found.iter().map(Found::bytes).sum();
             let (needed, has) =
                 (self.answers.in_kib(bytes), u32::try_from(room.num_permits()).unwrap_or(u32::MAX));
