@@ -7,7 +7,7 @@
 //!
 //! | what fails | what is left | what happens |
 //! |---|---|---|
-//! | a write, disk full | bytes above the committed end | cut off; the appends may be tried again |
+//! | a write, disk full or too many open files | bytes above the committed end | cut off; the appends may be tried again |
 //! | a write, otherwise | the same | cut off; the log stops |
 //! | a sync | pages that the kernel may have dropped | the log stops: no second try on them |
 //! | the ledger's transaction | it was made or not | the ledger is opened anew and tells; disk full is as above, otherwise the log stops |

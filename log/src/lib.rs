@@ -22,6 +22,7 @@ mod draft;
 mod epochs;
 mod error;
 mod fetch;
+mod files;
 mod index;
 mod ledger;
 mod news;
@@ -61,6 +62,7 @@ pub use append::{
 pub use buffers::Buffer;
 pub use compaction::Compacted;
 pub use fetch::{Answer, Fetch, RecordView, Records};
+pub use files::{file_limit, raise_file_limit};
 pub use news::News;
 pub use offsets::{CommittedOffset, GroupOffset, OffsetsByGroup};
 pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
@@ -203,8 +205,7 @@ impl Log {
 
     /// Creates a topic, or returns it when it exists; more partitions than it has are added, fewer are refused. Blocking.
     pub fn create_topic(&self, name: &str, options: &TopicOptions) -> Result<Arc<TopicInfo>> {
-        let (name, options) = (name.to_owned(), options.clone());
-        self.ask_blocking(move |committer| committer.create_topic(&name, &options, None))
+        self.create(name, options, None)
     }
 
     /// [`Log::create_topic`] with configs of its own; they replace those that it has. Blocking.
@@ -214,8 +215,22 @@ impl Log {
         options: &TopicOptions,
         configs: &TopicConfigs,
     ) -> Result<Arc<TopicInfo>> {
-        let (name, options, configs) = (name.to_owned(), options.clone(), configs.clone());
-        self.ask_blocking(move |committer| committer.create_topic(&name, &options, Some(&configs)))
+        self.create(name, options, Some(configs.clone()))
+    }
+
+    /// The files of a new topic are made here, so that commits go on meanwhile.
+    fn create(
+        &self,
+        name: &str,
+        options: &TopicOptions,
+        configs: Option<TopicConfigs>,
+    ) -> Result<Arc<TopicInfo>> {
+        let (name, options) = (name.to_owned(), options.clone());
+        let is_new = !self.shared().visible.read().topics.contains_key(&name);
+        let prepared = if is_new { Some(topics::prepare(self.shared(), &name, &options)?) } else { None };
+        self.ask_blocking(move |committer| {
+            committer.create_topic(&name, &options, configs.as_ref(), prepared)
+        })
     }
 
     /// Creates a topic with the identity and the first offsets that a lake knows it by, so that the log goes on where the

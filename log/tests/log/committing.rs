@@ -250,3 +250,17 @@ async fn a_commit_wakes_those_who_wait_for_its_partitions_and_nobody_else() {
     log.close().await.expect("closed");
     assert!(here.iter().chain(&elsewhere).all(woken), "the log has stopped");
 }
+
+#[test]
+fn a_topic_that_many_create_at_once_is_one_and_leaves_no_other_files() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let created: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| topic(&log, "t", 3).id)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("created")).collect()
+    });
+    assert!(created.iter().all(|id| *id == created[0]), "{created:?}");
+    assert_eq!(bench.segments().len(), 3);
+    let folders = std::fs::read_dir(bench.path().join("log")).expect("a list");
+    assert_eq!(folders.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_dir())).count(), 1);
+}
