@@ -504,3 +504,54 @@ impl<T> Reply<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tarn_model::clock;
+
+    use super::*;
+    use crate::group::Join;
+
+    /// Somebody joins a group, whose generation begins.
+    fn join(coordinator: &Arc<Coordinator>, client: &str) {
+        let join = Join {
+            member: String::new(),
+            instance: None,
+            client_id: client.to_owned(),
+            client_host: String::new(),
+            session_timeout: Duration::from_secs(3600),
+            rebalance_timeout: Duration::from_secs(3600),
+            protocol_type: "consumer".to_owned(),
+            protocols: vec![("range".to_owned(), Bytes::new())],
+            needs_id: false,
+        };
+        let joined = coordinator.with("g", |group, now| {
+            let reply = group.join(join, now);
+            group.expire(now + Duration::from_secs(1));
+            reply
+        });
+        assert!(joined.is_ok());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_group_that_is_too_large_to_be_stored_is_told_so() {
+        let coordinator = Arc::new(Coordinator::new(clock::system()));
+        join(&coordinator, "one");
+        let row = coordinator.row("g".to_owned());
+        let mut waits = Box::pin(coordinator.stored("g"));
+        assert!(futures::poll!(&mut waits).is_pending());
+        coordinator.too_large(&row);
+        assert_eq!(waits.await, Err(Code::UnknownServerError));
+        assert_eq!(coordinator.stored("g").await, Err(Code::UnknownServerError), "also who comes later");
+        // It changes, and fits.
+        coordinator.with("g", |group, now| group.expire(now + Duration::from_secs(7200))).expect("a group");
+        let row = coordinator.row("g".to_owned());
+        let mut waits = Box::pin(coordinator.stored("g"));
+        assert!(futures::poll!(&mut waits).is_pending());
+        coordinator.done(&[row], true);
+        assert_eq!(waits.await, Ok(()));
+    }
+}

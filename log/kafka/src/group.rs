@@ -105,12 +105,6 @@ pub(crate) struct Described {
 }
 
 impl Member {
-    /// Bytes of what it says of itself.
-    fn bytes(&self) -> usize {
-        let texts = self.client_id.len() + self.instance.as_ref().map_or(0, String::len);
-        texts + self.protocols.iter().map(|(name, data)| name.len() + data.len()).sum::<usize>()
-    }
-
     /// Whether it waits for an answer of ours, and so cannot send heartbeats; false once it has hung up.
     fn waits(&self) -> bool {
         self.joining.as_ref().is_some_and(|joining| !joining.is_closed())
