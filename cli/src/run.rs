@@ -91,6 +91,7 @@ struct Started {
 }
 
 async fn start(config: &Config, drain: bool) -> anyhow::Result<Started> {
+    tarn_log::raise_file_limit();
     let listener = bind("serving.http", &config.serving.http).await?;
     let address = listener.local_addr()?;
     let kafka_listener = match &config.log.kafka {

@@ -120,9 +120,13 @@ impl Committer {
         for offset in &sealed.groups.offsets {
             match visible
                 .topic(&offset.topic)
-                .and_then(|topic| topic.partition(offset.partition).map(|_| topic.id))
+                .and_then(|topic| topic.partition(offset.partition).map(|_| topic))
             {
-                Ok(topic) => topics_of_offsets.push(topic),
+                Ok(topic) if offset.is_of(topic.info.id) => topics_of_offsets.push(topic.id),
+                Ok(_) => {
+                    let what = format!("topic `{}` is another one now", offset.topic);
+                    return Admitted::Known(Err(Refused::UnknownPartition.because(what)));
+                }
                 Err(error) => return Admitted::Known(Err(error.with_source(Refused::UnknownPartition))),
             }
         }
@@ -241,7 +245,8 @@ impl Committer {
                 pending.sealed.parts.push(SealedPart { topic, partition, batches: vec![batch] });
             }
             for offset in offsets {
-                let topic = visible.topics.get(&offset.topic);
+                // With its topic an offset is forgotten, too.
+                let topic = visible.topics.get(&offset.topic).filter(|topic| offset.is_of(topic.info.id));
                 if let Some(topic) = topic.filter(|topic| topic.partition(offset.partition).is_ok()) {
                     topics_of_offsets.push(topic.id);
                     pending.sealed.groups.offsets.push(offset);

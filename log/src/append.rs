@@ -235,7 +235,7 @@ impl Append {
         seen: CommittedOffset,
     ) {
         let (group, topic) = (group.to_owned(), topic.to_owned());
-        let seen = GroupOffset { group, topic, partition, committed: Some(seen) };
+        let seen = GroupOffset { group, topic, topic_id: None, partition, committed: Some(seen) };
         self.bytes += seen.bytes();
         self.groups.expired.push(seen);
     }

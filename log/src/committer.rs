@@ -7,7 +7,7 @@
 //!
 //! | what fails | what is left | what happens |
 //! |---|---|---|
-//! | a write, disk full | bytes above the committed end | cut off; the appends may be tried again |
+//! | a write, disk full or too many open files | bytes above the committed end | cut off; the appends may be tried again |
 //! | a write, otherwise | the same | cut off; the log stops |
 //! | a sync, of segments or of the ledger | pages that the kernel may have dropped | the log stops: no second try on them |
 //! | the ledger's transaction | it was made or not | the ledger is opened anew and tells; disk full is as above, otherwise the log stops |
@@ -213,6 +213,8 @@ impl Committer {
         visible.transactions.commit(admission.changed);
         drop(visible);
         self.shared.commits.send_replace(self.ledger.seq().unsigned_abs());
+        let parts = accepted.iter().flat_map(|accepted| &accepted.pending.sealed.parts);
+        self.shared.waiters.tell(parts.map(|part| (part.topic.id, part.partition)));
         Ok(())
     }
 

@@ -178,8 +178,10 @@ impl Draft {
     /// The commit was not made: cuts off what was written.
     pub(crate) fn undo(&self) -> Result<(), LogError> {
         let (first, begun) = self.segments.split_first().expect("a draft always has a segment");
-        let file = first.segment.writer()?;
-        file.set_len(self.before.bytes).map_err(LogError::io("truncate", first.segment.path()))?;
+        // What was never opened has no more than was committed.
+        if let Some(file) = first.segment.open_writer() {
+            file.set_len(self.before.bytes).map_err(LogError::io("truncate", first.segment.path()))?;
+        }
         begun.iter().try_for_each(|placed| placed.segment.remove())
     }
 

@@ -15,6 +15,8 @@ pub(crate) enum LogError {
     Stopped { cause: String },
     #[error("the log has no room on `{}`", path.display())]
     Full { path: PathBuf, source: Arc<io::Error> },
+    #[error("cannot {doing} `{}`: too many files are open", path.display())]
+    TooManyFiles { doing: &'static str, path: PathBuf, source: Arc<io::Error> },
     #[error("cannot {doing} `{}`", path.display())]
     Io { doing: &'static str, path: PathBuf, source: Arc<io::Error> },
     #[error("cannot {doing} the log's ledger")]
@@ -37,6 +39,8 @@ impl LogError {
         move |source| {
             if is_full(&source) {
                 LogError::Full { path, source: Arc::new(source) }
+            } else if is_out_of_files(&source) {
+                LogError::TooManyFiles { doing, path, source: Arc::new(source) }
             } else {
                 LogError::Io { doing, path, source: Arc::new(source) }
             }
@@ -47,10 +51,11 @@ impl LogError {
         move |source| LogError::Ledger { doing, source: Arc::new(source) }
     }
 
-    /// Whether the log can go on by itself once the cause is gone: the disk was full, or a test said so.
+    /// Whether the log can go on by itself once the cause is gone: the disk was full, too many files were open,
+    /// or a test said so.
     pub(crate) fn passes(&self) -> bool {
         match self {
-            LogError::Full { .. } | LogError::Injected(_) => true,
+            LogError::Full { .. } | LogError::TooManyFiles { .. } | LogError::Injected(_) => true,
             cause => cause.is_full_ledger(),
         }
     }
@@ -82,6 +87,10 @@ impl LogError {
                     path.display()
                 )
             }
+            LogError::TooManyFiles { .. } => {
+                "raise the limit of open files (`ulimit -n`, `LimitNOFILE=`); appends go on by themselves once there are some"
+                    .to_owned()
+            }
             LogError::Io { .. } => "look at the disk and at the folder's permissions".to_owned(),
             cause if cause.is_full_ledger() => {
                 "free space on the file system of `data_dir`; appends go on by themselves then".to_owned()
@@ -109,6 +118,13 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether an error means that the process, or the system, has too many files open.
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE].iter().any(|known| code == Some(known.raw_os_error()))
+}
+
 fn is_corrupt(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
@@ -121,7 +137,9 @@ impl From<LogError> for Error {
             error = error.with_hint(hint);
         }
         match cause {
-            LogError::Full { source, .. } | LogError::Io { source, .. } => error.with_source(source),
+            LogError::Full { source, .. }
+            | LogError::TooManyFiles { source, .. }
+            | LogError::Io { source, .. } => error.with_source(source),
             LogError::Ledger { source, .. } | LogError::Undecided { source } => error.with_source(source),
             _ => error,
         }

@@ -22,8 +22,10 @@ mod draft;
 mod epochs;
 mod error;
 mod fetch;
+mod files;
 mod index;
 mod ledger;
+mod news;
 mod offsets;
 mod options;
 mod partitioner;
@@ -60,6 +62,8 @@ pub use append::{
 pub use buffers::Buffer;
 pub use compaction::Compacted;
 pub use fetch::{Answer, Fetch, RecordView, Records};
+pub use files::{file_limit, raise_file_limit};
+pub use news::News;
 pub use offsets::{CommittedOffset, GroupOffset, OffsetsByGroup};
 pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
 pub use partitioner::of_key as partition_of_key;
@@ -182,6 +186,7 @@ impl Log {
             queue: queue::Queue::default(),
             room: Arc::new(Semaphore::new(WAITING_KIB as usize)),
             slots: Arc::new(Semaphore::new(WAITING_APPENDS)),
+            waiters: news::Waiters::default(),
             commits: watch::channel(ledger.seq().unsigned_abs()).0,
             stopped: Mutex::new(None),
         });
@@ -200,8 +205,7 @@ impl Log {
 
     /// Creates a topic, or returns it when it exists; more partitions than it has are added, fewer are refused. Blocking.
     pub fn create_topic(&self, name: &str, options: &TopicOptions) -> Result<Arc<TopicInfo>> {
-        let (name, options) = (name.to_owned(), options.clone());
-        self.ask_blocking(move |committer| committer.create_topic(&name, &options, None))
+        self.create(name, options, None)
     }
 
     /// [`Log::create_topic`] with configs of its own; they replace those that it has. Blocking.
@@ -211,8 +215,22 @@ impl Log {
         options: &TopicOptions,
         configs: &TopicConfigs,
     ) -> Result<Arc<TopicInfo>> {
-        let (name, options, configs) = (name.to_owned(), options.clone(), configs.clone());
-        self.ask_blocking(move |committer| committer.create_topic(&name, &options, Some(&configs)))
+        self.create(name, options, Some(configs.clone()))
+    }
+
+    /// The files of a new topic are made here, so that commits go on meanwhile.
+    fn create(
+        &self,
+        name: &str,
+        options: &TopicOptions,
+        configs: Option<TopicConfigs>,
+    ) -> Result<Arc<TopicInfo>> {
+        let (name, options) = (name.to_owned(), options.clone());
+        let is_new = !self.shared().visible.read().topics.contains_key(&name);
+        let prepared = if is_new { Some(topics::prepare(self.shared(), &name, &options)?) } else { None };
+        self.ask_blocking(move |committer| {
+            committer.create_topic(&name, &options, configs.as_ref(), prepared)
+        })
     }
 
     /// Creates a topic with the identity and the first offsets that a lake knows it by, so that the log goes on where the
@@ -370,6 +388,22 @@ impl Log {
         Ok(OffsetRange::new(state.start, state.end()))
     }
 
+    /// Where a partition of this very topic stands, for a reader at `from`; an error when another has its name now.
+    pub fn standing(&self, topic: &TopicInfo, partition: PartitionId, from: Offset) -> Result<Standing> {
+        let visible = self.shared().visible.read();
+        let found = visible.topic(&topic.name)?;
+        if found.info.id != topic.id {
+            return Err(Error::conflict(format!("topic `{}` is another one now", topic.name)));
+        }
+        let state = found.partition(partition)?;
+        Ok(Standing {
+            start: state.start,
+            end: state.end(),
+            stable: state.stable(),
+            bytes: state.segments_from(from).iter().map(|placed| placed.extent.bytes).sum(),
+        })
+    }
+
     /// Below it no record of a partition belongs to an open transaction.
     pub fn stable_end(&self, topic: &str, partition: PartitionId) -> Result<Offset> {
         Ok(self.shared().visible.read().topic(topic)?.partition(partition)?.stable())
@@ -393,7 +427,8 @@ impl Log {
         Ok(self.shared().visible.read().topic(topic)?.starts())
     }
 
-    /// Ticks at every commit, and when the log stops; wait on it instead of polling.
+    /// Ticks at every commit, and when the log stops; wait on it instead of polling. Who reads few of many partitions waits for
+    /// [`Log::news`].
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.shared().commits.subscribe()
     }
@@ -540,6 +575,19 @@ impl Log {
 fn parse_position(value: &str) -> Result<serde_json::Value> {
     serde_json::from_str(value)
         .map_err(|error| Error::corrupt("the ledger has a position that is not JSON").with_source(error))
+}
+
+/// Where a partition stands for a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// First offset that is still there.
+    pub start: Offset,
+    /// Committed end.
+    pub end: Offset,
+    /// Below it nothing belongs to an open transaction.
+    pub stable: Offset,
+    /// Bytes of the segment that the reader is in, and of those behind it.
+    pub bytes: u64,
 }
 
 /// What one partition holds.

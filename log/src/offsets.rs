@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use tarn_model::{Error, Offset, PartitionId, Result};
+use uuid::Uuid;
 
 use crate::Log;
 use crate::append::Append;
@@ -19,6 +20,9 @@ pub struct GroupOffset {
     pub group: String,
     /// The topic; with it, its offsets are forgotten.
     pub topic: String,
+    /// Its identity, where it is known: then a topic that has the name since does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<Uuid>,
     /// The partition.
     pub partition: PartitionId,
     /// The offset; `None` forgets it.
@@ -75,6 +79,11 @@ impl GroupOffset {
         self.group.len() + self.topic.len() + metadata + 32
     }
 
+    /// Whether the topic of this identity is meant, which has the name now.
+    pub(crate) fn is_of(&self, topic: Uuid) -> bool {
+        self.topic_id.is_none_or(|meant| meant == topic)
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let metadata = self.committed.as_ref().and_then(|c| c.metadata.as_ref()).map_or(0, String::len);
         if metadata > LONGEST_GROUP_TEXT {
@@ -124,23 +133,74 @@ impl Log {
         Ok(self.shared().reader.group_members()?)
     }
 
-    /// Forgets a group, and all that it has committed.
+    /// Forgets a group, and all that it has committed; what it commits meanwhile stays.
     pub async fn forget_group(&self, group: &str) -> Result<()> {
         let log = self.clone();
         let owned = group.to_owned();
         let offsets = tokio::task::spawn_blocking(move || log.group_offsets(&owned))
             .await
             .map_err(|error| Error::internal("reading a group failed").with_source(error))??;
-        let mut append = Append::new();
-        for (topic, partition, _) in offsets {
-            append.group_offset(GroupOffset { group: group.to_owned(), topic, partition, committed: None });
-        }
-        append.group_members(group, None);
-        self.append(append).await.map(|_| ())
+        self.append(forgetting(group, offsets)).await.map(|_| ())
     }
 
     /// An id for a new idempotent producer: never given before.
     pub async fn new_producer_id(&self) -> Result<i64> {
         self.ask(|committer| committer.new_producer_id()).await
+    }
+}
+
+/// Forgets a group and what it had committed when that was `seen`.
+fn forgetting(group: &str, seen: Vec<(String, PartitionId, CommittedOffset)>) -> Append {
+    let mut append = Append::new();
+    for (topic, partition, committed) in seen {
+        append.expire_group_offset(group, &topic, partition, committed);
+    }
+    append.group_members(group, None);
+    append
+}
+
+#[cfg(test)]
+mod tests {
+    use tarn_model::clock::ManualClock;
+    use tarn_model::config::LogConfig;
+
+    use super::*;
+    use crate::{LogOptions, TopicOptions};
+
+    #[test]
+    fn an_offset_that_an_older_process_stored_is_read() {
+        let stored = r#"{"group":"g","topic":"t","partition":3,"committed":null}"#;
+        let offset: GroupOffset = serde_json::from_str(stored).expect("read");
+        assert!(offset.is_of(Uuid::from_u128(1)) && offset.is_of(Uuid::from_u128(2)));
+        assert_eq!(serde_json::to_string(&offset).expect("written"), stored);
+    }
+
+    #[tokio::test]
+    async fn what_a_group_commits_while_it_is_forgotten_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = LogOptions::from(&LogConfig::default());
+        let log = Log::open(dir.path(), options, ManualClock::at(1)).expect("open");
+        let partitions = TopicOptions { partitions: 2, retention_time: None, retention_bytes: None };
+        log.create_topic("t", &partitions).expect("a topic");
+        let commit = async |partition, offset| {
+            let committed = CommittedOffset { offset, leader_epoch: -1, metadata: None, at_ms: 5 };
+            let (group, topic, topic_id) = ("g".to_owned(), "t".to_owned(), None);
+            let mut append = Append::new();
+            append.group_offset(GroupOffset {
+                group,
+                topic,
+                topic_id,
+                partition,
+                committed: Some(committed),
+            });
+            log.append(append).await.expect("committed");
+        };
+        commit(0, 3).await;
+        commit(1, 3).await;
+        let seen = log.group_offsets("g").expect("read");
+        commit(1, 4).await;
+        log.append(forgetting("g", seen)).await.expect("forgotten");
+        let left = log.group_offsets("g").expect("read");
+        assert_eq!(left.iter().map(|(_, p, c)| (*p, c.offset)).collect::<Vec<_>>(), [(1, 4)]);
     }
 }

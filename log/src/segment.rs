@@ -115,6 +115,16 @@ impl Segment {
         *self.writer.lock() = None;
     }
 
+    /// Nothing is written for now: gives the file descriptor back.
+    pub(crate) fn close(&self) {
+        *self.writer.lock() = None;
+    }
+
+    /// The file, if it is open for writing.
+    pub(crate) fn open_writer(&self) -> Option<Arc<File>> {
+        self.writer.lock().clone()
+    }
+
     fn reader(&self) -> Result<Arc<File>, LogError> {
         if let Some(file) = &*self.writer.lock() {
             return Ok(file.clone());

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::error::LogError;
 use crate::ledger::Reader;
+use crate::news::Waiters;
 use crate::options::LogOptions;
 use crate::queue::Queue;
 use crate::visible::Visible;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     /// Bounds the appends that wait.
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) commits: watch::Sender<u64>,
+    pub(crate) waiters: Waiters,
     /// Why nothing more can be done.
     pub(crate) stopped: Mutex<Option<LogError>>,
 }
@@ -71,6 +73,7 @@ impl Shared {
         self.slots.close();
         // Whoever waits for commits looks, and finds the log stopped.
         self.commits.send_modify(|_| {});
+        self.waiters.tell_all();
         stopped
     }
 

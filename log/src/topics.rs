@@ -1,6 +1,10 @@
-//! Creating and changing topics: jobs of the committer.
+//! Creating and changing topics: jobs of the committer, but for the files of a new topic.
+//!
+//! *Why*: a topic may have 10,000 partitions, and each of them is a folder that is synced. What nobody has seen yet ([`Prepared`]) can
+//! be made beside the commits; the job then only writes the topic's row. The partitions that an existing topic gets are made by
+//! the job itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tarn_model::clock::new_id;
@@ -15,12 +19,53 @@ use crate::ledger::{PartitionRow, TopicRow};
 use crate::options::{TopicConfigs, TopicInfo, TopicOptions};
 use crate::recovery;
 use crate::segment::{Extent, Segment};
+use crate::shared::Shared;
 use crate::visible::{Partition, Placed, Topic};
 
 /// Kafka's longest name.
 const LONGEST_NAME: usize = 249;
-/// Bound of partitions per topic: each has its own open file.
+/// Bound of partitions per topic: each has a folder, and an open file once it is written to.
 const MOST_PARTITIONS: i32 = 10_000;
+
+/// The folders and files of a topic that is not there yet, under an identity that nobody knows.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    uuid: Uuid,
+    dir: PathBuf,
+    rows: Vec<PartitionRow>,
+    partitions: Vec<Partition>,
+    /// Whether the ledger may name it.
+    is_topic: bool,
+}
+
+impl Drop for Prepared {
+    /// Another made the topic first, or it cannot be made.
+    fn drop(&mut self) {
+        if self.is_topic || !self.dir.exists() {
+            return;
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            tracing::warn!(dir = %self.dir.display(), %error, "the files of a topic that was not created stay behind");
+        }
+    }
+}
+
+/// Makes the files of a new topic.
+pub(crate) fn prepare(shared: &Shared, name: &str, options: &TopicOptions) -> Result<Prepared> {
+    shared.check_running()?;
+    let count = check(name, options)?;
+    let uuid = new_id();
+    let mut prepared = Prepared {
+        uuid,
+        dir: shared.dir.join(uuid.to_string()),
+        rows: Vec::new(),
+        partitions: Vec::new(),
+        is_topic: false,
+    };
+    let (dir, rows) = (&prepared.dir, &mut prepared.rows);
+    prepared.partitions = create_partitions(shared, dir, rows, count, &Boundary::new())?;
+    Ok(prepared)
+}
 
 impl Committer {
     /// Creates a topic, or makes an existing one as `options` say.
@@ -30,17 +75,15 @@ impl Committer {
         name: &str,
         options: &TopicOptions,
         configs: Option<&TopicConfigs>,
+        prepared: Option<Prepared>,
     ) -> Result<Arc<TopicInfo>> {
         self.shared.check_running()?;
-        check_name(name)?;
-        if !(1..=MOST_PARTITIONS).contains(&options.partitions) {
-            return Err(Error::invalid(format!(
-                "a topic has 1 to {MOST_PARTITIONS} partitions: topic=`{name}`"
-            )));
-        }
-        let count = usize::try_from(options.partitions).expect("checked above");
+        let count = check(name, options)?;
         match self.row(name) {
-            None => self.create(name, options, configs, count),
+            None => {
+                let prepared = prepared.map_or_else(|| prepare(&self.shared, name, options), Ok)?;
+                self.create(name, options, configs, prepared)
+            }
             Some(row) if count < row.partitions.len() => {
                 let has = row.partitions.len();
                 Err(Error::invalid(format!(
@@ -97,7 +140,8 @@ impl Committer {
             self.forget_topic(name, id, known)?;
         }
         let mut row = empty_row(name, uuid, &options);
-        let added = self.create_partitions(&mut row, count, starts)?;
+        let dir = self.topic_dir(&row);
+        let added = create_partitions(&self.shared, &dir, &mut row.partitions, count, starts)?;
         row.id = self.ledger.create_topic(&row).map_err(|cause| self.ledger_failed(&cause))?;
         tracing::info!(topic = name, uuid = %row.uuid, starts = %starts, "adopted a topic");
         self.show(&row, added).map(|_| ())
@@ -133,6 +177,7 @@ impl Committer {
         }
         // Whoever waits for the topic looks, and finds it gone.
         self.shared.commits.send_modify(|_| {});
+        self.shared.waiters.tell_topic(uuid);
         Ok(())
     }
 
@@ -141,14 +186,15 @@ impl Committer {
         name: &str,
         options: &TopicOptions,
         configs: Option<&TopicConfigs>,
-        count: usize,
+        mut prepared: Prepared,
     ) -> Result<Arc<TopicInfo>> {
-        let mut row = empty_row(name, new_id(), options);
+        let mut row = empty_row(name, prepared.uuid, options);
         row.configs = configs.cloned().unwrap_or_default();
-        let added = self.create_partitions(&mut row, count, &Boundary::new())?;
+        row.partitions = std::mem::take(&mut prepared.rows);
+        prepared.is_topic = true;
         row.id = self.ledger.create_topic(&row).map_err(|cause| self.ledger_failed(&cause))?;
-        tracing::info!(topic = name, uuid = %row.uuid, partitions = count, "created a topic");
-        self.show(&row, added)
+        tracing::info!(topic = name, uuid = %row.uuid, partitions = row.partitions.len(), "created a topic");
+        self.show(&row, std::mem::take(&mut prepared.partitions))
     }
 
     fn change(
@@ -165,44 +211,14 @@ impl Committer {
             row.configs = configs.clone();
         }
         if count > first || before != kept(&row) {
-            let added = self.create_partitions(&mut row, count, &Boundary::new())?;
+            let dir = self.topic_dir(&row);
+            let added = create_partitions(&self.shared, &dir, &mut row.partitions, count, &Boundary::new())?;
             self.ledger.update_topic(&row, first).map_err(|cause| self.ledger_failed(&cause))?;
             tracing::info!(topic = row.name, partitions = count, "changed a topic");
             return self.show(&row, added);
         }
         let visible = self.shared.visible.read();
         Ok(visible.topic(&row.name)?.info.clone())
-    }
-
-    /// Creates the folders and first segments of partitions up to `count`, durable before the ledger names them.
-    fn create_partitions(
-        &self,
-        row: &mut TopicRow,
-        count: usize,
-        starts: &Boundary,
-    ) -> Result<Vec<Partition>> {
-        let topic_dir = self.topic_dir(row);
-        let mut added = Vec::new();
-        for partition in row.partitions.len()..count {
-            let dir = topic_dir.join(partition.to_string());
-            std::fs::create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
-            let start = starts.next(number(partition));
-            let segment = Segment::create(&dir, start)?;
-            sync_dir(&dir)?;
-            let extent = Extent::empty(start, self.shared.clock.now_ms(), None);
-            row.partitions.push(PartitionRow {
-                start,
-                compacted: 0,
-                segments: vec![extent],
-                aborted: Vec::new(),
-            });
-            added.push(Partition::new(dir, start, vec![Placed { segment: Arc::new(segment), extent }]));
-        }
-        if !added.is_empty() {
-            sync_dir(&topic_dir)?;
-            sync_dir(&self.shared.dir)?;
-        }
-        Ok(added)
     }
 
     /// Shows a topic as `row` has it, with the partitions that were added.
@@ -257,6 +273,45 @@ impl Committer {
     pub(crate) fn ledger_failed(&self, cause: &LogError) -> Error {
         if cause.passes() { cause.clone().into() } else { self.stop(cause).into() }
     }
+}
+
+/// Creates the folders and first segments of partitions up to `count`, durable before the ledger names them. Their files are closed
+/// until they are written to.
+fn create_partitions(
+    shared: &Shared,
+    topic_dir: &Path,
+    rows: &mut Vec<PartitionRow>,
+    count: usize,
+    starts: &Boundary,
+) -> Result<Vec<Partition>> {
+    let mut added = Vec::new();
+    for partition in rows.len()..count {
+        let dir = topic_dir.join(partition.to_string());
+        std::fs::create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
+        let start = starts.next(number(partition));
+        let segment = Segment::create(&dir, start)?;
+        segment.close();
+        sync_dir(&dir)?;
+        let extent = Extent::empty(start, shared.clock.now_ms(), None);
+        rows.push(PartitionRow { start, compacted: 0, segments: vec![extent], aborted: Vec::new() });
+        added.push(Partition::new(dir, start, vec![Placed { segment: Arc::new(segment), extent }]));
+    }
+    if !added.is_empty() {
+        sync_dir(topic_dir)?;
+        sync_dir(&shared.dir)?;
+    }
+    Ok(added)
+}
+
+/// The number of partitions, if a topic may be so.
+fn check(name: &str, options: &TopicOptions) -> Result<usize> {
+    check_name(name)?;
+    usize::try_from(options.partitions)
+        .ok()
+        .filter(|_| (1..=MOST_PARTITIONS).contains(&options.partitions))
+        .ok_or_else(|| {
+            Error::invalid(format!("a topic has 1 to {MOST_PARTITIONS} partitions: topic=`{name}`"))
+        })
 }
 
 fn empty_row(name: &str, uuid: Uuid, options: &TopicOptions) -> TopicRow {

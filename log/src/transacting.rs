@@ -8,6 +8,7 @@ use tarn_model::{Error, PartitionId, Result};
 use crate::Log;
 use crate::append::Append;
 use crate::offsets::GroupOffset;
+use crate::refused::Refused;
 use crate::transactions::{Action, ProducerEpoch, Request, TransactionState};
 
 /// A transactional id as it is.
@@ -80,10 +81,20 @@ impl Log {
         &self,
         id: &str,
         by: ProducerEpoch,
-        offsets: Vec<GroupOffset>,
+        mut offsets: Vec<GroupOffset>,
         enlists: bool,
     ) -> Result<()> {
         offsets.iter().try_for_each(GroupOffset::check)?;
+        {
+            let visible = self.shared().visible.read();
+            for offset in &mut offsets {
+                let topic = visible.topic(&offset.topic)?;
+                topic
+                    .partition(offset.partition)
+                    .map_err(|error| error.with_source(Refused::UnknownPartition))?;
+                offset.topic_id.get_or_insert(topic.info.id);
+            }
+        }
         self.request(id, Action::Offsets { by, offsets, enlists }).await.map(|_| ())
     }
 
@@ -142,7 +153,9 @@ impl Log {
     pub fn undecided_offsets(&self, group: &str) -> HashSet<(String, PartitionId)> {
         let visible = self.shared().visible.read();
         let pending = visible.transactions.iter().flat_map(|(_, transaction)| transaction.pending_offsets());
-        let of_group = pending.filter(|offset| offset.group == group);
+        let topic = |offset: &GroupOffset| visible.topics.get(&offset.topic);
+        let is_there = |offset: &GroupOffset| topic(offset).is_some_and(|topic| offset.is_of(topic.info.id));
+        let of_group = pending.filter(|offset| offset.group == group && is_there(offset));
         of_group.map(|offset| (offset.topic.clone(), offset.partition)).collect()
     }
 

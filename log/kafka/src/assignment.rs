@@ -54,6 +54,11 @@ impl Assignment {
         self.0.iter().map(|(topic, partitions)| (*topic, partitions.iter().copied().collect()))
     }
 
+    /// The last partition of each topic.
+    pub(crate) fn last_of_topics(&self) -> impl Iterator<Item = Place> {
+        self.0.iter().filter_map(|(topic, partitions)| Some((*topic, *partitions.last()?)))
+    }
+
     /// What is in both.
     pub(crate) fn and(&self, other: &Assignment) -> Assignment {
         self.iter().filter(|place| other.contains(*place)).collect()

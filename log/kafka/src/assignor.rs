@@ -160,9 +160,9 @@ impl<'a> Uniform<'a> {
 
     /// A partition that a member has too much, and who needs it more.
     fn surplus(&self, from: usize) -> Option<(Place, usize)> {
-        self.shares[from].topics().find_map(|(topic, partitions)| {
-            let to = self.least(topic).filter(|to| self.loads[*to] + 1 < self.loads[from])?;
-            Some(((topic, *partitions.last()?), to))
+        self.shares[from].last_of_topics().find_map(|place| {
+            let to = self.least(place.0).filter(|to| self.loads[*to] + 1 < self.loads[from])?;
+            Some((place, to))
         })
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Broker {
     pub(crate) options: KafkaOptions,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) coordinator: Arc<Coordinator>,
+    /// Memory for the records in answers.
+    pub(crate) answers: crate::fetch::Answers,
     /// Topics are created, changed and deleted one after the other.
     pub(crate) admin: tokio::sync::Mutex<()>,
 }

@@ -86,6 +86,7 @@ impl Broker {
                         append.group_offset(GroupOffset {
                             group: group.clone(),
                             topic: info.name.clone(),
+                            topic_id: Some(info.id),
                             partition: index,
                             committed: Some(CommittedOffset {
                                 offset: partition.committed_offset,
@@ -233,6 +234,7 @@ impl Broker {
                         append.group_offset(GroupOffset {
                             group: group.clone(),
                             topic: name.clone(),
+                            topic_id: None,
                             partition: partition.partition_index,
                             committed: None,
                         });

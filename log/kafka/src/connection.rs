@@ -18,14 +18,14 @@ use kafka_protocol::messages::ApiKey;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::broker::{Answered, Broker, Incoming, Peer};
-use crate::frame::{self, Answer, Header};
+use crate::frame::{self, Answer, Header, Pace, Room, Share};
 
 /// Requests of one connection that are under way.
 const UNDER_WAY: usize = 64;
-/// A client that takes no byte of an answer for so long has gone.
+/// A client that takes no byte of an answer for so long has gone, and so has one that takes a large one too slowly.
 const STALLED: Duration = Duration::from_secs(60);
 /// Requests of a client that has hung up get so long.
 const LAST_STEPS: Duration = Duration::from_secs(1);
@@ -33,17 +33,17 @@ const READ_BUFFER_BYTES: usize = 16 << 10;
 /// Parts of an answer that are handed to the socket at once.
 const PARTS_AT_ONCE: usize = 64;
 
-/// A request on its way to the worker, with its share of the budget.
+/// A request on its way to the worker, with the room it takes.
 enum Step {
-    Begun(BoxFuture<'static, Answered>, OwnedSemaphorePermit),
-    ToDo(Incoming, OwnedSemaphorePermit),
+    Begun(BoxFuture<'static, Answered>, Room),
+    ToDo(Incoming, Room),
 }
 
 /// Serves a client until it hangs up or `stop` says so.
 pub(crate) async fn serve(
     broker: Arc<Broker>,
     stream: TcpStream,
-    budget: Arc<Semaphore>,
+    share: Share,
     mut stop: watch::Receiver<bool>,
 ) {
     let (Ok(here), Ok(there)) = (stream.local_addr(), stream.peer_addr()) else { return };
@@ -54,7 +54,7 @@ pub(crate) async fn serve(
     let others = Arc::new(AtomicUsize::new(0));
     let mut worker = tokio::spawn(work(Arc::clone(&broker), peer.clone(), output, todo, Arc::clone(&others)));
     let ended = tokio::select! {
-        ended = read(&broker, input, &budget, &steps, &others) => ended,
+        ended = read(&broker, input, &share, &steps, &others) => ended,
         _ = &mut worker => Ok(()),
         () = stopped(&mut stop) => Ok(()),
     };
@@ -82,13 +82,13 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 async fn read(
     broker: &Arc<Broker>,
     input: OwnedReadHalf,
-    budget: &Arc<Semaphore>,
+    share: &Share,
     steps: &mpsc::Sender<Step>,
     others: &AtomicUsize,
 ) -> io::Result<()> {
     let mut input = BufReader::with_capacity(READ_BUFFER_BYTES, input);
     let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    while let Some(frame) = frame::read(&mut input, budget).await? {
+    while let Some(frame) = frame::read(&mut input, share).await? {
         let mut body = frame.bytes;
         let header =
             Header::take(&mut body).ok_or_else(|| wrong("a request whose header is torn".to_owned()))?;
@@ -141,15 +141,13 @@ async fn work(
 
 /// Writes all parts, many with one call.
 async fn write(output: &mut OwnedWriteHalf, answer: Answer) -> io::Result<()> {
-    let mut parts: std::collections::VecDeque<Bytes> = answer.parts.into();
-    parts.retain(|part| !part.is_empty());
+    let Answer { parts, room: _room } = answer;
+    let (mut parts, mut pace) = (std::collections::VecDeque::from(parts), Pace::new(STALLED));
+    parts.retain(|part: &Bytes| !part.is_empty());
     while !parts.is_empty() {
         let slices: Vec<IoSlice<'_>> =
-            parts.iter().take(PARTS_AT_ONCE).map(|part| IoSlice::new(part)).collect();
-        let mut written = tokio::time::timeout(STALLED, output.write_vectored(&slices)).await??;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
+            parts.iter().take(PARTS_AT_ONCE).map(|part: &Bytes| IoSlice::new(part)).collect();
+        let mut written = pace.of(output.write_vectored(&slices)).await?;
         while let Some(first) = parts.front_mut().filter(|_| written > 0) {
             let taken = written.min(first.len());
             first.advance(taken);

@@ -46,12 +46,14 @@ struct Watched {
     watch: Option<(Instant, Arc<Notify>)>,
 }
 
-/// Numbers of changes, which count through all groups: a group's last; the last that is stored; the last that could not be.
+/// Numbers of changes, which count through all groups: a group's last; the last that is stored; the last that could not be; the
+/// last that is too large to be.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     change: u64,
     stored: u64,
     refused: u64,
+    too_large: u64,
 }
 
 /// A group of either protocol.
@@ -335,12 +337,18 @@ impl Coordinator {
     /// Waits until a group is stored as it is now; an error is for a client that may try again.
     pub(crate) async fn stored(&self, name: &str) -> Result<(), Code> {
         let mut rounds = self.rounds.subscribe();
-        let Some(Progress { change, stored, .. }) = self.progress(name) else { return Ok(()) };
+        let Some(Progress { change, stored, too_large, .. }) = self.progress(name) else { return Ok(()) };
         if stored >= change {
             return Ok(());
         }
+        if too_large >= change {
+            return Err(Code::UnknownServerError);
+        }
         while rounds.changed().await.is_ok() {
             match self.progress(name) {
+                Some(now) if now.stored < change && now.too_large >= change => {
+                    return Err(Code::UnknownServerError);
+                }
                 Some(now) if now.stored < change && now.refused >= change => break,
                 Some(now) if now.stored < change => {}
                 _ => return Ok(()),
@@ -386,6 +394,14 @@ impl Coordinator {
             }
         }
         drop(groups);
+        self.rounds.send_modify(|rounds| *rounds += 1);
+    }
+
+    /// This row is too large to be stored: what was stored of the group stays, and answers that waited for it say so.
+    pub(crate) fn too_large(&self, row: &Row) {
+        if let Some(Watched { progress, .. }) = self.groups.lock().get_mut(&row.name) {
+            progress.too_large = row.change.max(progress.too_large);
+        }
         self.rounds.send_modify(|rounds| *rounds += 1);
     }
 
@@ -486,5 +502,56 @@ impl<T> Reply<T> {
             Reply::Now(answer) => Some(answer),
             Reply::Later(answer) => answer.await.ok(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tarn_model::clock;
+
+    use super::*;
+    use crate::group::Join;
+
+    /// Somebody joins a group, whose generation begins.
+    fn join(coordinator: &Arc<Coordinator>, client: &str) {
+        let join = Join {
+            member: String::new(),
+            instance: None,
+            client_id: client.to_owned(),
+            client_host: String::new(),
+            session_timeout: Duration::from_secs(3600),
+            rebalance_timeout: Duration::from_secs(3600),
+            protocol_type: "consumer".to_owned(),
+            protocols: vec![("range".to_owned(), Bytes::new())],
+            needs_id: false,
+        };
+        let joined = coordinator.with("g", |group, now| {
+            let reply = group.join(join, now);
+            group.expire(now + Duration::from_secs(1));
+            reply
+        });
+        assert!(joined.is_ok());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_group_that_is_too_large_to_be_stored_is_told_so() {
+        let coordinator = Arc::new(Coordinator::new(clock::system()));
+        join(&coordinator, "one");
+        let row = coordinator.row("g".to_owned());
+        let mut waits = Box::pin(coordinator.stored("g"));
+        assert!(futures::poll!(&mut waits).is_pending());
+        coordinator.too_large(&row);
+        assert_eq!(waits.await, Err(Code::UnknownServerError));
+        assert_eq!(coordinator.stored("g").await, Err(Code::UnknownServerError), "also who comes later");
+        // It changes, and fits.
+        coordinator.with("g", |group, now| group.expire(now + Duration::from_secs(7200))).expect("a group");
+        let row = coordinator.row("g".to_owned());
+        let mut waits = Box::pin(coordinator.stored("g"));
+        assert!(futures::poll!(&mut waits).is_pending());
+        coordinator.done(&[row], true);
+        assert_eq!(waits.await, Ok(()));
     }
 }

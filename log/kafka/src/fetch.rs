@@ -1,7 +1,11 @@
 //! Fetch: whole record batches out of the segments, as they lie there.
 //!
-//! A fetch that finds nothing waits for the log's next commit, until its time is up; while it waits it costs a task and no
-//! thread. Batches go from the segments' read buffers to the socket without another copy.
+//! A fetch that finds less than it wants waits for its partitions to change, until its time is up; while it waits it costs a task and
+//! no thread, and commits elsewhere cost it nothing. It reads again when there may be as much as it wants, not before. Batches go from the segments' read buffers to the socket without another copy.
+//!
+//! *Memory*: the records of all answers share one budget ([`Answers`]), from before they are read until they have left. A fetch
+//! waits some seconds for its part, first come, first served, and then is answered without records, so that its client asks
+//! again. Nobody who waits holds any of it; whoever takes its answer too slowly is hung up on (`connection.rs`).
 //!
 //! *Sessions*: none are kept; every answer says so (session id 0), and a request that names one is told that it is not there.
 //! Clients then send whole requests, which is right and costs some bytes.
@@ -12,8 +16,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::{ApiKey, FetchRequest};
-use tarn_log::{Log, TopicInfo};
+use tarn_log::{Log, News, Standing, TopicInfo};
 use tarn_model::{Error, Offset, PartitionId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::broker::{Answered, Broker, Incoming, blocking};
@@ -23,8 +28,49 @@ use crate::offsets::READ_COMMITTED;
 
 /// Most bytes of records in one answer; at least one batch is in it whatever its size.
 const LARGEST_ANSWER_BYTES: usize = 16 << 20;
+/// KiB of records in the answers of all connections together.
+const ANSWERS_KIB: usize = 128 << 10;
+/// How long a fetch waits for its part of that.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// Longest time that a fetch waits.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// The memory for the records in all answers.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    room: Arc<Semaphore>,
+    kib: usize,
+    wait: Duration,
+}
+
+impl Answers {
+    pub(crate) fn new() -> Answers {
+        Answers::of(ANSWERS_KIB, ROOM_WAIT)
+    }
+
+    fn of(kib: usize, wait: Duration) -> Answers {
+        Answers { room: Arc::new(Semaphore::new(kib)), kib, wait }
+    }
+
+    /// Room for so many bytes, or for as many as there can be; `None` when there was none for too long.
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.room).acquire_many_owned(self.in_kib(bytes));
+        tokio::time::timeout(self.wait, room).await.ok()?.ok()
+    }
+
+    fn in_kib(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(1 << 10).clamp(1, self.kib)).unwrap_or(u32::MAX)
+    }
+}
+
+/// What was read, and the room that it takes.
+#[derive(Debug)]
+struct Read {
+    found: Vec<Found>,
+    room: Option<OwnedSemaphorePermit>,
+    /// There was no room for what there is.
+    is_full: bool,
+}
 
 /// A partition that is asked for.
 #[derive(Debug, Clone)]
@@ -49,6 +95,10 @@ struct Found {
     end: Offset,
     /// Below it everything is decided.
     stable: Offset,
+    /// Bytes in the log from there on, and some before.
+    held: u64,
+    /// Bytes that were read of it.
+    read: usize,
     /// Producer and first offset of aborted transactions among `batches`; `None` for who sees everything.
     aborted: Option<Vec<(i64, Offset)>>,
     batches: Vec<Bytes>,
@@ -56,7 +106,21 @@ struct Found {
 
 impl Found {
     fn refused(code: Code) -> Found {
-        Found { error: code.code(), start: -1, end: -1, stable: -1, aborted: None, batches: Vec::new() }
+        Found {
+            error: code.code(),
+            start: -1,
+            end: -1,
+            stable: -1,
+            held: 0,
+            read: 0,
+            aborted: None,
+            batches: Vec::new(),
+        }
+    }
+
+    /// What is to be remembered of it while it waits for more.
+    fn without_records(&self) -> Found {
+        Found { batches: Vec::new(), aborted: None, ..*self }
     }
 
     /// Where a reader that sees as much as `asked` stops.
@@ -99,35 +163,66 @@ impl Broker {
             topics.push((topic.topic.to_string(), topic.topic_id));
         }
         let asked = Arc::new(asked);
-        let mut commits = self.log.commits();
+        let mut news: Option<News> = None;
         loop {
-            commits.borrow_and_update();
-            let found = self.read(&asked, max_bytes).await.map_err(|error| error.chain())?;
+            let read = self.read(&asked, max_bytes).await.map_err(|error| error.chain())?;
+            let found = &read.found;
             let bytes: usize = found.iter().map(Found::bytes).sum();
             if bytes >= min_bytes && (bytes > 0 || min_bytes == 0)
                 || found.iter().any(|found| found.error != 0)
+                || read.is_full
                 || asked.is_empty()
             {
-                return Ok(Some(answer(&header, &topics, &asked, found)));
+                return Ok(Some(answer(&header, &topics, &asked, read)));
             }
-            loop {
-                match tokio::time::timeout_at(until, commits.changed()).await {
-                    // Commits elsewhere are none of our business.
-                    Ok(Ok(())) if bytes == 0 && !has_news(&self.log, &asked) => {}
-                    Ok(Ok(())) => break,
-                    Ok(Err(_)) | Err(_) => return Ok(Some(answer(&header, &topics, &asked, found))),
-                }
+            let news = news.get_or_insert_with(|| {
+                let of = |asked: &Asked| Some((asked.info.as_ref().ok()?.id, asked.partition));
+                self.log.news(asked.iter().filter_map(of))
+            });
+            // What came before it was known that we wait is told to nobody: so first a look.
+            let found: Vec<Found> = read.found.iter().map(Found::without_records).collect();
+            drop(read);
+            let mut is_late = false;
+            while !is_late && !may_suffice(&self.log, &asked, &found, min_bytes) {
+                is_late = tokio::time::timeout_at(until, news.changed()).await.is_err();
+            }
+            if is_late || tokio::time::Instant::now() >= until {
+                let read = self.read(&asked, max_bytes).await.map_err(|error| error.chain())?;
+                return Ok(Some(answer(&header, &topics, &asked, read)));
             }
         }
     }
 
-    async fn read(&self, asked: &Arc<Vec<Asked>>, max_bytes: usize) -> Result<Vec<Found>, Error> {
+    async fn read(&self, asked: &Arc<Vec<Asked>>, max_bytes: usize) -> Result<Read, Error> {
+        let looked = || asked.iter().map(|asked| look(&self.log, asked).unwrap_or_else(Found::refused));
         if !has_news(&self.log, asked) {
-            return Ok(asked
-                .iter()
-                .map(|asked| look(&self.log, asked).unwrap_or_else(Found::refused))
-                .collect());
+            return Ok(Read { found: looked().collect(), room: None, is_full: false });
         }
+        let held = |(asked, found): (&Asked, Found)| {
+            let has_records = found.limit(asked) > asked.from;
+            let held = usize::try_from(found.held).unwrap_or(usize::MAX);
+            if has_records { held.min(asked.max_bytes) } else { 0 }
+        };
+        let there = asked.iter().zip(looked()).map(held).fold(0, usize::saturating_add);
+        let mut wanted = there.min(max_bytes);
+        loop {
+            let Some(mut room) = self.answers.take(wanted).await else {
+                return Ok(Read { found: looked().collect(), room: None, is_full: true });
+            };
+            let found = self.read_now(asked, max_bytes.min(wanted)).await?;
+            let bytes = found.iter().map(Found::bytes).sum();
+            let (needed, has) =
+                (self.answers.in_kib(bytes), u32::try_from(room.num_permits()).unwrap_or(u32::MAX));
+            if needed <= has {
+                drop(room.split((has - needed) as usize));
+                return Ok(Read { found, room: Some(room), is_full: false });
+            }
+            // The first batch is larger than what was asked for: it is read again when there is room for it.
+            wanted = bytes;
+        }
+    }
+
+    async fn read_now(&self, asked: &Arc<Vec<Asked>>, max_bytes: usize) -> Result<Vec<Found>, Error> {
         let (log, asked) = (self.log.clone(), Arc::clone(asked));
         blocking(move || {
             let mut left = max_bytes;
@@ -152,17 +247,36 @@ fn has_news(log: &Log, asked: &[Asked]) -> bool {
     })
 }
 
+/// Whether another read may bring what `found` lacks: something else than bytes, or `min_bytes` of them. What has come since is known
+/// from the sizes of the segments.
+fn may_suffice(log: &Log, asked: &[Asked], found: &[Found], min_bytes: usize) -> bool {
+    let (mut bytes, mut has_more) = (0, false);
+    for (asked, found) in asked.iter().zip(found) {
+        let Ok(now) = look(log, asked) else { return true };
+        if now.error != found.error {
+            return true;
+        }
+        let came = usize::try_from(now.held.saturating_sub(found.held)).unwrap_or(usize::MAX);
+        let is_more = now.limit(asked) > found.limit(asked);
+        has_more |= is_more;
+        let there = if is_more { found.read.saturating_add(came).min(asked.max_bytes) } else { 0 };
+        bytes += there.max(found.read);
+    }
+    has_more && bytes >= min_bytes
+}
+
 /// What there is to say of a partition without reading it.
 fn look(log: &Log, asked: &Asked) -> Result<Found, Code> {
     let info = asked.info.as_ref().map_err(|code| *code)?;
-    let span = log.span(&info.name, asked.partition).map_err(|_| Code::UnknownTopicOrPartition)?;
+    // A topic that has the name since is another one.
+    let standing = log.standing(info, asked.partition, asked.from);
+    let Standing { start, end, stable, bytes } = standing.map_err(|_| Code::UnknownTopicOrPartition)?;
     check_current(log, asked.epoch)?;
-    if !(span.from..=span.to).contains(&asked.from) {
-        return Ok(Found { start: span.from, end: span.to, ..Found::refused(Code::OffsetOutOfRange) });
+    if !(start..=end).contains(&asked.from) {
+        return Ok(Found { start, end, ..Found::refused(Code::OffsetOutOfRange) });
     }
-    let stable = log.stable_end(&info.name, asked.partition).map_err(|_| Code::UnknownTopicOrPartition)?;
     let aborted = asked.decided.then(Vec::new);
-    Ok(Found { error: 0, start: span.from, end: span.to, stable, aborted, batches: Vec::new() })
+    Ok(Found { error: 0, start, end, stable, held: bytes, read: 0, aborted, batches: Vec::new() })
 }
 
 /// Reads a partition: at least one batch while the answer has `none_yet`, else what there is room for.
@@ -183,12 +297,17 @@ fn read_one(log: &Log, asked: &Asked, left: usize, none_yet: bool) -> Found {
     } else {
         log.fetch_undecided(&info.name, asked.partition, asked.from, room)
     };
+    // The log reads by name: what it read is of this topic if it is still there.
+    if log.topic(&info.name).is_none_or(|now| now.id != info.id) {
+        return Found::refused(Code::UnknownTopicOrPartition);
+    }
     match fetched {
         Ok(fetch) => {
             // The log gives one batch whatever the room.
             let bytes: usize = fetch.batches.iter().map(Bytes::len).sum();
             if none_yet || bytes <= room {
                 found.batches = fetch.batches;
+                found.read = bytes;
                 let of_client = fetch.aborted.iter().map(|aborted| (aborted.producer, aborted.first));
                 found.aborted = asked.decided.then(|| of_client.collect());
             }
@@ -206,12 +325,12 @@ fn read_one(log: &Log, asked: &Asked, left: usize, none_yet: bool) -> Found {
 }
 
 /// Puts what was found under its topics.
-fn answer(header: &Header, topics: &[(String, Uuid)], asked: &[Asked], found: Vec<Found>) -> Answer {
+fn answer(header: &Header, topics: &[(String, Uuid)], asked: &[Asked], read: Read) -> Answer {
     let mut by_topic: Vec<Vec<(PartitionId, Found)>> = topics.iter().map(|_| Vec::new()).collect();
-    for (asked, found) in asked.iter().zip(found) {
+    for (asked, found) in asked.iter().zip(read.found) {
         by_topic[asked.topic].push((asked.partition, found));
     }
-    write(header, 0, topics, &by_topic)
+    Answer { room: read.room, ..write(header, 0, topics, &by_topic) }
 }
 
 /// Writes an answer: `kafka-protocol` would copy the records once more.
@@ -319,10 +438,89 @@ fn put_varint(out: &mut BytesMut, mut value: u32) {
 
 #[cfg(test)]
 mod tests {
-    use kafka_protocol::messages::{FetchResponse, ResponseHeader};
-    use kafka_protocol::protocol::{Decodable, HeaderVersion};
+    use bytes::Buf;
+    use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+    use kafka_protocol::messages::{FetchResponse, ResponseHeader, TopicName};
+    use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
+    use tarn_log::{Append, LogOptions, RecordRef, TopicOptions};
+    use tarn_model::clock;
+    use tarn_model::config::{Compression, LogConfig};
 
     use super::*;
+    use crate::KafkaOptions;
+    use crate::coordinator::Coordinator;
+
+    /// A broker with this memory for answers, and a topic with records of 100 KiB.
+    async fn broker(dir: &tempfile::TempDir, answers: Answers) -> Broker {
+        let options =
+            LogOptions { compression: Compression::None, ..LogOptions::from(&LogConfig::default()) };
+        let log = Log::open(dir.path(), options, clock::system()).expect("open");
+        let one = TopicOptions { partitions: 1, retention_time: None, retention_bytes: None };
+        let topic = log.create_topic("t", &one).expect("a topic");
+        for _ in 0..3 {
+            let value = vec![7; 100 << 10];
+            let record = RecordRef { timestamp_ms: 1, key: None, value: Some(&value), headers: &[] };
+            let mut append = Append::new();
+            append.push(&topic, &record).expect("pushed");
+            log.append(append).await.expect("appended");
+        }
+        let hour = Duration::from_secs(3600);
+        Broker {
+            log,
+            options: KafkaOptions {
+                auto_create_topics: false,
+                default_partitions: 1,
+                offsets_retention: hour,
+            },
+            coordinator: Arc::new(Coordinator::new(clock::system())),
+            clock: clock::system(),
+            answers,
+            admin: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Fetches at most so many bytes: the answer, and the bytes of records in it.
+    async fn fetch(broker: &Broker, max_bytes: i32) -> (Answer, usize) {
+        let partition =
+            FetchPartition::default().with_partition_max_bytes(max_bytes).with_current_leader_epoch(-1);
+        let topic = FetchTopic::default()
+            .with_topic(TopicName(crate::broker::text("t")))
+            .with_partitions(vec![partition]);
+        let request = FetchRequest::default()
+            .with_max_bytes(max_bytes)
+            .with_min_bytes(1)
+            .with_max_wait_ms(60_000)
+            .with_topics(vec![topic]);
+        let mut body = BytesMut::new();
+        request.encode(&mut body, 12).expect("encoded");
+        let header = Header { key: 1, version: 12, correlation: 1, client_id: None };
+        let answer = broker.fetch(Incoming { header, body: body.freeze() }).await.expect("answered");
+        let answer = answer.expect("an answer");
+        let mut bytes = Bytes::from(answer.parts.concat());
+        bytes.advance(4);
+        ResponseHeader::decode(&mut bytes, FetchResponse::header_version(12)).expect("a header");
+        let body = FetchResponse::decode(&mut bytes, 12).expect("a body");
+        let partition = &body.responses[0].partitions[0];
+        assert_eq!((partition.error_code, partition.high_watermark), (0, 3));
+        (answer, partition.records.as_ref().map_or(0, Bytes::len))
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_takes_leave_the_others_waiting_and_not_the_memory_growing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let broker = broker(&dir, Answers::of(250, Duration::from_millis(10))).await;
+        let (first, bytes) = fetch(&broker, 1 << 20).await;
+        assert!(bytes > 300 << 10, "one answer may have all there is: {bytes}");
+        let (second, none) = fetch(&broker, 1).await;
+        assert_eq!((none, second.room.is_none()), (0, true), "it is to ask again");
+        drop(first);
+        // One batch, though it is larger than what was asked for; its whole size counts.
+        let (third, one) = fetch(&broker, 1).await;
+        assert!((100 << 10..200 << 10).contains(&one), "{one}");
+        assert_eq!(broker.answers.room.available_permits(), 250 - one.div_ceil(1 << 10));
+        drop((second, third));
+        assert_eq!(broker.answers.room.available_permits(), 250);
+    }
 
     #[test]
     fn every_version_of_an_answer_is_read_by_another_implementation() {
@@ -335,7 +533,16 @@ mod tests {
                 vec![
                     (
                         0,
-                        Found { error: 0, start: 3, end: 9, stable: 8, aborted: Some(vec![(5, 4)]), batches },
+                        Found {
+                            error: 0,
+                            start: 3,
+                            end: 9,
+                            stable: 8,
+                            held: 0,
+                            read: 0,
+                            aborted: Some(vec![(5, 4)]),
+                            batches,
+                        },
                     ),
                     (1, Found::refused(Code::OffsetOutOfRange)),
                 ],

@@ -36,6 +36,9 @@ pub(crate) use self::told::{Join, Joined, Reply, Sender, Synced};
 
 /// A new group waits this long for more members before its first generation.
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
+/// Most bytes of what the members of a group say of themselves together, and of what its leader assigns to them: what is stored of
+/// the group fits into a row then.
+const MOST_BYTES: usize = 5 << 19;
 /// Most members of a group.
 const MOST_MEMBERS: usize = 1000;
 
@@ -132,6 +135,11 @@ impl Group {
     /// A member joins, or joins again.
     pub(crate) fn join(&mut self, join: Join, now: Instant) -> Reply<Joined> {
         let refuse = |code: Code| Reply::Now(Joined::refused(code, &join.member));
+        let others = self.members.iter().filter(|(id, _)| **id != join.member);
+        let bytes: usize = others.map(|(id, member)| id.len() + member.bytes()).sum();
+        if bytes + join.bytes() > MOST_BYTES {
+            return refuse(Code::UnknownServerError);
+        }
         if !self.supports(&join) {
             return refuse(Code::InconsistentGroupProtocol);
         }
@@ -432,6 +440,10 @@ impl Group {
             Phase::Preparing => Reply::Now(Synced::refused(Code::RebalanceInProgress)),
             Phase::Stable => Reply::Now(self.synced(sender.member)),
             Phase::Completing => {
+                let bytes: usize = assignments.iter().map(|(_, assignment)| assignment.len()).sum();
+                if bytes > MOST_BYTES {
+                    return Reply::Now(Synced::refused(Code::UnknownServerError));
+                }
                 let (answer, answered) = oneshot::channel();
                 let member = self.members.get_mut(sender.member).expect("it was heard of");
                 member.syncing = Some(answer);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
@@ -24,6 +25,9 @@ use crate::group::{Join, Joined, Sender, Synced};
 const SESSION_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
 /// Longest time that a rebalance waits for a member.
 const LONGEST_REBALANCE: Duration = Duration::from_secs(1800);
+/// Most bytes of a member's metadata, and of its assignment; what is kept longer than its request is no part of the request's memory.
+/// Above it the answer is the one that Kafka has for a group that is too large for its log: an unknown error of the server.
+const LARGEST_METADATA_BYTES: usize = 1 << 20;
 /// From this version on, a new member is given an id before it joins.
 const IDS_FIRST_VERSION: i16 = 4;
 
@@ -35,6 +39,13 @@ impl Broker {
         client_id: String,
         peer: &Peer,
     ) -> JoinGroupResponse {
+        if request.protocols.iter().map(|p| p.metadata.len()).sum::<usize>() > LARGEST_METADATA_BYTES {
+            return JoinGroupResponse::default()
+                .with_error_code(Code::UnknownServerError.code())
+                .with_generation_id(-1)
+                .with_protocol_name((version < 7).then(|| text("")))
+                .with_member_id(request.member_id);
+        }
         let session_timeout = milliseconds(request.session_timeout_ms);
         let rebalance_timeout =
             if version == 0 { session_timeout } else { milliseconds(request.rebalance_timeout_ms) };
@@ -46,7 +57,7 @@ impl Broker {
             session_timeout,
             rebalance_timeout: rebalance_timeout.min(LONGEST_REBALANCE),
             protocol_type: request.protocol_type.to_string(),
-            protocols: request.protocols.into_iter().map(|p| (p.name.to_string(), p.metadata)).collect(),
+            protocols: request.protocols.iter().map(|p| (p.name.to_string(), kept(&p.metadata))).collect(),
             needs_id: version >= IDS_FIRST_VERSION,
         };
         let (group, member) = (request.group_id.to_string(), join.member.clone());
@@ -92,9 +103,12 @@ impl Broker {
             request.protocol_type.as_ref().map(|name| name.as_str()),
             request.protocol_name.as_ref().map(|name| name.as_str()),
         );
-        let assignments: Vec<_> =
-            request.assignments.iter().map(|a| (a.member_id.to_string(), a.assignment.clone())).collect();
         let refused = |code: Code| Synced { error: code.code(), ..Synced::default() };
+        if request.assignments.iter().any(|a| a.assignment.len() > LARGEST_METADATA_BYTES) {
+            return SyncGroupResponse::default().with_error_code(Code::UnknownServerError.code());
+        }
+        let assignments: Vec<_> =
+            request.assignments.iter().map(|a| (a.member_id.to_string(), kept(&a.assignment))).collect();
         let reply = self
             .coordinator
             .with_known(&request.group_id, |group, now| group.sync(sender, protocol, assignments, now));
@@ -262,10 +276,36 @@ fn described(group: Summary) -> DescribedGroup {
         .with_members(members.collect())
 }
 
+/// A copy, which does not keep the request that it came in.
+fn kept(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
 fn milliseconds(ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 fn code(result: Result<(), Code>) -> i16 {
     result.map_or_else(|code| code.code(), |()| 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_request_does_not_keep_the_request() {
+        let request = std::sync::Arc::new([7_u8; 100]);
+        let held = std::sync::Arc::downgrade(&request);
+        struct Frame(std::sync::Arc<[u8; 100]>);
+        impl AsRef<[u8]> for Frame {
+            fn as_ref(&self) -> &[u8] {
+                &self.0[..]
+            }
+        }
+        let frame = Bytes::from_owner(Frame(request));
+        let metadata = kept(&frame.slice(10..20));
+        drop(frame);
+        assert_eq!((metadata, held.strong_count()), (Bytes::from_static(&[7; 10]), 0));
+    }
 }

@@ -51,14 +51,16 @@ use std::time::Duration;
 use tarn_log::Log;
 use tarn_model::clock::{self, Clock};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::broker::Broker;
 use crate::coordinator::Coordinator;
 
-/// Most connections at once.
+/// Most connections at once, if the process may have so many files open.
 const MOST_CONNECTIONS: usize = 10_000;
+/// Of the files that the process may have open, connections leave this part to everything else, and this many at least.
+const FILES_LEFT: (usize, usize) = (4, 256);
 /// After a connection that could not be accepted, the next is tried after this time.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -96,6 +98,7 @@ impl KafkaServer {
             options,
             coordinator: Arc::new(Coordinator::new(Arc::clone(&clock))),
             clock,
+            answers: fetch::Answers::new(),
             admin: tokio::sync::Mutex::new(()),
         };
         let task = tokio::spawn(accept(listener, Arc::new(broker), stopped));
@@ -114,8 +117,16 @@ impl KafkaServer {
     }
 }
 
+/// How many connections there may be when the process may have so many files open.
+fn most_connections(files: Option<u64>) -> usize {
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    let (part, least) = FILES_LEFT;
+    files.saturating_sub((files / part).max(least)).clamp(1, MOST_CONNECTIONS)
+}
+
 async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
-    let budget = Arc::new(Semaphore::new(frame::FRAMES_KIB as usize));
+    let budget = frame::Budget::new();
+    let most = most_connections(tarn_log::file_limit());
     let mut connections = JoinSet::new();
     broker.wake_groups().await;
     let storing = tokio::spawn(membership::store_changes(Arc::clone(&broker)));
@@ -123,14 +134,14 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
     let expiry = tokio::spawn(expiry::expire_offsets(Arc::clone(&broker)));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => accepted,
+            accepted = listener.accept(), if connections.len() < most => accepted,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             () = connection::stopped(&mut stopped) => break,
         };
         match accepted {
             Ok((stream, _)) => {
                 let serve =
-                    connection::serve(Arc::clone(&broker), stream, Arc::clone(&budget), stopped.clone());
+                    connection::serve(Arc::clone(&broker), stream, budget.connection(), stopped.clone());
                 connections.spawn(serve);
             }
             Err(error) => {
@@ -143,4 +154,15 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, mut stopped: watch::
     expiry.abort();
     while connections.join_next().await.is_some() {}
     storing.abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_to_everything_else() {
+        let most = [None, Some(1 << 20), Some(4096), Some(1024), Some(100)].map(most_connections);
+        assert_eq!(most, [MOST_CONNECTIONS, MOST_CONNECTIONS, 3072, 768, 1]);
+    }
 }

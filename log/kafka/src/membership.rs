@@ -7,7 +7,7 @@
 //! has become since; what is stored of a group follows the order in which it changed.
 //!
 //! *Failure*: while groups cannot be stored, members are told to try again. A group that was changed in that time has changed, and is
-//! stored as soon as one can be.
+//! stored as soon as one can be. Of a group that is too large nothing new is stored, and whoever asked for it is told of an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tarn_model::{Result, clock, fault};
 use crate::broker::{Broker, blocking};
 use crate::coordinator::Row;
 
-/// Longest text of one group; members of a larger one join again after a restart.
+/// Longest text of one group.
 const LONGEST_ROW: usize = 8 << 20;
 /// Groups are stored together up to this many bytes.
 const ROUND_BYTES: usize = LONGEST_ROW;
@@ -38,14 +38,7 @@ impl Broker {
     async fn store(&self, rows: &[Row]) -> Result<()> {
         let mut append = Append::new();
         for Row { name, text, .. } in rows {
-            let text = text.clone().filter(|text| {
-                let fits = text.len() <= LONGEST_ROW;
-                if !fits {
-                    tracing::warn!(group = name, bytes = text.len(), "a group is too large to be stored");
-                }
-                fits
-            });
-            append.group_members(name, text);
+            append.group_members(name, text.clone());
         }
         fault::point("kafka.groups.before")?;
         self.log.append(append).await?;
@@ -61,13 +54,22 @@ pub(crate) async fn store_changes(broker: Arc<Broker>) {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         for name in unsaved.by_ref() {
             let row = coordinator.row(name);
-            bytes += row.text.as_ref().map_or(0, String::len);
+            let length = row.text.as_ref().map_or(0, String::len);
+            if length > LONGEST_ROW {
+                tracing::warn!(group = row.name, bytes = length, "a group is too large to be stored");
+                coordinator.too_large(&row);
+                continue;
+            }
+            bytes += length;
             rows.push(row);
             if bytes >= ROUND_BYTES {
                 break;
             }
         }
         unsaved.for_each(|name| coordinator.store_soon(&name));
+        if rows.is_empty() {
+            continue;
+        }
         let stored = broker.store(&rows).await;
         coordinator.done(&rows, stored.is_ok());
         if let Err(error) = stored {

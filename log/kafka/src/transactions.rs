@@ -164,6 +164,7 @@ impl Broker {
                         offsets.push(GroupOffset {
                             group: request.group_id.to_string(),
                             topic: topic.name.to_string(),
+                            topic_id: info.as_ref().map(|info| info.id),
                             partition: index,
                             committed: Some(CommittedOffset {
                                 offset: partition.committed_offset,

@@ -165,6 +165,7 @@ fn offsets_count_when_it_is_committed_and_the_last_of_a_partition_wins() {
     let offset = |offset| GroupOffset {
         group: "g".to_owned(),
         topic: "t".to_owned(),
+        topic_id: None,
         partition: 0,
         committed: Some(crate::offsets::CommittedOffset {
             offset,

@@ -121,6 +121,7 @@ fn group_offset(offset: Option<i64>) -> GroupOffset {
     GroupOffset {
         group: "g".to_owned(),
         topic: "t".to_owned(),
+        topic_id: None,
         partition: 0,
         committed: offset.map(committed),
     }
@@ -233,7 +234,7 @@ async fn an_offset_that_was_committed_again_does_not_expire() {
         let (group, topic) = ("g".to_owned(), "t".to_owned());
         let committed = Some(CommittedOffset { offset, leader_epoch: -1, metadata: None, at_ms });
         let mut append = Append::new();
-        append.group_offset(GroupOffset { group, topic, partition, committed });
+        append.group_offset(GroupOffset { group, topic, topic_id: None, partition, committed });
         append
     };
     log.append(commit(0, 5, 1)).await.expect("committed");

@@ -226,3 +226,41 @@ async fn an_empty_append_is_answered_at_once() {
     assert_eq!((appended.records, appended.ranges.len()), (0, 0));
     assert_eq!(*log.commits().borrow(), before);
 }
+
+#[tokio::test]
+async fn a_commit_wakes_those_who_wait_for_its_partitions_and_nobody_else() {
+    use futures::FutureExt;
+
+    let bench = Bench::new();
+    let log = bench.open();
+    let (t, idle) = (topic(&log, "t", 2), topic(&log, "idle", 1));
+    let elsewhere: Vec<_> = (0..500).map(|_| log.news([(idle.id, 0), (t.id, 1)])).collect();
+    let here = [log.news([(idle.id, 0), (t.id, 0)]), log.news([(t.id, 0)])];
+    let woken = |news: &tarn_log::News| news.changed().now_or_never().is_some();
+    put(&log, &t, 0, &["a"]).await;
+    put(&log, &t, 0, &["b"]).await;
+    assert!(here.iter().all(woken), "also when it came before the wait");
+    assert!(!here.iter().any(woken), "once");
+    assert_eq!(elsewhere.iter().filter(|news| woken(news)).count(), 0);
+    log.delete_topic("t").await.expect("deleted");
+    assert!(here.iter().chain(&elsewhere).all(woken));
+    topic(&log, "t", 2);
+    put(&log, &topic(&log, "t", 2), 0, &["a"]).await;
+    assert!(!here.iter().any(woken), "it is another topic");
+    log.close().await.expect("closed");
+    assert!(here.iter().chain(&elsewhere).all(woken), "the log has stopped");
+}
+
+#[test]
+fn a_topic_that_many_create_at_once_is_one_and_leaves_no_other_files() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let created: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| topic(&log, "t", 3).id)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("created")).collect()
+    });
+    assert!(created.iter().all(|id| *id == created[0]), "{created:?}");
+    assert_eq!(bench.segments().len(), 3);
+    let folders = std::fs::read_dir(bench.path().join("log")).expect("a list");
+    assert_eq!(folders.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_dir())).count(), 1);
+}

@@ -102,7 +102,8 @@ fn read(from: i64, fetch: impl Fn(i64) -> tarn_log::Fetch) -> (Vec<String>, i64)
 
 fn offset(offset: i64) -> GroupOffset {
     let committed = CommittedOffset { offset, leader_epoch: -1, metadata: None, at_ms: 1 };
-    GroupOffset { group: "g".to_owned(), topic: "t".to_owned(), partition: 3, committed: Some(committed) }
+    let (group, topic) = ("g".to_owned(), "t".to_owned());
+    GroupOffset { group, topic, topic_id: None, partition: 3, committed: Some(committed) }
 }
 
 fn stored(log: &Log) -> Vec<i64> {
@@ -353,4 +354,28 @@ async fn a_deleted_topic_takes_its_part_of_a_transaction_with_it() {
     producer.end(true).await.expect("ended");
     assert_eq!(seen(&log, 0, 0).0, ["a"]);
     assert_eq!(log.span("u", 0).expect("span").to, 0, "the new topic has no part in it");
+}
+
+#[tokio::test]
+async fn an_offset_of_a_transaction_goes_with_the_topic_that_it_is_of() {
+    for restarts in [false, true] {
+        let bench = bench(SyncMode::Group);
+        let mut log = bench.open();
+        topic(&log, "t", 4);
+        let producer = Producer::begin(&log, "one").await;
+        producer.enlist(&[]).await.expect("enlisted");
+        log.transaction_offsets("one", producer.by, vec![offset(5)], false).await.expect("taken");
+        let by = producer.by;
+        drop(producer);
+        if restarts {
+            drop(log);
+            log = bench.open();
+        }
+        assert_eq!(log.undecided_offsets("g").len(), 1);
+        log.delete_topic("t").await.expect("deleted");
+        topic(&log, "t", 4);
+        assert!(log.undecided_offsets("g").is_empty(), "of the new topic nothing is undecided");
+        log.end_transaction("one", by, true, false).await.expect("ended");
+        assert!(stored(&log).is_empty(), "nobody has read the new topic");
+    }
 }

@@ -50,6 +50,14 @@ struct KeptMember {
     unheard: bool,
 }
 
+impl Member {
+    /// Bytes of what it says of itself.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = self.client_id.len() + self.instance.as_ref().map_or(0, String::len);
+        texts + self.protocols.iter().map(|(name, data)| name.len() + data.len()).sum::<usize>()
+    }
+}
+
 impl Group {
     /// What is to be stored of the group as it is.
     pub(crate) fn kept(&self) -> KeptGroup {

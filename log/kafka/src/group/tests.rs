@@ -312,3 +312,24 @@ fn rows_of_an_older_version_are_of_stable_groups() {
     let synced = now(group.sync(sender("a", 7), (None, None), Vec::new(), at));
     assert_eq!((synced.error, &synced.assignment[..]), (0, &b"mine"[..]));
 }
+
+#[test]
+fn a_member_or_an_assignment_that_would_make_the_group_too_large_changes_nothing() {
+    let large = |member: &str| Join {
+        protocols: vec![("range".to_owned(), Bytes::from(vec![7; 1 << 20]))],
+        ..join(member)
+    };
+    let mut group = Group::default();
+    let start = Instant::now();
+    let mut waiting: Vec<_> = (0..2).map(|_| later(group.join(large(""), start))).collect();
+    assert_eq!(now(group.join(large(""), start)).error, Code::UnknownServerError.code());
+    group.expire(start + INITIAL_DELAY);
+    let ids: Vec<String> = waiting.iter_mut().map(|w| w.try_recv().expect("joined").member).collect();
+    let assign = |bytes: usize| ids.iter().map(|id| (id.clone(), Bytes::from(vec![7; bytes]))).collect();
+    let synced = group.sync(sender(&ids[0], 1), (None, None), assign(MOST_BYTES / 2 + 1), start);
+    assert_eq!(now(synced).error, Code::UnknownServerError.code());
+    let synced = group.sync(sender(&ids[0], 1), (None, None), assign(1 << 20), start);
+    assert_eq!(now(synced).error, 0);
+    // One that is in it may join again.
+    assert!(matches!(group.join(large(&ids[0]), start), Reply::Later(_)));
+}

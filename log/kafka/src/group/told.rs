@@ -65,6 +65,14 @@ pub(crate) struct Join {
     pub(crate) needs_id: bool,
 }
 
+impl Join {
+    /// Bytes of what is kept of it.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = self.member.len() + self.client_id.len() + self.instance.as_ref().map_or(0, String::len);
+        texts + self.protocols.iter().map(|(name, data)| name.len() + data.len()).sum::<usize>()
+    }
+}
+
 /// Who sends a request, as which member of which generation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sender<'a> {

@@ -462,9 +462,9 @@ proptest! {
         stream.extend(bytes);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let before = peak_bytes();
-        let budget = std::sync::Arc::new(tokio::sync::Semaphore::new(crate::frame::FRAMES_KIB as usize));
+        let share = crate::frame::Budget::new().connection();
         let mut rest = &stream[..];
-        while let Ok(Some(frame)) = runtime.block_on(crate::frame::read(&mut rest, &budget)) {
+        while let Ok(Some(frame)) = runtime.block_on(crate::frame::read(&mut rest, &share)) {
             prop_assert!(frame.bytes.len() >= 8 && frame.bytes.len() <= stream.len());
             let _ = take_in(frame.bytes);
         }

@@ -518,3 +518,21 @@ async fn epochs_of_the_leader_are_told_and_others_are_refused() {
     asked.topics[0].partitions[0].current_leader_epoch = 0;
     assert_eq!(wire.ask(&asked, 12).await.responses[0].partitions[0].error_code, 0);
 }
+
+#[tokio::test]
+async fn metadata_and_assignments_that_no_group_needs_are_refused() {
+    let bench = Bench::new().await;
+    let mut wire = bench.connect().await;
+    let large = Bytes::from(vec![7; (1 << 20) + 1]);
+    let mut too_large = join("g", StrBytes::new(), None);
+    too_large.protocols[0].metadata = large.clone();
+    for version in [0, 5, 9] {
+        assert_eq!(wire.ask(&too_large, version).await.error_code, -1);
+    }
+    let member = alone(&mut wire, "g", None).await;
+    let mine = sync_group_request::SyncGroupRequestAssignment::default()
+        .with_member_id(member.clone())
+        .with_assignment(large);
+    assert_eq!(wire.ask(&sync("g", &member, 1, vec![mine]), 5).await.error_code, -1);
+    assert_eq!(wire.ask(&heartbeat("g", &member, 1), 4).await.error_code, 0, "the group is as it was");
+}
