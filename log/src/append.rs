@@ -67,6 +67,8 @@ pub struct Append {
     stamp: Option<Stamp>,
     /// Whether a batch of a transaction may go into a partition that the transaction did not name.
     enlists: bool,
+    /// The transactional id for which a batch of a transaction came, where that is known.
+    transactional_id: Option<String>,
     /// What a producer asks of its transaction; then there is nothing else.
     request: Option<Box<Request>>,
     records: u64,
@@ -110,6 +112,7 @@ impl Append {
             groups: GroupChanges::default(),
             stamp: None,
             enlists: false,
+            transactional_id: None,
             request: None,
             records: 0,
             bytes: 0,
@@ -124,6 +127,16 @@ impl Append {
     /// A transaction's batch names the partition by coming: see [`crate::Log::enlist`].
     pub fn enlists(&mut self) {
         self.enlists = true;
+    }
+
+    /// A transaction's batch came for this transactional id: its producer must be that id's.
+    pub fn transactional_id(&mut self, id: &str) {
+        self.transactional_id = Some(id.to_owned());
+    }
+
+    /// Whether it holds a batch of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.stamp.is_some_and(|stamp| stamp.transactional)
     }
 
     /// Encodes a record for the partition of its key, or without one for this append's partition (which changes from
@@ -183,7 +196,7 @@ impl Append {
     }
 
     /// Takes one record batch as a client sent it (Kafka's RecordBatch v2, any compression): it is checked whole, and
-    /// stored as it is but for its base offset and leader epoch. A batch with a producer's sequence must be alone in its
+    /// stored as it is but for its base offset and leader epoch, and for a max timestamp that is not that of its records. A batch with a producer's sequence must be alone in its
     /// append, which is taken once however often it comes. [`Refused`] in the error's sources says what was wrong.
     pub fn push_batch(
         &mut self,
@@ -191,7 +204,7 @@ impl Append {
         partition: PartitionId,
         batch: &Bytes,
     ) -> Result<()> {
-        let header = check_batch(topic, partition, batch)?;
+        let (header, max_timestamp) = check_batch(topic, partition, batch)?;
         let stamp = (header.producer_id >= 0).then(|| {
             let (epoch, first) = (header.producer_epoch, header.base_sequence);
             let stamp = Stamp::new(header.producer_id, epoch, first, header.last_offset_delta);
@@ -210,13 +223,15 @@ impl Append {
             bytes: Vec::new(),
             records: header.records,
             base_timestamp: header.base_timestamp,
-            max_timestamp: header.max_timestamp,
+            max_timestamp,
             whole: Some(whole),
         };
+        // What waits, not what came: in another compression it may be a thousand times as large.
+        let bytes = building.whole.as_ref().map_or(0, Bytes::len);
         self.partition(topic, partition)?.push(building);
         self.stamp = stamp;
         self.records += u64::from(header.records.unsigned_abs());
-        self.bytes += batch.len();
+        self.bytes += bytes;
         Ok(())
     }
 
@@ -395,6 +410,7 @@ impl Append {
             groups: self.groups,
             stamp: self.stamp,
             enlists: self.enlists,
+            transactional_id: self.transactional_id,
             request: self.request,
             records: self.records,
         })
@@ -459,12 +475,19 @@ pub fn keyless(topic: &TopicInfo, batch: &Bytes) -> Vec<i32> {
         return Vec::new();
     }
     // A batch that cannot be read is refused as a whole.
-    let Ok(records) = Records::unpack(std::slice::from_ref(batch), 0, &[]) else { return Vec::new() };
+    let Ok(header) = Header::parse_sent(batch) else { return Vec::new() };
+    let Ok(records) = Records::of_sent(&header, batch) else { return Vec::new() };
     (0..).zip(records.iter()).filter(|(_, record)| record.key.is_none()).map(|(place, _)| place).collect()
 }
 
-/// Checks all of a batch that a client sent; the log stores nothing that a reader could not unpack.
-fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Result<Header> {
+/// Whether a batch that a client sent must be unpacked to be checked, which takes longer and more memory than its size tells.
+pub fn is_packed(batch: &[u8]) -> bool {
+    Header::parse_sent(batch).is_ok_and(|header| header.compression_code() != 0)
+}
+
+/// Checks all of a batch that a client sent; the log stores nothing that a reader could not unpack. Also the newest timestamp in
+/// it, which is looked up in its records: the header's is only what the client says.
+fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Result<(Header, i64)> {
     let refuse = |cause: Refused, what: &str| {
         let place = format!("topic=`{}` partition=`{partition}`", topic.name);
         cause.because(format!("the record batch cannot be appended: {what} {place}"))
@@ -476,7 +499,7 @@ fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Resu
         )
         .with_hint("raise `log.max_record_size`, or send smaller batches"));
     }
-    let header = Header::parse(batch).map_err(|what| refuse(Refused::Corrupt, what))?;
+    let header = Header::parse_sent(batch).map_err(|what| refuse(Refused::Corrupt, what))?;
     if header.bytes != batch.len() {
         return Err(refuse(Refused::Malformed, "its length differs from the bytes sent"));
     }
@@ -485,6 +508,8 @@ fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Resu
     }
     let rule = if header.is_control() {
         Some("only the log writes control batches")
+    } else if header.has_marks_of_the_log() {
+        Some("it has attributes that a producer does not set")
     } else if header.is_transactional() && header.producer_id < 0 {
         Some("it belongs to a transaction and has no producer")
     } else if header.records == 0 || header.last_offset_delta != header.records - 1 {
@@ -497,12 +522,16 @@ fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Resu
     if let Some(rule) = rule {
         return Err(refuse(Refused::Malformed, rule));
     }
+    if header.has_append_time() {
+        return Err(refuse(Refused::Timestamps, "only the log gives records the time of their append"));
+    }
     if codec::from_code(header.compression_code()).is_none() {
         return Err(refuse(Refused::UnknownCompression, "an unknown compression"));
     }
-    let records = Records::unpack(std::slice::from_ref(batch), header.base_offset, &[])
-        .map_err(|what| refuse(Refused::Malformed, &what))?;
+    let records = Records::of_sent(&header, batch).map_err(|what| refuse(Refused::Malformed, &what))?;
+    let mut newest = i64::MIN;
     for record in records.iter() {
+        newest = newest.max(record.timestamp_ms);
         if !record.headers_are_whole() {
             return Err(refuse(Refused::Malformed, "a record's headers are malformed"));
         }
@@ -516,7 +545,7 @@ fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Resu
                 .with_hint("raise `log.max_record_size`, or send smaller records"));
         }
     }
-    Ok(header)
+    Ok((header, newest))
 }
 
 /// Header of a record beyond the limit: its size in bytes, as text.
@@ -548,7 +577,7 @@ impl Building {
 
     fn seal(mut self, compression: Compression) -> io::Result<SealedBatch> {
         if let Some(whole) = self.whole {
-            return Ok(SealedBatch::new(whole, self.records, Some(self.max_timestamp)));
+            return Ok(SealedBatch::of_client(whole, self.records, self.max_timestamp));
         }
         let mut attributes = 0;
         let records = &self.bytes[HEADER_BYTES..];

@@ -55,7 +55,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 pub use append::{
-    Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, keyless, record_batch,
+    Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, is_packed, keyless, record_batch,
 };
 pub use buffers::Buffer;
 pub use compaction::Compacted;
@@ -327,7 +327,7 @@ impl Log {
     fn check(&self, append: &Append) -> Result<()> {
         let visible = self.shared().visible.read();
         for info in append.topic_infos() {
-            visible.topic(&info.name)?;
+            visible.topic(&info.name).map_err(|error| error.with_source(Refused::UnknownPartition))?;
         }
         append.groups().check()?;
         if append.is_stamped() && append.idempotency_key().is_some() {

@@ -96,6 +96,8 @@ impl KafkaServer {
             options,
             coordinator: Arc::new(Coordinator::new(Arc::clone(&clock))),
             clock,
+            unpacking: Arc::new(Semaphore::new(produce::UNPACKING_AT_ONCE)),
+            seeking: Arc::new(Semaphore::new(offsets::SEEKING_AT_ONCE)),
             admin: tokio::sync::Mutex::new(()),
         };
         let task = tokio::spawn(accept(listener, Arc::new(broker), stopped));

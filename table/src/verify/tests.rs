@@ -90,9 +90,9 @@ impl Pair {
         let part = |partition: PartitionId| {
             let (mut next, mut rows, mut dead) = (boundary.next(partition), Vec::new(), Vec::new());
             while next < self.log.ends("t").expect("ends").next(partition) {
-                let fetch = self.log.fetch("t", partition, next, FETCH_BYTES).expect("fetched");
-                next = fetch.next;
+                let mut fetch = self.log.fetch("t", partition, next, FETCH_BYTES).expect("fetched");
                 let records = fetch.records().expect("records");
+                next = fetch.next;
                 let decoded = decoder.decode(partition, &records, &|_| false).expect("decoded");
                 rows.push(open::align(&decoded.rows, &self.table.schema).expect("aligned"));
                 dead.extend(decoded.dead);
