@@ -30,6 +30,7 @@ mod partitioner;
 mod producers;
 mod queue;
 mod reading;
+mod received;
 mod recovery;
 mod refused;
 mod retention;
@@ -54,15 +55,14 @@ use tarn_model::{Boundary, Error, Offset, OffsetRange, PartitionId, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
-pub use append::{
-    Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, is_packed, keyless, record_batch,
-};
+pub use append::{Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, record_batch};
 pub use buffers::Buffer;
 pub use compaction::Compacted;
 pub use fetch::{Answer, Fetch, RecordView, Records};
 pub use offsets::{CommittedOffset, GroupOffset, OffsetsByGroup};
 pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
 pub use partitioner::of_key as partition_of_key;
+pub use received::{is_packed, keyless};
 pub use refused::Refused;
 pub use transacting::{ActiveProducer, TransactionInfo};
 pub use transactions::{ProducerEpoch, TransactionState};
