@@ -106,7 +106,13 @@ fn what_kcat_sends_kcat_reads_and_the_table_has() {
     folder.never_panicked();
 }
 
-fn every_check_passes(client: &str) {
+/// The checks that `printed` says were passed: one that is `not there` counts as none.
+fn passed(printed: &str) -> usize {
+    printed.lines().filter(|line| line.starts_with("passed ")).count()
+}
+
+/// All `checks` that are written for this client pass.
+fn every_check_passes(client: &str, checks: usize) {
     let folder = Folder::new(&config("127.0.0.1:0"));
     let running = folder.start();
     let output =
@@ -114,23 +120,24 @@ fn every_check_passes(client: &str) {
     let printed = ended_well(&output);
     println!("{printed}");
     assert!(printed.contains("passed three_members_share_and_one_is_killed"), "{printed}");
+    assert_eq!(passed(&printed), checks, "{printed}");
     running.stop();
     folder.never_panicked();
 }
 
 #[test]
 fn every_check_passes_with_confluent_kafka() {
-    every_check_passes("confluent");
+    every_check_passes("confluent", 11);
 }
 
 #[test]
 fn every_check_passes_with_confluent_kafka_where_the_broker_shares_out() {
-    every_check_passes("confluent-consumer");
+    every_check_passes("confluent-consumer", 13);
 }
 
 #[test]
 fn every_check_passes_with_kafka_python() {
-    every_check_passes("kafka-python");
+    every_check_passes("kafka-python", 10);
 }
 
 /// Kills the process again and again under the members of a group: they go on, and their users see nothing of it but a pause.
@@ -337,7 +344,9 @@ fn every_check_passes_with_kafkajs() {
         .env("NODE_PATH", modules)
         .output()
         .expect("start node");
-    println!("{}", ended_well(&output));
+    let printed = ended_well(&output);
+    println!("{printed}");
+    assert_eq!(passed(&printed), 5, "{printed}");
     running.stop();
     folder.never_panicked();
 }

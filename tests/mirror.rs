@@ -127,7 +127,7 @@ fn a_mirror_has_each_committed_record_once_whichever_side_is_killed() {
         let by = kafka.begin_producer("other").expect("a connection").expect("begun");
         kafka.enlist("other", by, "events", &[0], "g").expect("a connection").expect("enlisted");
         let open = batch(Some(by), 0, &["{\"n\": -1, \"part\": 0}".to_owned()]);
-        kafka.produce("events", 0, open).expect("a connection").expect("written");
+        kafka.produce_for(Some("other"), "events", 0, open).expect("a connection").expect("written");
         other.kill();
         other = there.start();
         kafka = lead.to(&mut other);

@@ -93,7 +93,8 @@ impl Account {
         }
         for (partition, sequence) in (0..).zip(&mut self.sequences) {
             let value = format!("{{\"n\": {n}, \"part\": {partition}}}");
-            if let Err(code) = kafka.produce("events", partition, batch(Some(by), *sequence, &[value]))? {
+            let batch = batch(Some(by), *sequence, &[value]);
+            if let Err(code) = kafka.produce_for(Some(ID), "events", partition, batch)? {
                 return Some(Err(code));
             }
             *sequence += 1;

@@ -162,12 +162,13 @@ fn every_record_is_there_once_whatever_step_fails() {
                 let mut seen = BTreeMap::<Vec<u8>, usize>::new();
                 let mut from = 0;
                 loop {
-                    let fetch = log.fetch(topic, 0, from, 8 << 20).unwrap();
+                    let mut fetch = log.fetch(topic, 0, from, 8 << 20).unwrap();
                     if fetch.next == from {
                         break;
                     }
+                    let read = fetch.records().unwrap();
                     from = fetch.next;
-                    for record in fetch.records().unwrap().iter() {
+                    for record in read.iter() {
                         *seen.entry(record.value.unwrap_or_default().to_vec()).or_default() += 1;
                     }
                 }
@@ -232,7 +233,7 @@ fn what_was_received_is_committed_by_a_stop_while_the_source_waits_for_the_log()
         fail::cfg("log.append.before", "off").unwrap();
     });
     for topic in ["command", "net"] {
-        let fetch = log.fetch(topic, 0, 0, 8 << 20).unwrap();
+        let mut fetch = log.fetch(topic, 0, 0, 8 << 20).unwrap();
         assert_eq!(fetch.records().unwrap().iter().count(), 10, "records of `{topic}`");
     }
     scenario.teardown();

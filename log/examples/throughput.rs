@@ -154,7 +154,7 @@ async fn large(
     for partition in 0..topic.partitions {
         let mut from = 0;
         loop {
-            let fetch = log.fetch("events", partition, from, 4 << 20).expect("fetch");
+            let mut fetch = log.fetch("events", partition, from, 4 << 20).expect("fetch");
             if fetch.batches.is_empty() {
                 break;
             }

@@ -107,12 +107,12 @@ impl Committer {
             match visible.topic(&part.topic.name) {
                 Ok(topic) if topic.info.id == part.topic.id => {}
                 Ok(_) => {
-                    return Admitted::Known(Err(Error::conflict(format!(
-                        "topic `{}` is another one now",
-                        part.topic.name
-                    ))));
+                    let what = format!("topic `{}` is another one now", part.topic.name);
+                    return Admitted::Known(
+                        Err(Error::conflict(what).with_source(Refused::UnknownPartition)),
+                    );
                 }
-                Err(error) => return Admitted::Known(Err(error)),
+                Err(error) => return Admitted::Known(Err(error.with_source(Refused::UnknownPartition))),
             }
         }
         let sealed = &pending.sealed;
@@ -190,7 +190,8 @@ impl Committer {
             return Ok(verdict);
         }
         if stamp.transactional {
-            let enlists = pending.sealed.enlists;
+            let (enlists, id) = (pending.sealed.enlists, pending.sealed.transactional_id.as_deref());
+            admission.changed.check_id(known, by.producer, id)?;
             admission.changed.check_batch(known, by, (part.topic.id, part.partition), enlists)?;
             let at = (part.topic.name.as_str(), part.topic.id, part.partition);
             if admission.changed.batch(known, by, at, place, now_ms) {

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use tarn_model::config::Compression;
 use tarn_model::{Error, OffsetRange, PartitionId, Result};
 
-use crate::batch::{self, HEADER_BYTES, Header};
-use crate::fetch::{RecordView, Records};
+use crate::batch::{self, HEADER_BYTES};
+use crate::fetch::RecordView;
 use crate::offsets::{CommittedOffset, GroupChanges, GroupOffset};
 use crate::options::TopicInfo;
 use crate::producers::Stamp;
+use crate::received::{check_batch, recompressed};
 use crate::refused::Refused;
 use crate::sealed::{Position, Sealed, SealedBatch, SealedPart};
 use crate::transactions::{ProducerEpoch, Request};
@@ -67,6 +68,8 @@ pub struct Append {
     stamp: Option<Stamp>,
     /// Whether a batch of a transaction may go into a partition that the transaction did not name.
     enlists: bool,
+    /// The transactional id for which a batch of a transaction came, where that is known.
+    transactional_id: Option<String>,
     /// What a producer asks of its transaction; then there is nothing else.
     request: Option<Box<Request>>,
     records: u64,
@@ -110,6 +113,7 @@ impl Append {
             groups: GroupChanges::default(),
             stamp: None,
             enlists: false,
+            transactional_id: None,
             request: None,
             records: 0,
             bytes: 0,
@@ -124,6 +128,16 @@ impl Append {
     /// A transaction's batch names the partition by coming: see [`crate::Log::enlist`].
     pub fn enlists(&mut self) {
         self.enlists = true;
+    }
+
+    /// A transaction's batch came for this transactional id: its producer must be that id's.
+    pub fn transactional_id(&mut self, id: &str) {
+        self.transactional_id = Some(id.to_owned());
+    }
+
+    /// Whether it holds a batch of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.stamp.is_some_and(|stamp| stamp.transactional)
     }
 
     /// Encodes a record for the partition of its key, or without one for this append's partition (which changes from
@@ -183,7 +197,7 @@ impl Append {
     }
 
     /// Takes one record batch as a client sent it (Kafka's RecordBatch v2, any compression): it is checked whole, and
-    /// stored as it is but for its base offset and leader epoch. A batch with a producer's sequence must be alone in its
+    /// stored as it is but for its base offset and leader epoch, and for a max timestamp that is not that of its records. A batch with a producer's sequence must be alone in its
     /// append, which is taken once however often it comes. [`Refused`] in the error's sources says what was wrong.
     pub fn push_batch(
         &mut self,
@@ -191,7 +205,7 @@ impl Append {
         partition: PartitionId,
         batch: &Bytes,
     ) -> Result<()> {
-        let header = check_batch(topic, partition, batch)?;
+        let (header, max_timestamp) = check_batch(topic, partition, batch)?;
         let stamp = (header.producer_id >= 0).then(|| {
             let (epoch, first) = (header.producer_epoch, header.base_sequence);
             let stamp = Stamp::new(header.producer_id, epoch, first, header.last_offset_delta);
@@ -210,13 +224,15 @@ impl Append {
             bytes: Vec::new(),
             records: header.records,
             base_timestamp: header.base_timestamp,
-            max_timestamp: header.max_timestamp,
+            max_timestamp,
             whole: Some(whole),
         };
+        // What waits, not what came: in another compression it may be a thousand times as large.
+        let bytes = building.whole.as_ref().map_or(0, Bytes::len);
         self.partition(topic, partition)?.push(building);
         self.stamp = stamp;
         self.records += u64::from(header.records.unsigned_abs());
-        self.bytes += batch.len();
+        self.bytes += bytes;
         Ok(())
     }
 
@@ -395,6 +411,7 @@ impl Append {
             groups: self.groups,
             stamp: self.stamp,
             enlists: self.enlists,
+            transactional_id: self.transactional_id,
             request: self.request,
             records: self.records,
         })
@@ -436,89 +453,6 @@ pub fn record_batch(records: &[RecordRef<'_>], compression: Compression) -> Resu
     Ok(sealed.into_bytes())
 }
 
-/// A batch that was checked, in another compression.
-fn recompressed(batch: &Bytes, header: &Header, wanted: Compression) -> Result<Vec<u8>> {
-    let unpacked = |error| Error::internal("a batch cannot be compressed anew").with_source(error);
-    let packed = &batch[HEADER_BYTES..];
-    let limit = batch::MAX_UNPACKED_BYTES;
-    let sent = codec::from_code(header.compression_code()).unwrap_or(Compression::None);
-    let records = codec::decompress(sent, packed, limit).map_err(unpacked)?;
-    let mut bytes = vec![0; HEADER_BYTES];
-    if wanted == Compression::None {
-        bytes.extend_from_slice(&records);
-    } else {
-        codec::compress(wanted, &records, &mut bytes).map_err(unpacked)?;
-    }
-    batch::recompress(&mut bytes, batch, codec::code(wanted));
-    Ok(bytes)
-}
-
-/// Which records of a batch have no key, where the topic wants one: their places in the batch.
-pub fn keyless(topic: &TopicInfo, batch: &Bytes) -> Vec<i32> {
-    if !topic.configs.cleanup.compacts() {
-        return Vec::new();
-    }
-    // A batch that cannot be read is refused as a whole.
-    let Ok(records) = Records::unpack(std::slice::from_ref(batch), 0, &[]) else { return Vec::new() };
-    (0..).zip(records.iter()).filter(|(_, record)| record.key.is_none()).map(|(place, _)| place).collect()
-}
-
-/// Checks all of a batch that a client sent; the log stores nothing that a reader could not unpack.
-fn check_batch(topic: &TopicInfo, partition: PartitionId, batch: &Bytes) -> Result<Header> {
-    let refuse = |cause: Refused, what: &str| {
-        let place = format!("topic=`{}` partition=`{partition}`", topic.name);
-        cause.because(format!("the record batch cannot be appended: {what} {place}"))
-    };
-    if batch.len() > topic.max_batch_bytes() {
-        return Err(refuse(
-            Refused::TooLarge,
-            &format!("it is larger than {} bytes", topic.max_batch_bytes()),
-        )
-        .with_hint("raise `log.max_record_size`, or send smaller batches"));
-    }
-    let header = Header::parse(batch).map_err(|what| refuse(Refused::Corrupt, what))?;
-    if header.bytes != batch.len() {
-        return Err(refuse(Refused::Malformed, "its length differs from the bytes sent"));
-    }
-    if batch::checksum(batch) != header.crc {
-        return Err(refuse(Refused::Corrupt, "its CRC is wrong"));
-    }
-    let rule = if header.is_control() {
-        Some("only the log writes control batches")
-    } else if header.is_transactional() && header.producer_id < 0 {
-        Some("it belongs to a transaction and has no producer")
-    } else if header.records == 0 || header.last_offset_delta != header.records - 1 {
-        Some("its offsets do not run from 0 to the record count")
-    } else if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
-        Some("it has a producer without epoch or sequence")
-    } else {
-        None
-    };
-    if let Some(rule) = rule {
-        return Err(refuse(Refused::Malformed, rule));
-    }
-    if codec::from_code(header.compression_code()).is_none() {
-        return Err(refuse(Refused::UnknownCompression, "an unknown compression"));
-    }
-    let records = Records::unpack(std::slice::from_ref(batch), header.base_offset, &[])
-        .map_err(|what| refuse(Refused::Malformed, &what))?;
-    for record in records.iter() {
-        if !record.headers_are_whole() {
-            return Err(refuse(Refused::Malformed, "a record's headers are malformed"));
-        }
-        if record.key.is_none() && topic.configs.cleanup.compacts() {
-            return Err(refuse(Refused::Malformed, "a record of a compacted topic has no key"));
-        }
-        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-        if size > topic.max_record_bytes {
-            let what = format!("a record is larger than {} bytes", topic.max_record_bytes);
-            return Err(refuse(Refused::TooLarge, &what)
-                .with_hint("raise `log.max_record_size`, or send smaller records"));
-        }
-    }
-    Ok(header)
-}
-
 /// Header of a record beyond the limit: its size in bytes, as text.
 pub const OVERSIZE_HEADER: &str = "tarn.oversize";
 /// Header of a record beyond the limit: the 128-bit XXH3 hash of its value, in hex.
@@ -548,7 +482,7 @@ impl Building {
 
     fn seal(mut self, compression: Compression) -> io::Result<SealedBatch> {
         if let Some(whole) = self.whole {
-            return Ok(SealedBatch::new(whole, self.records, Some(self.max_timestamp)));
+            return Ok(SealedBatch::of_client(whole, self.records, self.max_timestamp));
         }
         let mut attributes = 0;
         let records = &self.bytes[HEADER_BYTES..];

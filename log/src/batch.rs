@@ -41,6 +41,11 @@ const CONTROL: i16 = 1 << 5;
 const DELETE_HORIZON: i16 = 1 << 6;
 const COMPRESSION: i16 = 0x07;
 
+/// What a client may say of a batch: its compression, and that it is of a transaction.
+const OF_CLIENTS: i16 = COMPRESSION | TRANSACTIONAL;
+/// No batch begins above it: offsets within one are 32 bits.
+const LAST_BASE_OFFSET: Offset = Offset::MAX - (1 << 32);
+
 /// The fields of a header that the log looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -86,7 +91,17 @@ impl Header {
         if header.base_offset < 0 || header.last_offset_delta < 0 || header.records < 0 {
             return Err("a negative offset or count");
         }
+        if header.base_offset > LAST_BASE_OFFSET {
+            return Err("an offset out of bounds");
+        }
         Ok(header)
+    }
+
+    /// [`Header::parse`] of a batch that a client sent, whose offsets the log has yet to give: they begin at 0, whatever it says.
+    pub(crate) fn parse_sent(bytes: &[u8]) -> Result<Header, &'static str> {
+        let mut head: [u8; HEADER_BYTES] = *bytes.first_chunk().ok_or("a torn batch header")?;
+        head[..8].fill(0);
+        Header::parse(&head)
     }
 
     /// The offset after the batch's last.
@@ -96,6 +111,16 @@ impl Header {
 
     pub(crate) fn compression_code(&self) -> i16 {
         self.attributes & 0x07
+    }
+
+    /// Whether it says anything that only the log may say.
+    pub(crate) fn has_marks_of_the_log(&self) -> bool {
+        self.attributes & !(OF_CLIENTS | LOG_APPEND_TIME) != 0
+    }
+
+    /// Whether its records have the time of an append instead of their own.
+    pub(crate) fn has_append_time(&self) -> bool {
+        self.attributes & LOG_APPEND_TIME != 0
     }
 
     pub(crate) fn is_control(&self) -> bool {
@@ -122,11 +147,7 @@ impl Header {
     /// The timestamp of a record: its own, or the time of the append.
     #[inline]
     pub(crate) fn timestamp(&self, delta: i64) -> i64 {
-        if self.attributes & LOG_APPEND_TIME != 0 {
-            self.max_timestamp
-        } else {
-            self.base_timestamp.wrapping_add(delta)
-        }
+        if self.has_append_time() { self.max_timestamp } else { self.base_timestamp.wrapping_add(delta) }
     }
 }
 
@@ -188,7 +209,12 @@ pub(crate) fn marker(producer: i64, epoch: i16, committed: bool, timestamp_ms: i
 pub(crate) fn set_append_time(head: &mut [u8; HEADER_BYTES], records: &[u8], now_ms: i64) {
     let attributes = i16::from_be_bytes([head[21], head[22]]) | LOG_APPEND_TIME;
     head[21..23].copy_from_slice(&attributes.to_be_bytes());
-    head[35..43].copy_from_slice(&now_ms.to_be_bytes());
+    set_max_timestamp(head, records, now_ms);
+}
+
+/// Puts right what the head of a sealed batch, with `records` behind it, says of its newest record; its CRC changes.
+pub(crate) fn set_max_timestamp(head: &mut [u8; HEADER_BYTES], records: &[u8], max_ms: i64) {
+    head[35..43].copy_from_slice(&max_ms.to_be_bytes());
     let crc = crc32c::crc32c_append(checksum(head), records);
     head[17..21].copy_from_slice(&crc.to_be_bytes());
 }

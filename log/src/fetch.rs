@@ -8,6 +8,10 @@ use crate::batch::{self, HEADER_BYTES, Header, MAX_UNPACKED_BYTES, RawRecord};
 use crate::visible::Aborted;
 use crate::{codec, varint};
 
+/// Unpacked bytes at which [`Fetch::records`] takes no further batch: a batch of a few KiB may unpack to 64 MiB, and a fetch may
+/// hold hundreds of them.
+const UNPACKED_AT_ONCE: usize = 8 << 20;
+
 /// Record batches of one partition, as stored.
 #[derive(Debug, Clone)]
 pub struct Fetch {
@@ -18,7 +22,7 @@ pub struct Fetch {
     pub batches: Vec<Bytes>,
     /// The offset that was asked for.
     pub from: Offset,
-    /// The offset after the last record of `batches` (`from` when there are none).
+    /// The offset after the last record of `batches` (`from` when there are none); [`Fetch::records`] may move it back.
     pub next: Offset,
     /// Committed end of the partition at the time of the read.
     pub end: Offset,
@@ -31,9 +35,18 @@ pub struct Fetch {
 impl Fetch {
     /// Unpacks the batches (whose CRCs [`crate::Log::fetch`] has verified): decompresses them, within limits, and checks
     /// that every record is whole. Markers and what was aborted are left out.
-    pub fn records(&self) -> Result<Records> {
-        Records::unpack(&self.batches, self.from, &self.aborted)
-            .map_err(|what| Error::corrupt(format!("{what} partition=`{}`", self.partition)))
+    ///
+    /// Once 8 MiB are unpacked (at least one batch is), what is left is let go: `batches` and `next` end there, so `next` is where to
+    /// go on only when it is read afterwards.
+    pub fn records(&mut self) -> Result<Records> {
+        let unpacked = Records::unpack(&self.batches, self.from, &self.aborted);
+        let (records, cut) =
+            unpacked.map_err(|what| Error::corrupt(format!("{what} partition=`{}`", self.partition)))?;
+        if let Some((batches, next)) = cut {
+            self.batches.truncate(batches);
+            self.next = next.max(self.from);
+        }
+        Ok(records)
     }
 }
 
@@ -55,42 +68,47 @@ struct Unpacked {
 
 impl Records {
     /// Unpacks what a broker answered a fetch with: its whole batches (a torn one at the end is left), without markers and
-    /// without what the transactions `(producer, first offset)` wrote, which it says were aborted. Also where to go on.
+    /// without what the transactions `(producer, first offset)` wrote, which it says were aborted. Also where to go on: behind all
+    /// of them, or where 8 MiB were unpacked.
     pub fn of_answer(answer: &Bytes, from: Offset, aborted: &[(i64, Offset)]) -> Result<(Records, Offset)> {
         let answer = Answer::read(answer, from, aborted)?;
-        Ok((
-            Records::unpack(&answer.batches, from, &answer.aborted).map_err(|what| unreadable(&what))?,
-            answer.next,
-        ))
+        let unpacked = Records::unpack(&answer.batches, from, &answer.aborted);
+        let (records, cut) = unpacked.map_err(|what| unreadable(&what))?;
+        Ok((records, cut.map_or(answer.next, |(_, next)| next.max(from))))
     }
 
-    /// Unpacks `batches` and keeps the records at or above `from` that count; the error says what cannot be, and where.
-    pub(crate) fn unpack(
+    /// Unpacks a batch that a client sent and that has no offset yet: `header` says 0.
+    pub(crate) fn of_sent(header: &Header, batch: &Bytes) -> std::result::Result<Records, String> {
+        let (unpacked, len) = Unpacked::new(*header, batch, 0)?;
+        Ok(Records { batches: vec![unpacked], from: 0, len, passed: Vec::new() })
+    }
+
+    /// Unpacks `batches` and keeps the records at or above `from` that count; the error says what cannot be, and where. Also,
+    /// where not all of them were unpacked, how many were, and the offset behind those.
+    fn unpack(
         batches: &[Bytes],
         from: Offset,
         aborted: &[Aborted],
-    ) -> std::result::Result<Records, String> {
-        let mut unpacked = Vec::with_capacity(batches.len());
-        let (mut len, mut passed) = (0, Vec::new());
-        for batch in batches {
-            let header = Header::parse(batch)?;
-            if !header.counts(aborted) {
-                passed.push(OffsetRange::new(header.base_offset.max(from), header.next_offset().max(from)));
-                continue;
+    ) -> std::result::Result<(Records, Option<(usize, Offset)>), String> {
+        let mut records =
+            Records { batches: Vec::with_capacity(batches.len()), from, len: 0, passed: Vec::new() };
+        let (mut bytes, mut next) = (0, from);
+        for (taken, batch) in batches.iter().enumerate() {
+            if bytes >= UNPACKED_AT_ONCE {
+                return Ok((records, Some((taken, next))));
             }
-            let refuse = |what: &str| format!("{what} in the batch at offset {}", header.base_offset);
-            let compression = codec::from_code(header.compression_code())
-                .ok_or_else(|| refuse("an unknown compression"))?;
-            let records = match compression {
-                Compression::None => batch.slice(HEADER_BYTES..),
-                packed => codec::decompress(packed, &batch[HEADER_BYTES..], MAX_UNPACKED_BYTES)
-                    .map_err(|error| refuse(&format!("records that cannot be unpacked ({error})")))?
-                    .into(),
-            };
-            len += count_records(&header, &records, from).map_err(refuse)?;
-            unpacked.push(Unpacked { header, records });
+            let header = Header::parse(batch)?;
+            next = header.next_offset();
+            if header.counts(aborted) {
+                let (unpacked, len) = Unpacked::new(header, batch, from)?;
+                bytes += unpacked.records.len();
+                records.len += len;
+                records.batches.push(unpacked);
+            } else {
+                records.passed.push(OffsetRange::new(header.base_offset.max(from), next.max(from)));
+            }
         }
-        Ok(Records { batches: unpacked, from, len, passed })
+        Ok((records, None))
     }
 
     /// Offsets that hold no record that counts: markers, and what was aborted.
@@ -120,6 +138,21 @@ impl Records {
 }
 
 impl Unpacked {
+    /// Unpacks a batch and parses all of it; also how many of its records are at or above `from`.
+    fn new(header: Header, batch: &Bytes, from: Offset) -> std::result::Result<(Unpacked, usize), String> {
+        let refuse = |what: &str| format!("{what} in the batch at offset {}", header.base_offset);
+        let compression =
+            codec::from_code(header.compression_code()).ok_or_else(|| refuse("an unknown compression"))?;
+        let records = match compression {
+            Compression::None => batch.slice(HEADER_BYTES..),
+            packed => codec::decompress(packed, &batch[HEADER_BYTES..], MAX_UNPACKED_BYTES)
+                .map_err(|error| refuse(&format!("records that cannot be unpacked ({error})")))?
+                .into(),
+        };
+        let len = count_records(&header, &records, from).map_err(refuse)?;
+        Ok((Unpacked { header, records }, len))
+    }
+
     fn iter(&self) -> impl Iterator<Item = RecordView<'_>> {
         let mut rest = &self.records[..];
         std::iter::from_fn(move || {
@@ -214,8 +247,9 @@ impl Answer {
     pub fn batches(&self) -> impl Iterator<Item = Result<(Records, Offset)>> {
         self.batches.iter().map(|batch| {
             let header = Header::parse(batch).map_err(unreadable)?;
-            let records = Records::unpack(std::slice::from_ref(batch), self.from, &self.aborted);
-            Ok((records.map_err(|what| unreadable(&what))?, header.next_offset()))
+            let unpacked = Records::unpack(std::slice::from_ref(batch), self.from, &self.aborted);
+            let (records, _) = unpacked.map_err(|what| unreadable(&what))?;
+            Ok((records, header.next_offset()))
         })
     }
 }

@@ -32,6 +32,7 @@ mod partitioner;
 mod producers;
 mod queue;
 mod reading;
+mod received;
 mod recovery;
 mod refused;
 mod retention;
@@ -56,9 +57,7 @@ use tarn_model::{Boundary, Error, Offset, OffsetRange, PartitionId, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
-pub use append::{
-    Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, keyless, record_batch,
-};
+pub use append::{Append, Appended, Idempotency, OVERSIZE_HEADER, RecordRef, XXH3_HEADER, record_batch};
 pub use buffers::Buffer;
 pub use compaction::Compacted;
 pub use fetch::{Answer, Fetch, RecordView, Records};
@@ -67,6 +66,7 @@ pub use news::News;
 pub use offsets::{CommittedOffset, GroupOffset, OffsetsByGroup};
 pub use options::{Cleanup, LogOptions, TopicConfigs, TopicInfo, TopicOptions};
 pub use partitioner::of_key as partition_of_key;
+pub use received::{is_packed, keyless};
 pub use refused::Refused;
 pub use transacting::{ActiveProducer, TransactionInfo};
 pub use transactions::{ProducerEpoch, TransactionState};
@@ -345,7 +345,7 @@ impl Log {
     fn check(&self, append: &Append) -> Result<()> {
         let visible = self.shared().visible.read();
         for info in append.topic_infos() {
-            visible.topic(&info.name)?;
+            visible.topic(&info.name).map_err(|error| error.with_source(Refused::UnknownPartition))?;
         }
         append.groups().check()?;
         if append.is_stamped() && append.idempotency_key().is_some() {

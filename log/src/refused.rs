@@ -16,6 +16,9 @@ pub enum Refused {
     /// The batch or a record in it is larger than the topic takes.
     #[error("the batch is too large")]
     TooLarge,
+    /// The batch says that its records have the time of their append, which only the log gives.
+    #[error("the timestamps are not the producer's")]
+    Timestamps,
     /// The batch has a compression that nobody knows.
     #[error("the compression is unknown")]
     UnknownCompression,

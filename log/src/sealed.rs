@@ -35,6 +35,7 @@ pub(crate) struct Sealed {
     pub(crate) groups: GroupChanges,
     pub(crate) stamp: Option<Stamp>,
     pub(crate) enlists: bool,
+    pub(crate) transactional_id: Option<String>,
     pub(crate) request: Option<Box<Request>>,
     pub(crate) records: u64,
 }
@@ -74,6 +75,15 @@ impl SealedBatch {
     pub(crate) fn new(whole: Bytes, records: i32, max_timestamp: Option<i64>) -> SealedBatch {
         let head = *whole.first_chunk().expect("a sealed batch has a header");
         SealedBatch { head, whole, records, max_timestamp, is_marker: false }
+    }
+
+    /// A batch of a client, whose header may be wrong about its newest record.
+    pub(crate) fn of_client(whole: Bytes, records: i32, max_timestamp: i64) -> SealedBatch {
+        let mut sealed = SealedBatch::new(whole, records, Some(max_timestamp));
+        if sealed.head[35..43] != max_timestamp.to_be_bytes() {
+            batch::set_max_timestamp(&mut sealed.head, &sealed.whole[HEADER_BYTES..], max_timestamp);
+        }
+        sealed
     }
 
     /// A control batch.

@@ -273,6 +273,20 @@ impl Changed {
         self.by_id.insert(id.to_owned(), transaction);
     }
 
+    /// Whether a batch that came for the transactional id `named` may be of this producer.
+    pub(crate) fn check_id(
+        &self,
+        committed: &Transactions,
+        producer: i64,
+        named: Option<&str>,
+    ) -> Result<()> {
+        let Some(named) = named else { return Ok(()) };
+        if self.id_of(committed, producer).is_some_and(|id| id == named) {
+            return Ok(());
+        }
+        Err(Refused::UnknownProducer.because(format!("producer {producer} is not that of the id `{named}`")))
+    }
+
     /// Whether a batch of `by` may go into this partition now.
     pub(crate) fn check_batch(
         &self,

@@ -211,7 +211,7 @@ fn decode(
     from: Offset,
     mut decoders: Vec<(usize, Decoder)>,
 ) -> Result<Step> {
-    let fetch = shared.log.fetch(&shared.topic, partition, from, FETCH_BYTES)?;
+    let mut fetch = shared.log.fetch(&shared.topic, partition, from, FETCH_BYTES)?;
     if fetch.next == from {
         return Ok(Step { decoders, fragments: Vec::new(), next: from });
     }

@@ -51,6 +51,8 @@ pub const FORMAT_SINCE: &str = "tarn.format_since";
 pub const START: &str = "tarn.start";
 
 const SAMPLE_RECORDS: u64 = 10_000;
+/// With so many bytes of records, fewer are enough: a batch of a few KiB may unpack to 64 MiB.
+const SAMPLE_BYTES: usize = 32 << 20;
 const SAMPLE_TIME: Duration = Duration::from_secs(1);
 const FETCH_BYTES: usize = 1 << 20;
 
@@ -244,19 +246,23 @@ impl TableOpener {
     async fn infer_from(&self, topic: &TopicInfo, starts: &Boundary) -> Result<Option<Columns>> {
         let (log, topic, starts) = (self.log.clone(), topic.clone(), starts.clone());
         blocking(move || {
-            let mut samples = Vec::new();
+            let (mut samples, mut bytes) = (Vec::new(), 0);
             let share = SAMPLE_RECORDS / u64::try_from(topic.partitions).unwrap_or(1) + 1;
             for partition in 0..topic.partitions {
                 let (mut next, mut taken) = (starts.next(partition), 0);
                 while taken < share {
-                    let fetch = log.fetch(&topic.name, partition, next, FETCH_BYTES)?;
+                    let mut fetch = log.fetch(&topic.name, partition, next, FETCH_BYTES)?;
                     if fetch.next == next {
                         break;
                     }
-                    next = fetch.next;
                     let records = fetch.records()?;
+                    next = fetch.next;
                     taken += u64::try_from(records.len()).unwrap_or(u64::MAX);
+                    bytes += records.bytes();
                     samples.push(records);
+                    if bytes >= SAMPLE_BYTES && samples.iter().any(|records| !records.is_empty()) {
+                        return Ok(Some(infer(samples.iter())));
+                    }
                 }
             }
             Ok(samples.iter().any(|records| !records.is_empty()).then(|| infer(samples.iter())))
@@ -421,7 +427,7 @@ fn decode_range(
     let mut decoded = DecodedRange { rows: Vec::new(), dead: Vec::new() };
     let mut next = from.max(log.starts(topic)?.next(partition));
     while next < to {
-        let fetch = log.fetch(topic, partition, next, FETCH_BYTES)?;
+        let mut fetch = log.fetch(topic, partition, next, FETCH_BYTES)?;
         if fetch.next == next {
             return Err(Error::corrupt(format!(
                 "the log ends at offset {next} of partition {partition}, the dead letters of topic `{topic}` at {to}"

@@ -123,14 +123,28 @@ impl Kafka {
         partition: i32,
         batch: Vec<u8>,
     ) -> Option<Result<i64, i16>> {
+        self.produce_for(None, topic, partition, batch)
+    }
+
+    /// Sends a batch to a partition, for a transactional id.
+    pub(crate) fn produce_for(
+        &mut self,
+        id: Option<&str>,
+        topic: &str,
+        partition: i32,
+        batch: Vec<u8>,
+    ) -> Option<Result<i64, i16>> {
         let of = produce_request::PartitionProduceData::default()
             .with_index(partition)
             .with_records(Some(batch.into()));
         let of = produce_request::TopicProduceData::default()
             .with_name(topic_name(topic))
             .with_partition_data(vec![of]);
-        let request =
-            ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000).with_topic_data(vec![of]);
+        let request = ProduceRequest::default()
+            .with_transactional_id(id.map(transactional_id))
+            .with_acks(-1)
+            .with_timeout_ms(10_000)
+            .with_topic_data(vec![of]);
         let answer = self.ask(&request, 9)?;
         let answer = &answer.responses[0].partition_responses[0];
         Some(coded(answer.error_code, answer.base_offset))

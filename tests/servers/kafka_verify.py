@@ -217,6 +217,10 @@ def consume(bootstrap, topic, path, mode, followed=None):
         unread = [record for record in acked if (record[1], record[2], record[0]) not in read]
         if unread:
             wrong.append(f"{len(unread)} acknowledged records were not read by the group: {unread[:5]}")
+        # What was aborted, say, or is not there.
+        others = [record for record in sorted(read) if found.get(record[:2]) != record[2]]
+        if others:
+            wrong.append(f"{len(others)} records that the group read are not there: {others[:5]}")
     times = collections.Counter(found.values())
     twice = [number for number, count in times.items() if count > 1]
     aborted = [turn for turn in parts if turn < 0]

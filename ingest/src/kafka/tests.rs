@@ -203,12 +203,13 @@ fn whole(log: &Log, topic: &str) -> Vec<Whole> {
     for partition in 0..log.topic(topic).unwrap().partitions {
         let mut from = log.starts(topic).unwrap().next(partition);
         loop {
-            let fetch = log.fetch(topic, partition, from, 8 << 20).unwrap();
+            let mut fetch = log.fetch(topic, partition, from, 8 << 20).unwrap();
             if fetch.next == from {
                 break;
             }
+            let read = fetch.records().unwrap();
             from = fetch.next;
-            for record in fetch.records().unwrap().iter() {
+            for record in read.iter() {
                 let headers = record.headers().map(|(name, value)| (name.to_owned(), value.map(Vec::from)));
                 all.push((
                     partition,

@@ -560,9 +560,10 @@ fn a_file_that_grows_faster_than_it_is_read_holds_up_neither_its_neighbours_nor_
         let ends = fixture.log().ends("lines").unwrap().next(0);
         let mut from = 0;
         while from < ends {
-            let fetch = fixture.log().fetch("lines", 0, from, 8 << 20).unwrap();
+            let mut fetch = fixture.log().fetch("lines", 0, from, 8 << 20).unwrap();
+            let records = fetch.records().unwrap();
             from = fetch.next;
-            if fetch.records().unwrap().iter().any(|record| record.value == Some(text.as_bytes())) {
+            if records.iter().any(|record| record.value == Some(text.as_bytes())) {
                 return true;
             }
         }

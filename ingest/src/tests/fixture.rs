@@ -175,12 +175,13 @@ impl Fixture {
         for partition in 0..log.topic(topic).unwrap().partitions {
             let mut from = 0;
             loop {
-                let fetch = log.fetch(topic, partition, from, 8 << 20).unwrap();
+                let mut fetch = log.fetch(topic, partition, from, 8 << 20).unwrap();
                 if fetch.next == from {
                     break;
                 }
+                let read = fetch.records().unwrap();
                 from = fetch.next;
-                for record in fetch.records().unwrap().iter() {
+                for record in read.iter() {
                     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                     records.push(Logged {
                         partition,

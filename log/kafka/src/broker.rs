@@ -13,6 +13,7 @@ use kafka_protocol::protocol::{Decodable, StrBytes};
 use tarn_log::{Log, TopicConfigs, TopicInfo, TopicOptions};
 use tarn_model::clock::Clock;
 use tarn_model::{Error, Kind};
+use tokio::sync::Semaphore;
 
 use crate::KafkaOptions;
 use crate::coordinator::Coordinator;
@@ -64,7 +65,7 @@ pub(crate) const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DescribeCluster, 0, 2),
     (ApiKey::DescribeProducers, 0, 0),
     (ApiKey::DescribeTransactions, 0, 0),
-    (ApiKey::ListTransactions, 0, 1),
+    (ApiKey::ListTransactions, 0, 2),
     (ApiKey::ConsumerGroupHeartbeat, 0, 1),
     (ApiKey::ConsumerGroupDescribe, 0, 1),
     (ApiKey::DescribeTopicPartitions, 0, 0),
@@ -79,6 +80,10 @@ pub(crate) struct Broker {
     pub(crate) coordinator: Arc<Coordinator>,
     /// Memory for the records in answers.
     pub(crate) answers: crate::fetch::Answers,
+    /// Places for Produce requests whose batches must be unpacked.
+    pub(crate) unpacking: Arc<Semaphore>,
+    /// Places for searches of a time, which unpack batches too.
+    pub(crate) seeking: Arc<Semaphore>,
     /// Topics are created, changed and deleted one after the other.
     pub(crate) admin: tokio::sync::Mutex<()>,
 }
@@ -265,6 +270,7 @@ pub(crate) fn code_of(error: &Error) -> Code {
         Some(Refused::Corrupt) => Code::CorruptMessage,
         Some(Refused::Malformed) => Code::InvalidRecord,
         Some(Refused::TooLarge) => Code::MessageTooLarge,
+        Some(Refused::Timestamps) => Code::InvalidTimestamp,
         Some(Refused::UnknownCompression) => Code::UnsupportedCompressionType,
         Some(Refused::StaleEpoch) => Code::InvalidProducerEpoch,
         Some(Refused::OutOfOrder) => Code::OutOfOrderSequenceNumber,

@@ -152,7 +152,7 @@ pub(crate) struct ConsumerGroup {
 
 /// Members' regular expressions, and the topics that they found.
 #[derive(Debug, Default)]
-struct Patterns {
+pub(crate) struct Patterns {
     /// `None` where it is none.
     compiled: HashMap<String, Option<Regex>>,
     found: HashMap<String, BTreeSet<String>>,
@@ -160,7 +160,7 @@ struct Patterns {
 }
 
 impl Patterns {
-    fn compile(pattern: &str) -> Result<Regex, Code> {
+    pub(crate) fn compile(pattern: &str) -> Result<Regex, Code> {
         if pattern.len() > LONGEST_PATTERN {
             return Err(Code::InvalidRegularExpression);
         }

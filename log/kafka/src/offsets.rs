@@ -1,5 +1,7 @@
 //! ListOffsets: where a partition begins and ends, and which record is the first of a time.
 
+use std::sync::Arc;
+
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
@@ -25,6 +27,8 @@ const EARLIEST_LOCAL: i64 = -4;
 const EPOCHS_FIRST_VERSION: i16 = 4;
 /// Bytes that are read at once on the way to a timestamp.
 const STEP_BYTES: usize = 256 << 10;
+/// Requests that look for a time at once: each unpacks batches, of which a few KiB may become 64 MiB.
+pub(crate) const SEEKING_AT_ONCE: usize = 3;
 
 impl Broker {
     pub(crate) async fn list_offsets(
@@ -33,7 +37,14 @@ impl Broker {
         version: i16,
     ) -> ListOffsetsResponse {
         let (log, decided) = (self.log.clone(), request.isolation_level == READ_COMMITTED);
+        let mut asked = request.topics.iter().flat_map(|topic| &topic.partitions);
+        let place = if asked.any(|partition| partition.timestamp >= 0 || partition.timestamp == NEWEST) {
+            Arc::clone(&self.seeking).acquire_owned().await.ok()
+        } else {
+            None
+        };
         let topics = blocking(move || {
+            let _place = place;
             let topics = request.topics.into_iter().map(|topic| {
                 let partitions = topic.partitions.iter().map(|partition| {
                     let (index, at) = (partition.partition_index, partition.timestamp);
@@ -107,7 +118,7 @@ pub(crate) fn first_at(
 ) -> Result<Option<(Offset, i64)>> {
     let mut from = log.seek_time(topic, partition, timestamp_ms)?;
     loop {
-        let fetch = if decided {
+        let mut fetch = if decided {
             log.fetch(topic, partition, from, STEP_BYTES)?
         } else {
             log.fetch_undecided(topic, partition, from, STEP_BYTES)?

@@ -9,6 +9,7 @@ use kafka_protocol::messages::{
 use tarn_log::{ActiveProducer, TransactionInfo, TransactionState};
 
 use crate::broker::{Broker, text};
+use crate::consumers::Patterns;
 
 /// Kafka's names of states.
 const STATES: [&str; 4] = ["Empty", "Ongoing", "CompleteCommit", "CompleteAbort"];
@@ -17,11 +18,18 @@ impl Broker {
     pub(crate) fn list_transactions(&self, request: &ListTransactionsRequest) -> ListTransactionsResponse {
         let states: Vec<&str> = request.state_filters.iter().map(|state| state.as_str()).collect();
         let now_ms = self.clock.now_ms();
+        let answer = ListTransactionsResponse::default();
+        let pattern = request.transactional_id_pattern.as_ref().filter(|pattern| !pattern.is_empty());
+        let pattern = match pattern.map(|pattern| Patterns::compile(pattern)).transpose() {
+            Ok(pattern) => pattern,
+            Err(code) => return answer.with_error_code(code.code()),
+        };
         let is_wanted = |info: &TransactionInfo| {
             let producers = &request.producer_id_filters;
             let age_ms = info.begun_ms.map_or(-1, |begun| now_ms - begun);
             (states.is_empty() || states.contains(&state_of(info)))
                 && (producers.is_empty() || producers.iter().any(|id| id.0 == info.producer.producer))
+                && pattern.as_ref().is_none_or(|pattern| pattern.is_match(&info.id))
                 && (request.duration_filter < 0 || age_ms >= request.duration_filter)
         };
         let listed = self.log.transactions().into_iter().filter(is_wanted).map(|info| {
@@ -31,9 +39,7 @@ impl Broker {
                 .with_transactional_id(TransactionalId(text(info.id)))
         });
         let unknown = request.state_filters.iter().filter(|state| !STATES.contains(&state.as_str())).cloned();
-        ListTransactionsResponse::default()
-            .with_transaction_states(listed.collect())
-            .with_unknown_state_filters(unknown.collect())
+        answer.with_transaction_states(listed.collect()).with_unknown_state_filters(unknown.collect())
     }
 
     pub(crate) async fn describe_producers(

@@ -69,7 +69,7 @@ const SHAPES: &[(ApiKey, i16, &str)] = &[
     (ApiKey::DescribeCluster, 0, "1 1:1+ 1:2+"),
     (ApiKey::DescribeProducers, 0, "[ s <4> ]"),
     (ApiKey::DescribeTransactions, 0, "<s>"),
-    (ApiKey::ListTransactions, 0, "<s> <8> 8:1+"),
+    (ApiKey::ListTransactions, 0, "<s> <8> 8:1+ s:2+"),
 ];
 
 /// The same of answers, in the versions that [`crate::client`] asks for.

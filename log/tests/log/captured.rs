@@ -160,7 +160,7 @@ async fn a_topic_with_a_compression_of_its_own_has_every_batch_in_it() {
             let mut append = Append::new();
             append.push_batch(&t, 0, &batch).unwrap_or_else(|error| panic!("{name}: {error}"));
             log.append(append).await.expect("append");
-            let fetch = log.fetch("t", 0, 0, 1 << 20).expect("fetch");
+            let mut fetch = log.fetch("t", 0, 0, 1 << 20).expect("fetch");
             let code = [
                 Compression::None,
                 Compression::Gzip,

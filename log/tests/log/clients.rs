@@ -202,7 +202,7 @@ async fn configs_of_a_topic_stay_and_append_time_is_the_time_of_the_append() {
     let appended = log.append(append_of(&t, &sent)).await.expect("appended");
     assert_eq!(appended.append_time_ms, Some(now_ms));
     // The CRC is verified with each fetch.
-    let fetch = log.fetch("t", 0, 0, 1 << 20).expect("fetch");
+    let mut fetch = log.fetch("t", 0, 0, 1 << 20).expect("fetch");
     let times: Vec<i64> =
         fetch.records().expect("records").iter().map(|record| record.timestamp_ms).collect();
     assert_eq!(times, [now_ms; 2]);

@@ -51,7 +51,7 @@ fn read(log: &Log) -> BTreeMap<i64, (Sent, i64)> {
     let span = log.span("t", 0).expect("a span");
     let mut next = span.from;
     while next < span.to {
-        let fetch = log.fetch("t", 0, next, 4096).expect("fetch");
+        let mut fetch = log.fetch("t", 0, next, 4096).expect("fetch");
         assert!(fetch.next > next, "a fetch that is not at the end moves on");
         let records = fetch.records().expect("records");
         // A client finds out by itself what counts: from the batches, the markers among them, and what it is told was aborted.
@@ -385,7 +385,7 @@ async fn what_was_aborted_replaces_nothing_and_what_is_open_is_not_touched() {
     let values = |log: &Log| -> Vec<(i64, String)> {
         let mut found = Vec::new();
         let mut next = 0;
-        while let Ok(fetch) = log.fetch("t", 0, next, 1 << 20) {
+        while let Ok(mut fetch) = log.fetch("t", 0, next, 1 << 20) {
             let records = fetch.records().expect("records");
             let of_shop = records.iter().filter(|record| record.key.is_some_and(|key| key.len() == 1));
             found.extend(of_shop.map(|record| {

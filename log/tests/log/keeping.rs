@@ -221,7 +221,7 @@ async fn large_appends_are_split_into_batches() {
     let append = of(&t, 0, &records);
     assert!(append.bytes() > 5_000_000);
     log.append(append).await.expect("append");
-    let fetch = log.fetch("t", 0, 0, 64 << 20).expect("fetch");
+    let mut fetch = log.fetch("t", 0, 0, 64 << 20).expect("fetch");
     assert!(fetch.batches.len() >= 5 && fetch.batches.iter().all(|batch| batch.len() <= 1 << 20));
     assert_eq!(fetch.records().expect("records").len(), 50);
 }

@@ -1,6 +1,7 @@
 //! What users of the log rely on, seen from outside.
 
 mod captured;
+mod claimed;
 mod clients;
 mod committing;
 mod compaction;

@@ -73,7 +73,7 @@ fn read_all(bench: &Bench) -> tarn_model::Result<Vec<String>> {
     let log = bench.try_open()?;
     let (mut from, mut read) = (0, Vec::new());
     loop {
-        let fetch = log.fetch("t", 0, from, 1)?;
+        let mut fetch = log.fetch("t", 0, from, 1)?;
         if fetch.batches.is_empty() {
             return Ok(read);
         }

@@ -108,7 +108,7 @@ pub(crate) async fn put(
 pub(crate) fn values_from(log: &Log, topic: &str, partition: i32, mut from: i64) -> Vec<String> {
     let mut values = Vec::new();
     loop {
-        let fetch = log.fetch(topic, partition, from, 1).expect("fetch");
+        let mut fetch = log.fetch(topic, partition, from, 1).expect("fetch");
         if fetch.batches.is_empty() {
             assert_eq!(fetch.next, fetch.end, "a fetch without batches is at the end");
             return values;

@@ -89,7 +89,7 @@ fn all(log: &Log, partition: i32) -> Vec<String> {
 fn read(from: i64, fetch: impl Fn(i64) -> tarn_log::Fetch) -> (Vec<String>, i64) {
     let (mut values, mut next) = (Vec::new(), from);
     loop {
-        let fetch = fetch(next);
+        let mut fetch = fetch(next);
         for record in fetch.records().expect("records").iter() {
             values.push(String::from_utf8(record.value.expect("a value").to_vec()).expect("text"));
         }
@@ -138,7 +138,7 @@ async fn nothing_of_a_transaction_is_seen_before_its_end_and_all_of_it_after() {
     assert_eq!(log.span("t", 3).expect("span").to, 0, "no record, no marker");
     assert_eq!(stored(&log), [7]);
     assert!(log.undecided_offsets("g").is_empty());
-    let marker = log.fetch("t", 1, 1, 1).expect("fetch");
+    let mut marker = log.fetch("t", 1, 1, 1).expect("fetch");
     assert_eq!(marker.records().expect("records").passed(), [tarn_model::OffsetRange::new(1, 2)]);
     assert_eq!(marker.batches[0][22] & 0x30, 0x30, "transactional, control");
 }

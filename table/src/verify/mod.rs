@@ -255,7 +255,7 @@ impl Verifier {
         ledger.passed_below(next, self.passed(partition, begin, next)?);
         while next < ledger.compared().to {
             let fetched = self.log.fetch(&self.info.name, partition, next, FETCH_BYTES);
-            let fetch = match fetched {
+            let mut fetch = match fetched {
                 Ok(fetch) if fetch.next > next => fetch,
                 Ok(_) => break,
                 Err(error) => {
@@ -269,8 +269,8 @@ impl Verifier {
                     continue;
                 }
             };
-            next = fetch.next;
             let records = fetch.records()?;
+            next = fetch.next;
             records.passed().iter().for_each(|range| ledger.pass(*range));
             let decoded = decoder.decode(partition, &records, &|offset| ledger.is_dead(offset))?;
             ledger.log(&open::align(&decoded.rows, &hashers.schema)?, &mut hashers.rows)?;

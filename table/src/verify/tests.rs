@@ -90,9 +90,9 @@ impl Pair {
         let part = |partition: PartitionId| {
             let (mut next, mut rows, mut dead) = (boundary.next(partition), Vec::new(), Vec::new());
             while next < self.log.ends("t").expect("ends").next(partition) {
-                let fetch = self.log.fetch("t", partition, next, FETCH_BYTES).expect("fetched");
-                next = fetch.next;
+                let mut fetch = self.log.fetch("t", partition, next, FETCH_BYTES).expect("fetched");
                 let records = fetch.records().expect("records");
+                next = fetch.next;
                 let decoded = decoder.decode(partition, &records, &|_| false).expect("decoded");
                 rows.push(open::align(&decoded.rows, &self.table.schema).expect("aligned"));
                 dead.extend(decoded.dead);
@@ -175,6 +175,33 @@ async fn a_sound_table_agrees_and_every_record_is_counted_and_compared() {
         );
         assert_eq!(partition.content_agrees, Some(true));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_unpacks_to_more_than_is_read_at_once_is_compared_whole() {
+    let pair = Pair::new(PLAIN).await;
+    // Each is a batch of 0.9 MB that packs to a few KiB: the first fetch has all of them.
+    for at in 0..12 {
+        let value = format!("{{\"id\":{at}{}}}", " ".repeat(900_000));
+        let record = RecordRef {
+            timestamp_ms: 1_700_000_000_000,
+            key: None,
+            value: Some(value.as_bytes()),
+            headers: &[],
+        };
+        let mut append = Append::new();
+        append.push_to(&pair.table.topic, 0, &record).expect("pushed");
+        pair.log.append(append).await.expect("appended");
+    }
+    let mut fetch = pair.log.fetch("t", 0, 0, FETCH_BYTES).expect("fetched");
+    assert_eq!(fetch.next, 12);
+    fetch.records().expect("records");
+    assert!((8..12).contains(&fetch.next), "{}", fetch.next);
+    pair.commit(pair.parts()).await;
+    let report = pair.verify().await;
+    assert_eq!(problems(&report), Vec::<&str>::new());
+    let partition = &report.partitions[0];
+    assert_eq!((partition.rows, partition.compared, partition.content_agrees), (12, 12, Some(true)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

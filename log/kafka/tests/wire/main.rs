@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 mod groups;
 mod overview;
+mod produced;
 
 struct Bench {
     log: Log,
@@ -322,6 +323,11 @@ fn transactional(batch: &Bytes, epoch: i16) -> Bytes {
     bytes.into()
 }
 
+/// [`produce`] in a transaction.
+fn written(topic: &TopicInfo, version: i16, batch: &Bytes) -> ProduceRequest {
+    produce(topic, version, -1, batch).with_transactional_id(Some(transactional_id()))
+}
+
 fn read_committed(topic: &TopicInfo, offset: i64) -> FetchRequest {
     fetch(topic, 12, offset, 0).with_isolation_level(1)
 }
@@ -366,14 +372,21 @@ async fn a_transaction_is_seen_when_it_is_committed_and_its_aborted_ones_are_nam
             .with_v3_and_below_topics(vec![of])
     };
     let batch = transactional(&bench.batch(&["a", "b"], by.0.0, 0).await, by.1);
-    let answer = wire.ask(&produce(&topic, 9, -1, &batch), 9).await;
+    let answer = wire.ask(&written(&topic, 9, &batch), 9).await;
     assert_eq!(answer.responses[0].partition_responses[0].error_code, 48, "no transaction is open");
+    let nobodys = produce(&topic, 9, -1, &batch);
+    let others =
+        nobodys.clone().with_transactional_id(Some(TransactionalId(StrBytes::from_static_str("ty"))));
+    for (request, code) in [(nobodys, 53), (others, 49)] {
+        let answer = wire.ask(&request, 9).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, code, "{request:?}");
+    }
     for (sequence, committed) in [(0, false), (2, true)] {
         let added = wire.ask(&add(by), 3).await;
         let added = &added.results_by_topic_v3_and_below[0].results_by_partition[0];
         assert_eq!(added.partition_error_code, 0);
         let batch = transactional(&bench.batch(&["a", "b"], by.0.0, sequence).await, by.1);
-        let answer = wire.ask(&produce(&topic, 9, -1, &batch), 9).await;
+        let answer = wire.ask(&written(&topic, 9, &batch), 9).await;
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
         let open = wire.ask(&read_committed(&topic, if committed { 3 } else { 0 }), 12).await;
         let open = &open.responses[0].partitions[0];
@@ -417,17 +430,17 @@ async fn a_producer_of_the_newer_protocol_names_a_partition_by_writing_and_is_re
     let mut by = begin_producer(&mut wire).await;
     for (n, committed) in [true, false, true].into_iter().enumerate() {
         let batch = transactional(&bench.batch(&[&n.to_string()], by.0.0, 0).await, by.1);
-        let answer = wire.ask(&produce(&topic, 12, -1, &batch), 12).await;
+        let answer = wire.ask(&written(&topic, 12, &batch), 12).await;
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
         let ended = wire.ask(&end(by, committed), 5).await;
         assert_eq!((ended.error_code, ended.producer_id, ended.producer_epoch), (0, by.0, by.1 + 1));
         let again = wire.ask(&end(by, committed), 5).await;
         assert_eq!((again.error_code, again.producer_epoch), (0, by.1 + 1), "asked again");
-        let late = wire.ask(&produce(&topic, 12, -1, &batch), 12).await;
+        let late = wire.ask(&written(&topic, 12, &batch), 12).await;
         assert_eq!(late.responses[0].partition_responses[0].error_code, 47, "what comes late opens nothing");
         by.1 = ended.producer_epoch;
     }
-    let values = |fetch: tarn_log::Fetch| fetch.records().expect("records").len();
+    let values = |mut fetch: tarn_log::Fetch| fetch.records().expect("records").len();
     assert_eq!(values(bench.log.fetch("t", 0, 0, 1 << 20).expect("fetch")), 2);
     let timeout = InitProducerIdRequest::default().with_transactional_id(Some(transactional_id()));
     assert_eq!(wire.ask(&timeout.with_transaction_timeout_ms(i32::MAX), 4).await.error_code, 50);
@@ -544,41 +557,6 @@ async fn configs_of_a_topic_are_set_by_either_request_and_count_at_once() {
     };
     assert_eq!(value("retention.ms").as_deref(), Some("60000"));
     assert_eq!(value("message.timestamp.type").as_deref(), Some("CreateTime"));
-}
-
-#[tokio::test]
-async fn what_cannot_be_stored_is_refused_with_its_code() {
-    let bench = Bench::new().await;
-    let topic = bench.topic("t", 1).await;
-    let mut wire = bench.connect().await;
-    let good = bench.batch(&["x"], -1, 0).await;
-    let mended = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut bytes = good.to_vec();
-        change(&mut bytes);
-        let crc = crc32c::crc32c(&bytes[21..]);
-        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-        Bytes::from(bytes)
-    };
-    let mut torn = good.to_vec();
-    torn[40] ^= 1;
-    for (batch, code) in [
-        (Bytes::from(torn), 2),
-        (Bytes::new(), 2),
-        (mended(&|b| b[22] = 7), 76),
-        (mended(&|b| b[22] |= 0x20), 87),
-        (mended(&|b| b[60] = 9), 87),
-        (mended(&|b| b.resize(2 << 20, 0)), 10),
-    ] {
-        let answer = wire.ask(&produce(&topic, 9, -1, &batch), 9).await;
-        assert_eq!(answer.responses[0].partition_responses[0].error_code, code);
-    }
-    let answer = wire.ask(&produce(&topic, 9, 3, &good), 9).await;
-    assert_eq!(answer.responses[0].partition_responses[0].error_code, 21, "acks 3");
-    assert_eq!(bench.log.span("t", 0).expect("span").to, 0);
-    // acks 0 is never answered: the next answer is that of the next request.
-    wire.send(&produce(&topic, 9, 0, &good), 9).await;
-    let answer = wire.ask(&fetch(&topic, 12, 0, 5000), 12).await;
-    assert_eq!(answer.responses[0].partitions[0].high_watermark, 1);
 }
 
 #[tokio::test]

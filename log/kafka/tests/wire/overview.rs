@@ -58,6 +58,12 @@ async fn transactions_are_listed_and_described() {
     let filtered = wire.ask(&filtered, 1).await;
     assert!(filtered.transaction_states.is_empty());
     assert_eq!(filtered.unknown_state_filters, [StrBytes::from_static_str("Odd")]);
+    for (pattern, code, found) in [("t.", 0, 1), ("t", 0, 0), ("", 0, 1), ("(", 128, 0)] {
+        let of = ListTransactionsRequest::default().with_duration_filter(-1);
+        let of = of.with_transactional_id_pattern(Some(StrBytes::from_static_str(pattern)));
+        let listed = wire.ask(&of, 2).await;
+        assert_eq!((listed.error_code, listed.transaction_states.len()), (code, found), "{pattern}");
+    }
     let described = wire.ask(&DescribeTransactionsRequest::default().with_transactional_ids(ids), 0).await;
     let [known, nobody] = described.transaction_states.as_slice() else { panic!("two answers") };
     assert_eq!((known.error_code, known.topics[0].partitions.len()), (0, 2));
