@@ -290,6 +290,8 @@ fn a_rebuild_by_command_serves_on_and_is_another_build() {
     assert!(listed.printed.contains("cities") && listed.printed.contains("states"), "{}", listed.printed);
     let unknown = folder.tarn(&["view", "describe", "citis"]);
     assert!(unknown.code == Some(1) && unknown.said.contains("did you mean `cities`?"), "{}", unknown.said);
+    let unknown = folder.tarn(&["view", "diff", "citis"]);
+    assert!(unknown.said.contains("did you mean `cities`?"), "{}", unknown.said);
     assert_eq!(running.stop().code, Some(0));
     folder.never_panicked();
 }

@@ -98,17 +98,21 @@ async fn rebuild(config: &Config, name: &str, no_wait: bool) -> anyhow::Result<(
     Ok(writeln!(out(), "{name} is rebuilt: version {}", done?["version"])?)
 }
 
+/// The view of this name in the config.
+fn declared<'c>(config: &'c Config, name: &str) -> anyhow::Result<&'c ViewConfig> {
+    if let Some(declared) = config.views.iter().find(|view| view.name == name) {
+        return Ok(declared);
+    }
+    let error = Usage::new(format!("there is no view `{name}`"));
+    Err(match nearest(name, config.views.iter().map(|view| view.name.as_str())) {
+        Some(near) => error.with_hint(format!("did you mean `{near}`?")).into(),
+        None => error.into(),
+    })
+}
+
 /// The builds of a view: one line each, read from the lake.
 async fn builds(config: &Config, name: &str, output: Output) -> anyhow::Result<()> {
-    let declared = config.views.iter().find(|view| view.name == name);
-    let Some(declared) = declared else {
-        let known = config.views.iter().map(|view| view.name.as_str());
-        let error = Usage::new(format!("there is no view `{name}`"));
-        return Err(match nearest(name, known) {
-            Some(near) => error.with_hint(format!("did you mean `{near}`?")).into(),
-            None => error.into(),
-        });
-    };
+    let declared = declared(config, name)?;
     let serving = serving(config, name).await?;
     let versions = Versions::find(&rest::lake(config).await?, name).await?;
     let mut found = Vec::new();
@@ -194,6 +198,7 @@ async fn diff(
     after: Option<u32>,
     output: Output,
 ) -> anyhow::Result<()> {
+    declared(config, name)?;
     let catalog = Catalog::at_rest(rest::lake(config).await?).await?;
     let planner = Planner::new(catalog.lake().store(), config.serving.view_memory.as_usize())?;
     let versions = Versions::find(catalog.lake(), name).await?;
@@ -221,6 +226,13 @@ async fn diff(
         difference.gone,
         difference.changed
     )?;
+    if difference.repeated > 0 {
+        writeln!(
+            out,
+            "these columns do not tell all groups apart: {} of their values stand in several rows, of which equal ones were paired first",
+            difference.repeated
+        )?;
+    }
     if !difference.examples.is_empty() {
         let mut grid = Grid::new(&["group", "before", "after"]);
         for example in &difference.examples {

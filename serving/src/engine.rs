@@ -49,6 +49,7 @@ use crate::distinct::CountDistinctByKey;
 use crate::error::{between, from_datafusion, nearest};
 use crate::pg_catalog::{self, Facts, Visitor};
 use crate::places::Places;
+use crate::reads::{Reads, Sight};
 use crate::session::{
     CATALOG, DEFAULT_SCHEMA, Moment, SYSTEM_SCHEMA, StatementCatalog, is_schema, pinned_bytes,
 };
@@ -64,6 +65,7 @@ mod rows;
 
 pub(crate) use self::counts::LATENCY_MS;
 pub use self::counts::StatementCounts;
+pub(crate) use self::plans::OF_THE_TIME;
 
 /// Statements that work at once; others wait, within their own time. One whose reader is slow does not work.
 const MAX_WORKING: usize = 64;
@@ -283,6 +285,19 @@ impl Engine {
         let _working = self.place_to_work(deadline).await?;
         let planning = self.shared.clone();
         self.planned(deadline, async move { planning.outline(&request, known).await }).await
+    }
+
+    /// What a query reads, without planning it.
+    pub(crate) async fn reads(&self, sql: &str) -> Result<Reads> {
+        let (shared, sql) = (self.shared.clone(), sql.to_owned());
+        // Where stacks are deep enough for any text that may be.
+        let deadline = Instant::now() + self.statement_timeout();
+        self.planned(deadline, async move { Reads::of(&sql, &shared.state) }).await
+    }
+
+    /// How what a query reads stands now.
+    pub(crate) fn sight(&self, reads: &Reads) -> Sight {
+        reads.sight(&self.shared.catalog, &self.shared.views)
     }
 
     fn ready(&self) -> Result<()> {

@@ -1,7 +1,7 @@
-//! Feeds: a query that is evaluated again whenever there are new records, once for all who subscribe to it.
+//! Feeds: a query that is evaluated again whenever its answer may be another one, once for all who subscribe to it.
 //!
 //! ```text
-//! catalog moves ──► at most 5 times a second, all feeds at the same moments: run the query ──► compare by key ──► tick n: upserts, deletes, vector
+//! what it reads moves ──► at most 5 times a second, all feeds at the same moments: run the query ──► compare by key ──► tick n: upserts, deletes, vector
 //!                                                                                    │ watch: only the newest state
 //!                                                        subscriber at tick m < n ◄──┘
 //!                                     ticks m+1..n are still there: these; else: the whole answer
@@ -9,15 +9,19 @@
 //!
 //! *Why no queue per subscriber*: whoever is slow sees fewer and larger steps, and in the end a snapshot; nothing grows.
 //!
-//! *Invariants*: a tick is the difference of two whole answers, each at one vector; applying it to the one gives the other. Rows
-//! are known by a number that a row's key keeps as long as the feed lives. A feed without subscribers ends by itself. A feed
-//! rests as long as it works, so that a query that is dear is asked less often.
+//! *Invariants*: a tick is the difference of two whole answers of the same columns, each at one vector; applying it to the one gives
+//! the other. Rows are known by a number that a row's key keeps as long as the feed lives. However many ask first, the first answer is
+//! made once, and its error is told to all of them and kept for nobody. A feed without subscribers rests, is brought up to date before
+//! the next one sees it, and ends by itself. A feed rests as long as it works, so that a query that is dear is asked less often.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt, Shared, WeakShared};
 use parking_lot::Mutex;
 use tarn_model::{Error, Result, clock};
 use tokio::sync::watch;
@@ -27,8 +31,9 @@ use crate::columns::{Column, columns_of};
 use crate::engine::{Answer, Engine};
 use crate::error::from_datafusion;
 use crate::http::lines;
+use crate::reads::{Reads, Sight};
 
-/// Time between two looks for new records.
+/// Time between two looks at what a query reads.
 const TICK: Duration = Duration::from_millis(200);
 /// Ticks that a subscriber may have missed.
 const MOST_TICKS: usize = 64;
@@ -49,7 +54,7 @@ pub(crate) struct Feeds {
     engine: Engine,
     /// From when on all feeds count their ticks.
     began: Instant,
-    feeds: Arc<Mutex<HashMap<Question, Arc<Feed>>>>,
+    known: Arc<Mutex<HashMap<Question, Known>>>,
 }
 
 /// A feed, and a look at its states.
@@ -62,11 +67,35 @@ struct Question {
     key: Vec<String>,
 }
 
-impl Question {
-    /// Whether the answer changes without new records.
-    fn asks_for_the_time(&self) -> bool {
-        let sql = self.sql.to_lowercase();
-        ["now()", "current_timestamp", "current_date", "current_time"].iter().any(|name| sql.contains(name))
+/// A feed that there is, or that is being made.
+#[derive(Debug)]
+enum Known {
+    Kept(Arc<Feed>),
+    /// It is made as long as somebody waits for it.
+    Made(Token, WeakShared<BoxFuture<'static, Made>>),
+}
+
+/// The first answer that all who ask for it wait for.
+type Making = Shared<BoxFuture<'static, Made>>;
+type Made = std::result::Result<(), Arc<Error>>;
+/// Tells the making of a feed from another one for the same question.
+type Token = Arc<()>;
+
+/// Where a feed that is being made stands; it is vacant again when none comes of it.
+struct Place {
+    feeds: Feeds,
+    question: Question,
+    token: Token,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut known = self.feeds.known.lock();
+        if let Some(Known::Made(token, _)) = known.get(&self.question)
+            && Arc::ptr_eq(token, &self.token)
+        {
+            known.remove(&self.question);
+        }
     }
 }
 
@@ -76,6 +105,20 @@ pub(crate) struct Feed {
     /// Tells this feed's ticks from those of an earlier process.
     pub(crate) id: String,
     pub(crate) states: watch::Sender<Arc<FeedState>>,
+    question: Question,
+    reads: Reads,
+    /// Nobody listened when it was to be looked after last, so its answer may be old.
+    sleeps: AtomicBool,
+    keeping: tokio::sync::Mutex<Keeping>,
+}
+
+/// What makes the next answer of a feed from the last.
+#[derive(Debug)]
+struct Keeping {
+    numbers: Numbers,
+    /// How what it reads stood before the newest answer.
+    seen: Sight,
+    evaluated: Instant,
 }
 
 /// An answer, and the ticks that led to it.
@@ -113,76 +156,76 @@ pub(crate) struct Tick {
 
 impl Feeds {
     pub(crate) fn new(engine: Engine) -> Feeds {
-        Feeds { engine, began: Instant::now(), feeds: Arc::default() }
+        Feeds { engine, began: Instant::now(), known: Arc::default() }
     }
 
-    /// The feed of `sql`, whose rows are known by the columns `key` (none: by all). The first subscriber waits for the first
-    /// answer, and gets its error.
+    /// The feed of `sql`, whose rows are known by the columns `key` (none: by all). The first subscribers wait for the first
+    /// answer, and get its error.
     pub(crate) async fn subscribe(&self, sql: &str, key: Vec<String>) -> Result<Subscription> {
         let question = Question { sql: sql.trim().trim_end_matches(';').to_owned(), key };
-        if let Some(known) = joined(&self.feeds.lock(), &question) {
-            return Ok(known);
+        loop {
+            match self.join(&question)? {
+                Joined::Kept((feed, states)) => {
+                    if feed.sleeps.load(Ordering::Acquire) {
+                        feed.catch_up(&self.engine).await;
+                    }
+                    return Ok((feed, states));
+                }
+                Joined::Made(making) => making.await.map_err(|error| told(&error))?,
+            }
         }
-        let mut numbers = Numbers::default();
-        // What comes while the first answer is made is newer than it.
-        let seen = decoded(&self.engine);
-        let first = evaluate(&self.engine, &question, &mut numbers, &FeedState::default()).await?;
-        let mut feeds = self.feeds.lock();
-        // Somebody else may have asked the same meanwhile.
-        if let Some(known) = joined(&feeds, &question) {
-            return Ok(known);
-        }
-        if feeds.len() >= MOST_FEEDS {
-            return Err(Error::unavailable(format!(
-                "there are {MOST_FEEDS} subscriptions to different queries"
-            ))
-            .with_hint("subscribe to a query that others have, or wait for one of them to end"));
-        }
-        let id = clock::new_id().simple().to_string();
-        let feed = Arc::new(Feed { id, states: watch::channel(Arc::new(first)).0 });
-        let states = feed.states.subscribe();
-        feeds.insert(question.clone(), Arc::clone(&feed));
-        tokio::spawn(self.clone().keep(question, Arc::clone(&feed), numbers, seen));
-        Ok((feed, states))
     }
 
-    /// Evaluates the query whenever the catalog has moved, until nobody has listened for a while.
-    async fn keep(self, question: Question, feed: Arc<Feed>, mut numbers: Numbers, mut seen: Vec<String>) {
-        let (mut lonely, mut evaluated, mut rest) = (0, Instant::now(), Duration::ZERO);
-        let by_the_clock = question.asks_for_the_time();
+    /// The feed of `question`, joined under the lock that the map is behind, or its making, which begins here if it has not.
+    fn join(&self, question: &Question) -> Result<Joined> {
+        let mut known = self.known.lock();
+        match known.get(question) {
+            Some(Known::Kept(feed)) => {
+                return Ok(Joined::Kept((Arc::clone(feed), feed.states.subscribe())));
+            }
+            Some(Known::Made(_, making)) => {
+                if let Some(making) = making.upgrade() {
+                    return Ok(Joined::Made(making));
+                }
+            }
+            None if known.len() >= MOST_FEEDS => {
+                return Err(Error::unavailable(format!(
+                    "there are {MOST_FEEDS} subscriptions to different queries"
+                ))
+                .with_hint("subscribe to a query that others have, or wait for one of them to end"));
+            }
+            None => {}
+        }
+        let token = Token::default();
+        let place = Place { feeds: self.clone(), question: question.clone(), token: Arc::clone(&token) };
+        let making = async move { place.fill().await.map_err(Arc::new) }.boxed().shared();
+        if let Some(weak) = making.downgrade() {
+            known.insert(question.clone(), Known::Made(token, weak));
+        }
+        Ok(Joined::Made(making))
+    }
+
+    /// Evaluates the query whenever what it reads has moved, until nobody has listened for a while.
+    async fn keep(self, feed: Arc<Feed>) {
+        let (mut lonely, mut rest) = (0, Duration::ZERO);
         loop {
             clock::pause(self.until_next_tick(rest)).await;
             rest = Duration::ZERO;
-            lonely = if feed.states.receiver_count() == 0 { lonely + 1 } else { 0 };
-            if lonely >= LONELY_TICKS {
+            if feed.states.receiver_count() == 0 {
                 // Whoever joins holds this lock: a feed that is found is one that goes on.
-                let mut feeds = self.feeds.lock();
+                let mut known = self.known.lock();
                 if feed.states.receiver_count() == 0 {
-                    feeds.remove(&question);
-                    return;
-                }
-            }
-            let now = decoded(&self.engine);
-            let is_old = by_the_clock && evaluated.elapsed() >= CLOCK_TICK;
-            if (now == seen && !is_old) || lonely > 0 {
-                continue;
-            }
-            evaluated = Instant::now();
-            let state = feed.states.borrow().clone();
-            match evaluate(&self.engine, &question, &mut numbers, &state).await {
-                Ok(next) => {
-                    seen = now;
-                    feed.states.send_replace(Arc::new(next));
-                }
-                Err(error) => {
-                    tracing::debug!(error = %error.chain(), "a feed has no newer answer");
-                    let trouble = Some(error.to_string());
-                    if state.trouble != trouble {
-                        feed.states.send_replace(Arc::new(FeedState { trouble, ..FeedState::clone(&state) }));
+                    feed.sleeps.store(true, Ordering::Release);
+                    lonely += 1;
+                    if lonely >= LONELY_TICKS {
+                        known.remove(&feed.question);
+                        return;
                     }
+                    continue;
                 }
             }
-            rest = evaluated.elapsed();
+            lonely = 0;
+            rest = feed.catch_up(&self.engine).await;
         }
     }
 
@@ -195,25 +238,106 @@ impl Feeds {
     }
 }
 
-/// The feed of `question`, if there is one, joined under the lock that the map is behind.
-fn joined(feeds: &HashMap<Question, Arc<Feed>>, question: &Question) -> Option<Subscription> {
-    let feed = feeds.get(question)?;
-    Some((Arc::clone(feed), feed.states.subscribe()))
+/// What is there for a question.
+enum Joined {
+    Kept(Subscription),
+    Made(Making),
 }
 
-/// How far every topic is decoded, and the versions of import tables: what moves when there are new rows.
-fn decoded(engine: &Engine) -> Vec<String> {
-    let catalog = engine.catalog();
-    let topics = catalog.cuts();
-    let topics = topics.iter().map(|cut| format!("{}:{}", cut.topic, cut.decoded));
-    let imports = catalog.imports();
-    let mut imports: Vec<String> = imports
-        .tables
-        .values()
-        .map(|table| format!("{} {:?}", table.name, table.lake.as_ref().map(|lake| lake.version)))
-        .collect();
-    imports.sort_unstable();
-    topics.chain(imports).collect()
+impl Place {
+    /// Makes the feed, and lets everybody find it.
+    async fn fill(self) -> Result<()> {
+        let engine = &self.feeds.engine;
+        // What cannot be read as a statement is refused below, with more to say.
+        let reads = engine.reads(&self.question.sql).await.unwrap_or_default();
+        // What comes while the first answer is made is newer than it.
+        let (seen, evaluated, mut numbers) = (engine.sight(&reads), Instant::now(), Numbers::default());
+        let answer = evaluate(engine, &self.question, &mut numbers).await?;
+        let first = answer.after(&FeedState::default());
+        let feed = Arc::new(Feed {
+            id: clock::new_id().simple().to_string(),
+            states: watch::channel(Arc::new(first)).0,
+            question: self.question.clone(),
+            reads,
+            sleeps: AtomicBool::new(false),
+            keeping: tokio::sync::Mutex::new(Keeping { numbers, seen, evaluated }),
+        });
+        self.feeds.known.lock().insert(self.question.clone(), Known::Kept(Arc::clone(&feed)));
+        tokio::spawn(self.feeds.clone().keep(feed));
+        Ok(())
+    }
+}
+
+impl Feed {
+    /// Evaluates the query if its answer may be another one by now; how long that took.
+    async fn catch_up(&self, engine: &Engine) -> Duration {
+        let mut keeping = self.keeping.lock().await;
+        let now = engine.sight(&self.reads);
+        let is_old = self.reads.by_the_clock() && keeping.evaluated.elapsed() >= CLOCK_TICK;
+        let in_trouble = self.states.borrow().trouble.is_some();
+        if now == keeping.seen && !is_old && !in_trouble {
+            self.sleeps.store(false, Ordering::Release);
+            return Duration::ZERO;
+        }
+        let begun = Instant::now();
+        keeping.evaluated = begun;
+        let state = self.states.borrow().clone();
+        match evaluate(engine, &self.question, &mut keeping.numbers).await {
+            Ok(answer) => {
+                keeping.seen = now;
+                self.sleeps.store(false, Ordering::Release);
+                if !answer.is_told_by(&state) {
+                    self.states.send_replace(Arc::new(answer.after(&state)));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = %error.chain(), "a feed has no newer answer");
+                let trouble = Some(error.to_string());
+                if state.trouble != trouble {
+                    self.states.send_replace(Arc::new(FeedState { trouble, ..FeedState::clone(&state) }));
+                }
+            }
+        }
+        begun.elapsed()
+    }
+}
+
+/// An error that many wait for, for one of them.
+fn told(error: &Arc<Error>) -> Error {
+    /// The causes of an error that others have, too.
+    #[derive(Debug)]
+    struct Cause(Arc<Error>);
+
+    impl Cause {
+        fn cause(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            std::error::Error::source(&*self.0)
+        }
+    }
+
+    impl fmt::Display for Cause {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.cause().map_or(Ok(()), |cause| fmt::Display::fmt(cause, f))
+        }
+    }
+
+    impl std::error::Error for Cause {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.cause().and_then(std::error::Error::source)
+        }
+    }
+
+    let mut copy = Error::new(error.kind(), error.to_string());
+    if let Some(hint) = error.hint() {
+        copy = copy.with_hint(hint);
+    }
+    if let Some(code) = error.sqlstate() {
+        copy = copy.with_sqlstate(code);
+    }
+    if let Some(place) = error.place() {
+        copy = copy.with_place(place);
+    }
+    let cause = Cause(Arc::clone(error));
+    if cause.cause().is_some() { copy.with_source(cause) } else { copy }
 }
 
 /// Gives each key a number.
@@ -239,12 +363,14 @@ impl Numbers {
     }
 }
 
-async fn evaluate(
-    engine: &Engine,
-    question: &Question,
-    numbers: &mut Numbers,
-    before: &FeedState,
-) -> Result<FeedState> {
+/// A whole answer.
+struct Whole {
+    vector: String,
+    columns: Vec<Column>,
+    rows: Vec<Row>,
+}
+
+async fn evaluate(engine: &Engine, question: &Question, numbers: &mut Numbers) -> Result<Whole> {
     let Answer { vector, schema, mut rows } = engine.query(&question.sql, &[], None).await?;
     let columns = columns_of(&schema);
     if let Some(unknown) = question.key.iter().find(|name| !columns.iter().any(|one| one.name == **name)) {
@@ -279,7 +405,7 @@ async fn evaluate(
         }
     }
     numbers.keep_only(&found);
-    Ok(next_state(before, vector.to_string(), columns, found))
+    Ok(Whole { vector: vector.to_string(), columns, rows: found })
 }
 
 /// The values of the key's columns; the whole row without a key.
@@ -293,60 +419,36 @@ fn key_of(line: &str, key: &[String]) -> Result<String> {
     serde_json::to_string(&values).map_err(|error| Error::internal("a key is no JSON").with_source(error))
 }
 
-fn next_state(before: &FeedState, vector: String, columns: Vec<Column>, rows: Vec<Row>) -> FeedState {
-    let old: BTreeMap<u64, &Arc<str>> = before.rows.iter().map(|row| (row.number, &row.json)).collect();
-    let new: BTreeMap<u64, &Arc<str>> = rows.iter().map(|row| (row.number, &row.json)).collect();
-    let upserts = rows.iter().filter(|row| old.get(&row.number) != Some(&&row.json)).cloned().collect();
-    let deletes = old.keys().filter(|number| !new.contains_key(number)).copied().collect();
-    let number = before.tick + 1;
-    let mut ticks = before.ticks.clone();
-    ticks.push_back(Arc::new(Tick { number, vector: vector.clone(), upserts, deletes }));
-    while ticks.len() > MOST_TICKS {
-        ticks.pop_front();
+impl Whole {
+    /// Whether whoever knows `state` knows all of it.
+    fn is_told_by(&self, state: &FeedState) -> bool {
+        state.trouble.is_none()
+            && self.vector == state.vector
+            && self.columns == state.columns
+            && self.rows == *state.rows
     }
-    FeedState { tick: number, vector, columns, rows: Arc::new(rows), ticks, trouble: None }
+
+    /// The state that follows `before`. Other columns are no change of rows: no tick leads there.
+    fn after(self, before: &FeedState) -> FeedState {
+        let Whole { vector, columns, rows } = self;
+        let number = before.tick + 1;
+        let mut ticks = VecDeque::new();
+        if columns == before.columns {
+            let old: BTreeMap<u64, &Arc<str>> =
+                before.rows.iter().map(|row| (row.number, &row.json)).collect();
+            let new: BTreeMap<u64, &Arc<str>> = rows.iter().map(|row| (row.number, &row.json)).collect();
+            let upserts =
+                rows.iter().filter(|row| old.get(&row.number) != Some(&&row.json)).cloned().collect();
+            let deletes = old.keys().filter(|number| !new.contains_key(number)).copied().collect();
+            ticks.clone_from(&before.ticks);
+            ticks.push_back(Arc::new(Tick { number, vector: vector.clone(), upserts, deletes }));
+            while ticks.len() > MOST_TICKS {
+                ticks.pop_front();
+            }
+        }
+        FeedState { tick: number, vector, columns, rows: Arc::new(rows), ticks, trouble: None }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rows(of: &[(u64, &str)]) -> Vec<Row> {
-        of.iter().map(|(number, json)| Row { number: *number, json: (*json).into() }).collect()
-    }
-
-    #[test]
-    fn applying_ticks_to_an_answer_gives_the_next() {
-        let answers = [
-            rows(&[(1, "a"), (2, "b")]),
-            rows(&[(1, "a"), (2, "b2"), (3, "c")]),
-            rows(&[(3, "c")]),
-            rows(&[]),
-            rows(&[(4, "d")]),
-        ];
-        let mut state = FeedState::default();
-        let mut shown: BTreeMap<u64, Arc<str>> = BTreeMap::new();
-        for answer in answers {
-            state = next_state(&state, "v".into(), Vec::new(), answer.clone());
-            let tick = state.ticks.back().expect("a tick");
-            for row in &tick.upserts {
-                shown.insert(row.number, row.json.clone());
-            }
-            for number in &tick.deletes {
-                assert!(shown.remove(number).is_some());
-            }
-            assert_eq!(shown, answer.iter().map(|row| (row.number, row.json.clone())).collect());
-        }
-        assert_eq!(state.ticks.iter().map(|tick| tick.upserts.len()).collect::<Vec<_>>(), [2, 2, 0, 0, 1]);
-    }
-
-    #[test]
-    fn a_key_keeps_its_number() {
-        let mut numbers = Numbers::default();
-        let (a, b) = (numbers.of("a".into()), numbers.of("b".into()));
-        assert_eq!(numbers.of("a".into()), a);
-        numbers.keep_only(&rows(&[(b, "")]));
-        assert_ne!(numbers.of("a".into()), a, "it was forgotten");
-        assert_eq!(numbers.of("b".into()), b);
-    }
-}
+mod tests;

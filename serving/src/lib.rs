@@ -13,6 +13,7 @@ mod information;
 mod pg_catalog;
 mod places;
 mod postgres;
+mod reads;
 mod session;
 mod statement;
 mod views;

@@ -234,19 +234,23 @@ impl Split {
         self.joined.as_ref().map_or(self.keys.len(), |joined| joined.state_keys.len())
     }
 
-    /// How long the window of time by which the times in `column` are grouped stays open, µs; `None` when they are not.
+    /// How long the window of time by which the times in `column` are grouped stays open, µs; `None` when they are not. What is
+    /// only filtered or computed by a window is in none.
     pub fn window_us(&self, column: &str) -> Option<i64> {
+        let is_key = |at: usize| {
+            let joined = self.joined.as_ref();
+            joined.is_none_or(|joined| joined.state_keys.iter().flatten().any(|key| *key == at))
+        };
+        let keys = self.keys.iter().enumerate().filter(|(at, _)| is_key(*at));
         let mut found = None;
-        let mut look = |expr: &Expr| {
-            expr.apply(|expr| {
+        for (_, key) in keys {
+            let looked = over_rows(key, &self.input).ok()?.apply(|expr| {
                 found = found.or_else(|| window_us(expr, column));
                 Ok(TreeNodeRecursion::Continue)
-            })
-        };
-        let keys = self.keys.iter().try_for_each(|key| look(key).map(drop));
-        // Those of `hop` stand below the aggregate.
-        let below = self.input.apply(|node| node.apply_expressions(&mut look));
-        keys.and(below.map(drop)).ok().and(found)
+            });
+            looked.ok()?;
+        }
+        found
     }
 
     /// The tables that are joined to the states.
@@ -453,6 +457,33 @@ fn one_stream(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         plan
     } else {
         Arc::new(CoalescePartitionsExec::new(plan))
+    }
+}
+
+/// What `expr` over the columns of `plan` is over the columns of the table below it.
+fn over_rows(expr: &Expr, plan: &LogicalPlan) -> DfResult<Expr> {
+    let below = |instead: &dyn Fn(usize) -> Expr| {
+        let swapped = expr.clone().transform_up(|expr| match &expr {
+            Expr::Column(column) => Ok(match plan.schema().maybe_index_of_column(column) {
+                Some(at) => Transformed::yes(instead(at)),
+                None => Transformed::no(expr),
+            }),
+            _ => Ok(Transformed::no(expr)),
+        });
+        swapped.map(|swapped| swapped.data)
+    };
+    let column =
+        |input: &LogicalPlan, at: usize| Expr::Column(Column::from(input.schema().qualified_field(at)));
+    match plan {
+        LogicalPlan::Projection(node) => {
+            over_rows(&below(&|at| node.expr[at].clone().unalias_nested().data)?, &node.input)
+        }
+        LogicalPlan::SubqueryAlias(node) => over_rows(&below(&|at| column(&node.input, at))?, &node.input),
+        LogicalPlan::Unnest(node) => {
+            over_rows(&below(&|at| column(&node.input, node.dependency_indices[at]))?, &node.input)
+        }
+        LogicalPlan::Filter(node) => over_rows(expr, &node.input),
+        _ => Ok(expr.clone()),
     }
 }
 

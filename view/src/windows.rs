@@ -276,7 +276,16 @@ impl ScalarUDFImpl for Window {
 /// How long a window by which `expr` groups the times in `column` stays open, µs: of several windows of one row, the first.
 pub(crate) fn window_us(expr: &Expr, column: &str) -> Option<i64> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    let is_time = |expr: &Expr| matches!(expr, Expr::Column(of) if of.name == column);
+    // `date_bin` is planned over a time of nanoseconds, which falls into the same windows.
+    let at = |expr: &Expr| match expr {
+        Expr::Cast(cast)
+            if matches!(cast.field.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _)) =>
+        {
+            Expr::clone(&cast.expr)
+        }
+        other => other.clone(),
+    };
+    let is_time = |expr: &Expr| matches!(at(expr), Expr::Column(of) if of.name == column);
     let of = Window::function(Kind::Tumble);
     let of = of.inner().downcast_ref::<Window>()?;
     let size =

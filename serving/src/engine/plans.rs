@@ -46,7 +46,7 @@ const MAX_PLANS: usize = 256;
 /// A longer statement, its parameters included, is no panel's.
 const MAX_BYTES: usize = 8 << 10;
 /// Functions whose value is the time at which their statement began.
-const OF_THE_TIME: [&str; 3] = ["now", "current_date", "current_time"];
+pub(crate) const OF_THE_TIME: [&str; 3] = ["now", "current_date", "current_time"];
 
 /// Plans by what was asked.
 #[derive(Debug)]

@@ -10,6 +10,19 @@ use tarn_table::Catalog;
 use super::*;
 use crate::fixture::{Shop, TOPIC, open_lake, options, rows_of};
 
+impl Engine {
+    /// Lets no statement begin until the places are given back.
+    pub(crate) async fn hold(&self) -> OwnedSemaphorePermit {
+        let all = u32::try_from(MAX_WORKING).expect("few");
+        self.shared.working.clone().acquire_many_owned(all).await.expect("all places")
+    }
+
+    /// The views that its statements see.
+    pub(crate) fn views(&self) -> &Views {
+        &self.shared.views
+    }
+}
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

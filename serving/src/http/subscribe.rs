@@ -3,7 +3,7 @@
 //! | event | data |
 //! |---|---|
 //! | `snapshot` | `{"columns": […], "rows": [{"id": 7, "row": {…}}, …]}`: the whole answer, in its order |
-//! | `upsert` | `{"rows": [{"id": 7, "row": {…}}, …]}`: rows that are new or have changed |
+//! | `upsert` | `{"rows": [{"id": 7, "row": {…}}, …]}`: rows that are new or have changed, of the same columns |
 //! | `delete` | `{"ids": [7, …]}` |
 //! | `progress` | `{"vector": "…"}`: all before it together is the answer at this vector; the event's `id` resumes |
 //! | `trouble` | `{"message": "…"}`: there is no newer answer; the subscription goes on |
@@ -153,4 +153,59 @@ fn rows(rows: &[Row]) -> String {
     let rows: Vec<String> =
         rows.iter().map(|row| format!("{{\"id\":{},\"row\":{}}}", row.number, row.json)).collect();
     format!("[{}]", rows.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feeds::Feeds;
+    use crate::fixture::Shop;
+
+    /// The names of events, in their order.
+    fn names(text: &str) -> Vec<&str> {
+        text.lines().filter_map(|line| line.strip_prefix("event: ")).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_is_slow_gets_the_changes_and_when_they_are_too_many_the_whole_answer() {
+        let shop = Shop::open().await;
+        let feeds = Feeds::new(shop.engine.clone());
+        let (feed, _) = feeds.subscribe("SELECT 1 AS n", Vec::new()).await.expect("a feed");
+        let (id, mut state) = (feed.id.clone(), FeedState::default().then(&["n"], &[(1, "{\"n\":0}")]));
+        let (sender, states) = watch::channel(Arc::new(state.clone()));
+        let begin = |seen| Subscriber {
+            feed: Arc::clone(&feed),
+            states: states.clone(),
+            whole: false,
+            seen,
+            trouble: None,
+            begun: false,
+        };
+        let mut slow = begin(None);
+        assert_eq!(names(&slow.next().await.expect("events")), ["snapshot", "progress"]);
+        for (changes, is_whole) in [(3, false), (64, false), (65, true), (1, false), (200, true)] {
+            let seen = state.tick;
+            for _ in 0..changes {
+                let row = format!("{{\"n\":{}}}", state.tick);
+                state = state.then(&["n"], &[(1, &row)]);
+                sender.send_replace(Arc::new(state.clone()));
+            }
+            let newest = format!("id: {id}.{}\n", state.tick);
+            // The same for who was cut off, and resumes.
+            for text in [slow.next().await, begin(Some(seen)).next().await] {
+                let text = text.expect("events");
+                if is_whole {
+                    assert_eq!(names(&text), ["snapshot", "progress"], "{changes} changes");
+                } else {
+                    assert_eq!(names(&text), ["upsert", "progress"].repeat(changes), "{changes} changes");
+                }
+                assert!(text.contains(&newest), "{text}");
+            }
+        }
+        state = state.then(&["n", "m"], &[(1, "{\"n\":1,\"m\":2}")]);
+        sender.send_replace(Arc::new(state.clone()));
+        let text = slow.next().await.expect("events");
+        assert_eq!(names(&text), ["snapshot", "progress"], "of other columns");
+        assert!(text.contains("\"columns\":[\"n\",\"m\"]"), "{text}");
+    }
 }

@@ -104,3 +104,57 @@ proptest! {
         prop_assert_eq!(late.between(&zero, &all).is_some(), boundary.is_empty(), "what was forgotten is not told");
     }
 }
+
+#[tokio::test]
+async fn a_window_counts_where_it_is_a_key_and_nowhere_else() {
+    let lake = memory_lake().await;
+    let planner = Planner::new(lake.store(), 64 << 20).expect("a planner");
+    let schema = Columns::parse("ts TIMESTAMP, other TIMESTAMP, city VARCHAR").expect("columns");
+    let schema = tarn_table::scan::sql_schema(&schema.table_schema(false));
+    let minute = "INTERVAL '1 minute'";
+    let since = "TIMESTAMP '2026-01-01 00:00:00'";
+    for (sql, wanted) in [
+        (format!("SELECT tumble(ts, {minute}) AS w, count(*) FROM t GROUP BY 1"), Some(60)),
+        (format!("SELECT city, tumble_end(ts, {minute}) AS w, count(*) FROM t GROUP BY 1, 2"), Some(60)),
+        (
+            format!("SELECT hop(ts, {minute}, INTERVAL '3 minutes') AS w, count(*) FROM t GROUP BY 1"),
+            Some(60),
+        ),
+        (format!("SELECT date_bin({minute}, ts) AS w, count(*) FROM t GROUP BY 1"), Some(60)),
+        (
+            format!(
+                "SELECT w, count(*) FROM (SELECT tumble(ts, {minute}) AS w, city FROM t) AS s GROUP BY 1"
+            ),
+            Some(60),
+        ),
+        (
+            format!(
+                "SELECT w, count(*) FROM (SELECT hop(ts, {minute}, {minute}) AS w, city AS ts FROM t) AS s WHERE ts = 'a' GROUP BY 1"
+            ),
+            Some(60),
+        ),
+        // None of these is a window of the event time by which rows are grouped.
+        (format!("SELECT city, count(*) FROM t WHERE tumble(ts, {minute}) >= {since} GROUP BY 1"), None),
+        (format!("SELECT city, max(tumble(ts, {minute})) FROM t GROUP BY 1"), None),
+        (
+            format!(
+                "SELECT city, max(w) FROM (SELECT tumble(ts, {minute}) AS w, city FROM t) AS s GROUP BY 1"
+            ),
+            None,
+        ),
+        (format!("SELECT tumble(other, {minute}) AS w, count(*) FROM t GROUP BY 1"), None),
+        (
+            format!(
+                "SELECT tumble(ts, {minute}) AS w, count(*) FROM (SELECT other AS ts FROM t) AS s GROUP BY 1"
+            ),
+            None,
+        ),
+        // Its windows begin elsewhere.
+        (format!("SELECT date_bin({minute}, ts, {since}) AS w, count(*) FROM t GROUP BY 1"), None),
+    ] {
+        let planned = crate::Definition::plan(&planner, "v", &sql, &|_| Some(Arc::clone(&schema))).await;
+        let definition = planned.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let split = crate::View::split(&definition).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        assert_eq!(split.window_us("ts"), wanted.map(|seconds: i64| seconds * 1_000_000), "{sql}");
+    }
+}
