@@ -475,6 +475,8 @@ mod tests {
             coordinator: Arc::new(Coordinator::new(clock::system())),
             clock: clock::system(),
             answers,
+            unpacking: Arc::new(Semaphore::new(1)),
+            seeking: Arc::new(Semaphore::new(1)),
             admin: tokio::sync::Mutex::new(()),
         }
     }

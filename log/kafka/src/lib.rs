@@ -99,8 +99,8 @@ impl KafkaServer {
             coordinator: Arc::new(Coordinator::new(Arc::clone(&clock))),
             clock,
             answers: fetch::Answers::new(),
-            unpacking: Arc::new(Semaphore::new(produce::UNPACKING_AT_ONCE)),
-            seeking: Arc::new(Semaphore::new(offsets::SEEKING_AT_ONCE)),
+            unpacking: Arc::new(tokio::sync::Semaphore::new(produce::UNPACKING_AT_ONCE)),
+            seeking: Arc::new(tokio::sync::Semaphore::new(offsets::SEEKING_AT_ONCE)),
             admin: tokio::sync::Mutex::new(()),
         };
         let task = tokio::spawn(accept(listener, Arc::new(broker), stopped));

@@ -36,6 +36,7 @@ impl Bench {
             coordinator: Arc::new(Coordinator::new(clock::system())),
             unpacking: Arc::new(Semaphore::new(UNPACKING_AT_ONCE)),
             seeking: Arc::new(Semaphore::new(1)),
+            answers: crate::fetch::Answers::new(),
             admin: tokio::sync::Mutex::new(()),
         };
         Bench { broker: Arc::new(broker), _dir: dir }
