@@ -1,6 +1,8 @@
 //! `POST /v1/sql` and its neighbours: formats, the vector, `AS OF`, and who may ask.
 
-use std::io::Cursor;
+use std::io::{BufRead, BufReader, Cursor};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
 
 use arrow::array::Int64Array;
 use arrow::ipc::reader::StreamReader;
@@ -281,4 +283,56 @@ fn status_topic_and_source_answer_at_rest_from_log_and_lake() {
         (&table["lake_rows"], &table["dead_letters"], &table["lag_records"]),
         (&json!(43), &json!(1), &json!(0))
     );
+}
+
+/// A child that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn sql_watch_writes_each_answer_as_it_comes() {
+    let folder = Folder::new(CONFIG);
+    let mut running = folder.start();
+    let client = running.ready();
+    pushed(&client, 0, 3);
+    let query = "SELECT count(*) AS n FROM events";
+    let (mut command, said) =
+        folder.command(&["sql", "-c", "tarn.toml", "--watch", "--output", "ndjson", query]);
+    let mut watching = Killed(command.stdout(Stdio::piped()).spawn().expect("start the binary"));
+    let stdout = watching.0.stdout.take().expect("a pipe");
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    // Reads answers, each with a blank line behind it, to the one that says `n`.
+    let until = |n: i64| {
+        let mut last = -1;
+        while last != n {
+            let line = || {
+                let said = || std::fs::read_to_string(&said).unwrap_or_default();
+                lines.recv_timeout(seconds(150)).unwrap_or_else(|error| panic!("{error}: {}", said()))
+            };
+            let answer: Value = serde_json::from_str(&line()).expect("a row");
+            let now = answer["n"].as_i64().expect("a count");
+            assert!(last <= now && now <= n, "{now} after {last}");
+            last = now;
+            assert_eq!(line(), "", "a blank line ends an answer");
+        }
+    };
+    until(3);
+    pushed(&client, 3, 2);
+    until(5);
+    drop(watching);
+    assert_eq!(running.stop().code, Some(0));
+    folder.never_panicked();
 }

@@ -29,10 +29,13 @@ pub(crate) async fn watch(config: &Config, query: &str, output: Output) -> anyho
     let mut bytes = door.subscribe(query).await?.bytes_stream();
     let mut unread: Vec<u8> = Vec::new();
     let mut answer = Value::Null;
+    // One for all turns: a signal between two of them is one, too.
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     loop {
         let next = tokio::select! {
             next = bytes.next() => next,
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = &mut interrupted => return Ok(()),
         };
         let Some(chunk) = next else { return Ok(()) };
         unread.extend_from_slice(&chunk.context("the running process went away")?);
