@@ -248,7 +248,17 @@ impl Maker {
                 runs = all.clone().map(|all| vec![all]);
                 all
             }
-            _ => unless_too_large(self.with_files(build, &removes, Arc::clone(&made)).await)?,
+            _ => {
+                let mut merged = None;
+                while merged.is_none() && !removes.is_empty() {
+                    merged = unless_too_large(self.with_files(build, &removes, Arc::clone(&made)).await)?;
+                    if merged.is_none() {
+                        // The smallest come first: without the largest they may do.
+                        removes.pop();
+                    }
+                }
+                merged
+            }
         };
         let written = written.unwrap_or_else(|| {
             // They stay beside each other, then.

@@ -438,8 +438,7 @@ impl Kafka {
         &mut self,
         source: &Source,
         cluster: &mut Cluster,
-        appender: &mut Appender<'_>,
-        followed: &mut [Followed],
+        followed: &[Followed],
     ) -> Result<Option<bool>> {
         if self.ends.is_none() {
             let mut ends = BTreeMap::new();
@@ -450,7 +449,7 @@ impl Kafka {
             self.ends = Some(ends);
         }
         let Some(ends) = &self.ends else { return Ok(Some(false)) };
-        let mut all = true;
+        let (mut all, mut given_up) = (true, Vec::new());
         for ((topic, partition), end) in ends {
             let at = followed.iter().position(|one| one.topic == *topic && one.partition == *partition);
             let stored = match at {
@@ -472,18 +471,14 @@ impl Kafka {
                 ))
                 .with_hint("`out_of_range = \"earliest\"` goes on without them"));
             }
-            let what = format!(
-                "{missing} records of {told} were gone before they could be read: the topic was deleted"
-            );
+            let what = format!("{missing} records of {told} cannot be read: the topic is not there any more");
             warn!(source = source.name, topic, partition, missing, "{what}");
             source.monitor.error(&Error::unavailable(what));
-            let missing = reached.missing + u64::try_from(missing).unwrap_or(0);
-            let reached = Reached { next: *end, missing, ..reached };
-            if let Some(at) = at {
-                (followed[at].reached, followed[at].rest) = (reached, None);
-            }
-            keep(appender, &key(topic, *partition), reached)?;
-            appender.finish()?;
+            // The position stays: should the same topic come back, nothing of it was passed over.
+            given_up.push((topic.clone(), *partition));
+        }
+        if let Some(ends) = self.ends.as_mut().filter(|_| !given_up.is_empty()) {
+            ends.retain(|partition, _| !given_up.contains(partition));
         }
         Ok(Some(all))
     }
@@ -507,7 +502,7 @@ impl Collector for Kafka {
                 looked = Some(Instant::now());
             }
             if source.draining() {
-                match self.is_drained(source, &mut cluster, &mut appender, &mut followed)? {
+                match self.is_drained(source, &mut cluster, &followed)? {
                     Some(false) => {}
                     Some(true) | None => return appender.finish(),
                 }

@@ -63,7 +63,8 @@ pub(crate) fn shake_hands(
     let mut connection = ClientConnection::new(config, server).map_err(io::Error::other)?;
     while connection.is_handshaking() {
         match connection.complete_io(stream) {
-            Ok(_) => {}
+            Ok(_) if Instant::now() < until => {}
+            Ok(_) => return Err(io::ErrorKind::TimedOut.into()),
             Err(error) if is_waiting(&error) && Instant::now() < until => {}
             Err(error) => return Err(error),
         }

@@ -36,7 +36,8 @@ impl Committer {
         let now_ms = self.shared.clock.now_ms();
         self.expire_producers(now_ms)?;
         self.expire_transactions(now_ms)?;
-        self.roll_old_segments(now_ms)?;
+        // What is closed makes room whether or not more can be closed.
+        let rolled = self.roll_old_segments(now_ms);
         let names: Vec<String> = self.shared.visible.read().topics.keys().cloned().collect();
         let mut gone = Vec::new();
         for name in names {
@@ -46,6 +47,7 @@ impl Committer {
             }
             gone.extend(cuts.into_iter().map(|cut| (name.clone(), cut.partition, cut.range)));
         }
+        rolled?;
         Ok(gone)
     }
 

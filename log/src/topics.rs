@@ -170,14 +170,16 @@ impl Committer {
         self.ledger.delete_topic(id, uuid).map_err(|cause| self.ledger_failed(&cause))?;
         self.producers.forget_topic(id);
         self.shared.visible.write().topics.remove(name);
-        fault::point("log.delete_topic.after")?;
-        let dir = self.shared.dir.join(uuid.to_string());
-        if dir.exists() {
-            std::fs::remove_dir_all(&dir).map_err(LogError::io("delete", &dir))?;
-        }
         // Whoever waits for the topic looks, and finds it gone.
         self.shared.commits.send_modify(|_| {});
         self.shared.waiters.tell_topic(uuid);
+        fault::point("log.delete_topic.after")?;
+        let dir = self.shared.dir.join(uuid.to_string());
+        if let Err(error) = std::fs::remove_dir_all(&dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(dir = %dir.display(), %error, "the files of a deleted topic stay until the log is opened again");
+        }
         Ok(())
     }
 

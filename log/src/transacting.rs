@@ -66,8 +66,9 @@ impl Log {
         {
             let visible = self.shared().visible.read();
             for (name, partition) in partitions {
-                let topic = visible.topic(name)?;
-                topic.partition(*partition)?;
+                let unknown = |error: Error| error.with_source(Refused::UnknownPartition);
+                let topic = visible.topic(name).map_err(unknown)?;
+                topic.partition(*partition).map_err(unknown)?;
                 enlisted.push((name.clone(), topic.info.id, *partition));
             }
         }
@@ -88,10 +89,13 @@ impl Log {
         {
             let visible = self.shared().visible.read();
             for offset in &mut offsets {
-                let topic = visible.topic(&offset.topic)?;
-                topic
-                    .partition(offset.partition)
-                    .map_err(|error| error.with_source(Refused::UnknownPartition))?;
+                let unknown = |error: Error| error.with_source(Refused::UnknownPartition);
+                let topic = visible.topic(&offset.topic).map_err(unknown)?;
+                topic.partition(offset.partition).map_err(unknown)?;
+                if !offset.is_of(topic.info.id) {
+                    let what = format!("topic `{}` is another one now", offset.topic);
+                    return Err(Refused::UnknownPartition.because(what));
+                }
                 offset.topic_id.get_or_insert(topic.info.id);
             }
         }

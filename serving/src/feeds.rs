@@ -249,7 +249,8 @@ impl Place {
     async fn fill(self) -> Result<()> {
         let engine = &self.feeds.engine;
         // What cannot be read as a statement is refused below, with more to say.
-        let reads = engine.reads(&self.question.sql).await.unwrap_or_default();
+        // What cannot be told now may be anything; a statement that is wrong is refused when it is evaluated.
+        let reads = engine.reads(&self.question.sql).await.unwrap_or_else(|_| Reads::anything());
         // What comes while the first answer is made is newer than it.
         let (seen, evaluated, mut numbers) = (engine.sight(&reads), Instant::now(), Numbers::default());
         let answer = evaluate(engine, &self.question, &mut numbers).await?;
@@ -291,6 +292,7 @@ impl Feed {
                 }
             }
             Err(error) => {
+                keeping.numbers.keep_only(&state.rows);
                 tracing::debug!(error = %error.chain(), "a feed has no newer answer");
                 let trouble = Some(error.to_string());
                 if state.trouble != trouble {

@@ -246,11 +246,12 @@ impl TableOpener {
     async fn infer_from(&self, topic: &TopicInfo, starts: &Boundary) -> Result<Option<Columns>> {
         let (log, topic, starts) = (self.log.clone(), topic.clone(), starts.clone());
         blocking(move || {
-            let (mut samples, mut bytes) = (Vec::new(), 0);
+            let mut samples = Vec::new();
             let share = SAMPLE_RECORDS / u64::try_from(topic.partitions).unwrap_or(1) + 1;
+            let most = SAMPLE_BYTES / usize::try_from(topic.partitions).unwrap_or(1) + 1;
             for partition in 0..topic.partitions {
-                let (mut next, mut taken) = (starts.next(partition), 0);
-                while taken < share {
+                let (mut next, mut taken, mut bytes) = (starts.next(partition), 0, 0);
+                while taken < share && bytes < most {
                     let mut fetch = log.fetch(&topic.name, partition, next, FETCH_BYTES)?;
                     if fetch.next == next {
                         break;
@@ -260,9 +261,6 @@ impl TableOpener {
                     taken += u64::try_from(records.len()).unwrap_or(u64::MAX);
                     bytes += records.bytes();
                     samples.push(records);
-                    if bytes >= SAMPLE_BYTES && samples.iter().any(|records| !records.is_empty()) {
-                        return Ok(Some(infer(samples.iter())));
-                    }
                 }
             }
             Ok(samples.iter().any(|records| !records.is_empty()).then(|| infer(samples.iter())))

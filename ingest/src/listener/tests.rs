@@ -138,6 +138,8 @@ fn send_without_end(mut stream: TcpStream) -> usize {
     let mut sent = 0;
     while let Ok(count) = stream.write(lines.as_bytes()) {
         sent += count;
+        // Faster than it is read, and no more than that.
+        std::thread::sleep(std::time::Duration::from_micros(200));
     }
     sent
 }
@@ -160,6 +162,7 @@ fn a_sender_that_never_stops_keeps_neither_a_pause_nor_a_stop_waiting() {
             let (socket, datagram) = (UdpSocket::bind("127.0.0.1:0").unwrap(), never_ending('d'));
             while !over.load(std::sync::atomic::Ordering::Relaxed) {
                 let _ = socket.send_to(datagram.as_bytes(), &udp);
+                std::thread::sleep(std::time::Duration::from_micros(200));
             }
         }
     });

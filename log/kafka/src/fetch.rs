@@ -30,6 +30,8 @@ use crate::offsets::READ_COMMITTED;
 const LARGEST_ANSWER_BYTES: usize = 16 << 20;
 /// KiB of records in the answers of all connections together.
 const ANSWERS_KIB: usize = 128 << 10;
+/// What a fetch may ask for however little is free.
+const AT_LEAST: usize = 1 << 20;
 /// How long a fetch waits for its part of that.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// Longest time that a fetch waits.
@@ -50,6 +52,11 @@ impl Answers {
 
     fn of(kib: usize, wait: Duration) -> Answers {
         Answers { room: Arc::new(Semaphore::new(kib)), kib, wait }
+    }
+
+    /// Bytes that nobody has.
+    fn free(&self) -> usize {
+        self.room.available_permits() << 10
     }
 
     /// Room for so many bytes, or for as many as there can be; `None` when there was none for too long.
@@ -204,7 +211,8 @@ impl Broker {
             if has_records { held.min(asked.max_bytes) } else { 0 }
         };
         let there = asked.iter().zip(looked()).map(held).fold(0, usize::saturating_add);
-        let mut wanted = there.min(max_bytes);
+        // Whoever asks for much while others take their time gets a part of what is free: waiting for all of it would hold up who asks for little.
+        let mut wanted = there.min(max_bytes).min((self.answers.free() / 4).max(AT_LEAST));
         loop {
             let Some(mut room) = self.answers.take(wanted).await else {
                 return Ok(Read { found: looked().collect(), room: None, is_full: true });
@@ -256,7 +264,9 @@ fn may_suffice(log: &Log, asked: &[Asked], found: &[Found], min_bytes: usize) ->
         if now.error != found.error {
             return true;
         }
-        let came = usize::try_from(now.held.saturating_sub(found.held)).unwrap_or(usize::MAX);
+        // What was undecided is there already, and none of it was given.
+        let counted = if asked.decided && found.stable < found.end { 0 } else { found.held };
+        let came = usize::try_from(now.held.saturating_sub(counted)).unwrap_or(usize::MAX);
         let is_more = now.limit(asked) > found.limit(asked);
         has_more |= is_more;
         let there = if is_more { found.read.saturating_add(came).min(asked.max_bytes) } else { 0 };

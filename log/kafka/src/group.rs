@@ -135,7 +135,10 @@ impl Group {
     /// A member joins, or joins again.
     pub(crate) fn join(&mut self, join: Join, now: Instant) -> Reply<Joined> {
         let refuse = |code: Code| Reply::Now(Joined::refused(code, &join.member));
-        let others = self.members.iter().filter(|(id, _)| **id != join.member);
+        // A static member that comes again takes its own place.
+        let others = self.members.iter().filter(|(id, member)| {
+            **id != join.member && (member.instance.is_none() || member.instance != join.instance)
+        });
         let bytes: usize = others.map(|(id, member)| id.len() + member.bytes()).sum();
         if bytes + join.bytes() > MOST_BYTES {
             return refuse(Code::UnknownServerError);

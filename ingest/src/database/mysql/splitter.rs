@@ -45,6 +45,12 @@ impl Mysql {
         })?;
         let bounds = self.bounds(what, &table, (&cursor, order), readers * SPLITS_PER_READER)?;
         let before = self.columns(what)?;
+        let is_still = |rows: &mut Mysql| {
+            if rows.columns(what)? == before {
+                return Ok(());
+            }
+            Err(Error::unavailable(format!("`{name}` was altered meanwhile")).with_hint("it is tried again"))
+        };
         let opened = (0..readers).map(|_| open(&self.address, Arc::clone(&self.stop)));
         let mut opened = opened.collect::<Result<Vec<Mysql>>>()?;
         let mut locking = Connection::open(&self.address, Arc::clone(&self.stop))?;
@@ -54,9 +60,11 @@ impl Mysql {
         match locking.query(&format!("LOCK TABLES {table} READ"), doing) {
             Ok(_) => {}
             Err(error) if error.sqlstate() == Some(NOT_ALLOWED) => {
+                is_still(self)?;
                 return whole("the user may not lock tables: `GRANT LOCK TABLES ON … TO …`");
             }
             Err(error) if error.sqlstate() == Some(LOCK_NOT_GIVEN) => {
+                is_still(self)?;
                 return whole("a transaction that writes to the table did not end in time");
             }
             Err(error) => return Err(error),
@@ -68,11 +76,7 @@ impl Mysql {
             reader.connection.query(&format!("SELECT 1 FROM {table} LIMIT 1"), doing)?;
         }
         locking.query("UNLOCK TABLES", doing)?;
-        if self.columns(what)? != before {
-            return Err(
-                Error::unavailable(format!("`{name}` was altered meanwhile")).with_hint("it is tried again")
-            );
-        }
+        is_still(self)?;
         let opened = opened.into_iter().map(|reader| Box::new(reader) as Box<dyn Rows>).collect();
         // Of a column that is never NULL, `IS NULL` finds zero dates.
         let conditions = if nullable { conditions(&cursor, &bounds) } else { ranges(&cursor, &bounds) };

@@ -144,10 +144,13 @@ impl Field {
             (Wire::Int2 | Wire::Int4 | Wire::Int8 | Wire::Oid, _) => Some(format!("sum({column}::int8)")),
             (Wire::Numeric, ColumnType::Decimal(..=MOST_DIGITS, _)) => Some(format!("sum({column})")),
             (Wire::Bool, _) => Some(format!("count(*) FILTER (WHERE {column})")),
-            (Wire::Date, _) => Some(format!("sum({column} - date '1970-01-01')")),
+            (Wire::Date, _) => {
+                Some(format!("sum(CASE WHEN isfinite({column}) THEN {column} - date '1970-01-01' END)"))
+            }
             // Exact also where `extract` gives a float: whole seconds, and the microseconds of one.
             (Wire::Timestamp(is_utc), _) if is_utc || local_times => Some(format!(
-                "sum(extract(epoch FROM date_trunc('second', {column}))::int8 * 1000000 + extract(microseconds FROM {column})::int8 % 1000000)"
+                "sum(CASE WHEN isfinite({column}) THEN extract(epoch FROM date_trunc('second', {column}))::int8::numeric * 1000000 \
+                 + extract(microseconds FROM {column})::int8 % 1000000 END)"
             )),
             // `concat` takes any type, and keeps the blanks of CHAR(n).
             (Wire::Text, ColumnType::Varchar) if is_utf8 => {

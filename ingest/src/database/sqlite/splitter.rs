@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tarn_model::columns::ColumnType;
 use tarn_model::{Error, Result};
 
 use super::{BUSY_TIMEOUT, Sqlite, cursor_expression, failed, from, open};
@@ -23,8 +24,9 @@ use crate::database::{Rows, Selection};
 
 impl Sqlite {
     pub(super) fn split(&mut self, what: &Selection, by: Option<&str>, readers: usize) -> Result<Parted> {
-        let whole = |why: &str| Ok(Parted::Whole(Some(why.to_owned())));
-        let Some(column) = by else { return whole("its rows are not told apart without a column") };
+        let Some(column) = by else {
+            return Ok(Parted::Whole(Some("its rows are not told apart without a column".to_owned())));
+        };
         let all_columns = self.described(&format!("SELECT * FROM {}", from(what)), what)?;
         let cursor = cursor_expression(what, &all_columns, column).map_err(|_| {
             Error::invalid(format!("`{}` has no column `{column}` to split by", what.name()))
@@ -32,17 +34,23 @@ impl Sqlite {
         })?;
         let bounds = self.bounds(what, &cursor, readers * SPLITS_PER_READER)?;
         self.release()?;
+        let whole = |rows: &mut Sqlite, why: &str| {
+            rows.begin_now()?;
+            rows.is_still(what, &all_columns)?;
+            Ok(Parted::Whole(Some(why.to_owned())))
+        };
         let doing = "hold writers back for a moment";
         let writing = match only_writer(&self.path) {
             Ok(writing) => writing,
             Err(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                     return whole(
+                        self,
                         "several readers need the right to write to the file, to hold writers back for a moment",
                     );
                 }
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                    return whole("somebody else writes to the database and did not end in time");
+                    return whole(self, "somebody else writes to the database and did not end in time");
                 }
                 _ => return Err(failed(doing)(error)),
             },
@@ -55,8 +63,18 @@ impl Sqlite {
         }
         self.begin_now()?;
         writing.execute_batch("ROLLBACK").map_err(failed(doing))?;
+        self.is_still(what, &all_columns)?;
         let (readers, conditions) = (Readers::Opened(Mutex::new(opened)), conditions(&cursor, &bounds));
         Ok(Parted::Splits(Splits { readers, conditions }))
+    }
+
+    /// An error when the columns are others now.
+    fn is_still(&self, what: &Selection, before: &[(String, Option<ColumnType>)]) -> Result<()> {
+        if self.described(&format!("SELECT * FROM {}", from(what)), what)? == before {
+            return Ok(());
+        }
+        let what = what.name();
+        Err(Error::unavailable(format!("`{what}` was altered meanwhile")).with_hint("it is tried again"))
     }
 
     /// Begins a transaction that sees what there is now.
