@@ -131,6 +131,9 @@ fn nothing_over_any_door_writes_reads_files_or_reaches_the_network() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.set_nonblocking(true).expect("set");
     let called = listener.local_addr().expect("an address");
+    // The view's first build is begun aside.
+    let build = folder.path("lake/totals@v1/_delta_log/00000000000000000000.json");
+    wait_for("the view's build", seconds(60), || build.exists().then_some(()));
     let before = state(&folder, &doors.client);
     let (stolen, secret) = (folder.path("stolen.csv"), folder.path("secret.csv"));
     let (stolen, secret) = (stolen.display(), secret.display());
