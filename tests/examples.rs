@@ -148,7 +148,7 @@ fn parquet_rows_come_with_their_types_once_whatever_is_killed() {
     let text = std::fs::read_to_string(folder.path("tarn.toml")).expect("the config");
     let text = text.replace("records_per_second = 20000", "records_per_second = 2500");
     // Where the independent reader looks for it.
-    folder.configure(&text.replace("file:data-parquet/lake", "file:lake"));
+    folder.configure(&text.replace("file:data/lake", "file:lake"));
     folder.put("exports/sales-1.parquet", sales(0, 9000));
     for seen in [1, 2600, 4000] {
         let mut running = folder.start();
