@@ -374,7 +374,8 @@ impl Engine {
         let runtime = shared.runtime.as_ref().expect("it is taken only when the last engine is dropped");
         let work = OnDrop(runtime.spawn(work));
         let begun = timeout_at(deadline, begins).await.map_err(|_| late(shared.options.statement_timeout))?;
-        let Begun { schema, vector, early } = begun.map_err(|_| Error::internal("planning panicked"))??;
+        let Begun { schema, vector, early } =
+            begun.map_err(|_| Error::internal("the statement panicked"))??;
         let rows = Rows {
             schema: schema.clone(),
             early,

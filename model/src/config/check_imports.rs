@@ -134,10 +134,14 @@ impl Checker<'_, '_> {
         }
         if import.mode == ImportMode::Overwrite {
             let message = "`overwrite` takes away the rows that came before, so only the newest would be left: use `append`";
-            self.wrong(&key, message);
+            self.wrong(&format!("{at}.mode"), message);
         }
-        if import.split_by.is_some() || import.readers.is_some() {
-            self.wrong(&key, "new rows are read by one reader: leave `split_by` and `readers` out");
+        for (key, is_given) in
+            [("split_by", import.split_by.is_some()), ("readers", import.readers.is_some())]
+        {
+            if is_given {
+                self.wrong(&format!("{at}.{key}"), "new rows are read by one reader: leave this out");
+            }
         }
         match &import.cursor {
             Some(_) if database.is_postgres() => self.wrong(

@@ -730,14 +730,16 @@ fn what_is_wrong_with_an_import_is_told() {
         of(&format!("{mysql}query = \"SELECT 1 AS x\"\nincremental = true\ncursor = \"x\"\nlag = \"1s\"")),
         none
     );
+    let both = of(&format!("{sqlite}table = \"a\"\nincremental = true\nmode = \"overwrite\""));
+    assert!(both.len() == 2 && both[0].contains("`cursor`") && both[1].contains("`overwrite`"), "{both:?}");
     for (what, told) in [
         (
             format!("{postgres}table = \"a\"\nincremental = true\nmode = \"overwrite\""),
-            "incremental: `overwrite` takes away",
+            "mode: `overwrite` takes away",
         ),
         (
             format!("{postgres}table = \"a\"\nincremental = true\nreaders = 2"),
-            "incremental: new rows are read by one reader",
+            "readers: new rows are read by one reader",
         ),
         (
             format!("{postgres}table = \"a\"\nincremental = true\ncursor = \"x\""),

@@ -193,7 +193,9 @@ impl Plan {
         moment: &Moment,
         session: &SessionState,
     ) -> Option<Arc<dyn ExecutionPlan>> {
-        let runs = self.runs.get()?.as_ref().filter(|_| self.means_the_same(moment))?;
+        // While there is much to read nothing is tried that would be thrown away.
+        let is_tried = self.reads_little.load(Ordering::Relaxed) && self.means_the_same(moment);
+        let runs = self.runs.get()?.as_ref().filter(|_| is_tried)?;
         let states = |split: &Arc<Split>| moment.views().states(moment, split)?.ok();
         runs.at(&states, session).await.ok().flatten()
     }
